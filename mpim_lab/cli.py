@@ -11,21 +11,33 @@ from mpim_lab.terminal import exit_quietly, replace_unencodable
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; gives the exit status."""
     replace_unencodable()
-    parser = argparse.ArgumentParser(prog="mpim-lab", description="Learn message queues by running one.")
+    parser = argparse.ArgumentParser(
+        prog="mpim-lab", description="Learn message queues by running one."
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("doctor", help="what is present, what is missing, and what to do")
     commands.add_parser("bench", help="how fast, beside the peers, on this machine", add_help=False)
     notebooks = commands.add_parser("notebooks", help="run every notebook and store its outputs")
     notebooks.add_argument("paths", nargs="*", help="notebooks; all of notebooks/ by default")
-    notebooks.add_argument("--check", action="store_true", help="run nothing: are they stored as they should be?")
+    notebooks.add_argument(
+        "--check", action="store_true", help="run nothing: are they stored as they should be?"
+    )
     commands.add_parser("demo", help="the whole system in half a minute, told in the terminal")
-    serving = commands.add_parser("serve", help="gateways with a web page, each in a process of its own, until Ctrl-C")
+    serving = commands.add_parser(
+        "serve", help="gateways with a web page, each in a process of its own, until Ctrl-C"
+    )
     serving.add_argument("--gateways", type=int, default=2, help="how many (2)")
     serving.add_argument(
-        "--port", type=int, default=8800, help="the first one's port, on this machine only; 0: any (8800)"
+        "--port",
+        type=int,
+        default=8800,
+        help="the first one's port, on this machine only; 0: any (8800)",
     )
     serving.add_argument(
-        "--first", type=int, default=1, help="the first one's number: each gateway has a name of its own"
+        "--first",
+        type=int,
+        default=1,
+        help="the first one's number: each gateway has a name of its own",
     )
     arguments, rest = parser.parse_known_args(argv)
     if rest and arguments.command != "bench":
@@ -54,7 +66,9 @@ def _run(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
         if arguments.command == "serve":
             from mpim_lab.lab.system.launcher import serve
 
-            return asyncio.run(serve(arguments.gateways, port=arguments.port, first=arguments.first))
+            return asyncio.run(
+                serve(arguments.gateways, port=arguments.port, first=arguments.first)
+            )
         from mpim_lab.notebook_store import check_all, store_all
 
         return check_all(arguments.paths) if arguments.check else store_all(arguments.paths)

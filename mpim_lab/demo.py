@@ -1,6 +1,7 @@
 """Demo: `mpim-lab demo`: three gateways, four people, a group, someone away, a notice, a gateway killed; all as it happens.
 
-Nothing is staged: every line that says what somebody reads is printed when that client is handed the message.
+Nothing is staged: every line that says what somebody reads is printed when that client is handed
+the message.
 """
 
 import asyncio
@@ -21,7 +22,10 @@ _TIMEOUT_S = 10.0
 
 
 class _Narrator:
-    """A narrator of the demo: the users with their clients, and a line for each thing that happens to them."""
+    """A narrator of the demo.
+
+    The users with their clients, and a line for each thing that happens to them.
+    """
 
     def __init__(self, system: MpimSystem, pause_s: float) -> None:
         self.system, self._pause_s = system, pause_s
@@ -57,7 +61,12 @@ class _Narrator:
         def status(frame: PresenceChanged) -> None:
             self.print(f"sees that {frame.uid} is {frame.status}", uid)
 
-        options = {"positions": positions, "on_broadcast": notice, "on_presence": status, "backoff": QUICK}
+        options = {
+            "positions": positions,
+            "on_broadcast": notice,
+            "on_presence": status,
+            "backoff": QUICK,
+        }
         async with self.system.client(uid, at=gateways, **options) as client:
             self.print(f"is connected to {client.gateway}", uid)
             reading = asyncio.create_task(self._read(uid, client))
@@ -81,7 +90,11 @@ class _Narrator:
 
     async def wait_read(self, uid: str, count: int) -> None:
         """Wait until a user has read so many messages in all."""
-        await wait_until(lambda: len(self.read.get(uid, [])) >= count, f"{uid}'s message number {count}", _TIMEOUT_S)
+        await wait_until(
+            lambda: len(self.read.get(uid, [])) >= count,
+            f"{uid}'s message number {count}",
+            _TIMEOUT_S,
+        )
 
 
 async def demo(pause_s: float = PAUSE_S) -> int:
@@ -102,13 +115,17 @@ async def demo(pause_s: float = PAUSE_S) -> int:
             await _away(narrator, alice, positions)
             await _group(narrator, alice, bob, positions)
             await narrator.step("A system notice to everybody who is online.")
-            narrator.print(f"{await system.broadcast('the tea house closes at ten')} gateways have it")
+            narrator.print(
+                f"{await system.broadcast('the tea house closes at ten')} gateways have it"
+            )
             await _killed(narrator, alice, bob, carol)
         return _verdict(narrator)
 
 
 async def _online(narrator: _Narrator, alice: Client, bob: Client) -> None:
-    await narrator.step("Alice and Bob are at different gateways; a message is pushed from one to the other.")
+    await narrator.step(
+        "Alice and Bob are at different gateways; a message is pushed from one to the other."
+    )
     await alice.watch("dave")
     await narrator.send(alice, "bob", "tea at eight?")
     await narrator.wait_read("bob", 1)
@@ -117,7 +134,9 @@ async def _online(narrator: _Narrator, alice: Client, bob: Client) -> None:
 
 
 async def _away(narrator: _Narrator, alice: Client, positions: dict[str, int]) -> None:
-    await narrator.step("Dave is away: what Alice writes waits in the offline store, and he pulls it when he comes.")
+    await narrator.step(
+        "Dave is away: what Alice writes waits in the offline store, and he pulls it when he comes."
+    )
     await narrator.send(alice, "dave", "bring the cups")
     await narrator.send(alice, "dave", "and the sugar")
     async with narrator.add_user("dave", "gw-2", positions=positions):
@@ -125,13 +144,19 @@ async def _away(narrator: _Narrator, alice: Client, positions: dict[str, int]) -
     narrator.print("has left", "dave")
 
 
-async def _group(narrator: _Narrator, alice: Client, bob: Client, positions: dict[str, int]) -> None:
-    await narrator.step("A group: one message is kept once, and pushed to all its members in one round trip.")
+async def _group(
+    narrator: _Narrator, alice: Client, bob: Client, positions: dict[str, int]
+) -> None:
+    await narrator.step(
+        "A group: one message is kept once, and pushed to all its members in one round trip."
+    )
     members = await alice.create_group("tea", "bob", "carol", "dave")
     narrator.print(f"made the group tea: {', '.join(members)}", "alice")
     await narrator.send(alice, "#tea", "the kettle is on")
     await narrator.send(bob, "#tea", "on my way")
-    await asyncio.gather(narrator.wait_read("bob", 2), narrator.wait_read("carol", 2), narrator.wait_read("alice", 2))
+    await asyncio.gather(
+        narrator.wait_read("bob", 2), narrator.wait_read("carol", 2), narrator.wait_read("alice", 2)
+    )
     async with narrator.add_user("dave", "gw-1", positions=positions):
         await narrator.wait_read("dave", 4)
     narrator.print("has left", "dave")

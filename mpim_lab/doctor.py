@@ -32,8 +32,16 @@ OPTIONAL_PROGRAMS = {
     "redis-benchmark": "the limit in `mpim-lab bench`",
 }
 SETTINGS = (
-    ("maxmemory-policy", "noeviction", "another policy may evict a queue's keys: messages are gone without an error"),
-    ("appendonly", "yes", "without it a crash of the server takes what was acknowledged since its last snapshot"),
+    (
+        "maxmemory-policy",
+        "noeviction",
+        "another policy may evict a queue's keys: messages are gone without an error",
+    ),
+    (
+        "appendonly",
+        "yes",
+        "without it a crash of the server takes what was acknowledged since its last snapshot",
+    ),
 )
 
 
@@ -49,7 +57,9 @@ class Check:
 
     def __str__(self) -> str:
         mark = "✔" if self.ok else "✘" if self.needed else "–"
-        return f"{mark} {self.name}: {self.found}" + (f"  → {self.advice}" if self.advice and not self.ok else "")
+        return f"{mark} {self.name}: {self.found}" + (
+            f"  → {self.advice}" if self.advice and not self.ok else ""
+        )
 
 
 async def diagnose() -> list[Check]:
@@ -57,7 +67,9 @@ async def diagnose() -> list[Check]:
     checks = [_python(), *(_package(name, needed=True) for name in NEEDED)]
     checks += await _servers()
     checks.append(_open_files())
-    checks += [_package(name, needed=False, advice=advice) for name, advice in OPTIONAL_PACKAGES.items()]
+    checks += [
+        _package(name, needed=False, advice=advice) for name, advice in OPTIONAL_PACKAGES.items()
+    ]
     checks += [_program(name, advice) for name, advice in OPTIONAL_PROGRAMS.items()]
     return checks
 
@@ -72,12 +84,18 @@ def _package(name: str, *, needed: bool, advice: str = "") -> Check:
     try:
         return Check(name, True, needed, importlib.metadata.version(name))
     except importlib.metadata.PackageNotFoundError:
-        return Check(name, False, needed, "not installed", advice or "run `make lab`, which installs it")
+        return Check(
+            name, False, needed, "not installed", advice or "run `make lab`, which installs it"
+        )
 
 
 async def _servers() -> list[Check]:
     """Start the lab's server, or look at the reader's own."""
-    return await _own_server() if os.environ.get("MPIM_REDIS_URL", "").strip() else [await _server("server")]
+    return (
+        await _own_server()
+        if os.environ.get("MPIM_REDIS_URL", "").strip()
+        else [await _server("server")]
+    )
 
 
 async def _server(name: str) -> Check:
@@ -95,7 +113,10 @@ async def _server(name: str) -> Check:
 
 
 async def _own_server() -> list[Check]:
-    """Look at the server that MPIM_REDIS_URL names: version, settings, and what dead runs have left there."""
+    """Look at the server that MPIM_REDIS_URL names.
+
+    Version, settings, and what dead runs have left there.
+    """
     url, name = os.environ["MPIM_REDIS_URL"].strip(), "server (MPIM_REDIS_URL)"
     if not (check := await _server(name)).ok:
         return [check]
@@ -106,9 +127,17 @@ async def _own_server() -> list[Check]:
         settings = await _settings(url)
     except MpimError as error:
         return [Check(name, False, True, "cannot be used", str(error))]
-    advice = "the lab needs Redis 7.0 or newer, or any Valkey; unset MPIM_REDIS_URL for a private one"
-    checks = [check, Check(f"version of the {name}", not too_old(version), True, version, advice), *settings]
-    found = f"{removed:,} keys of runs that had died were there, and are removed" if removed else "none"
+    advice = (
+        "the lab needs Redis 7.0 or newer, or any Valkey; unset MPIM_REDIS_URL for a private one"
+    )
+    checks = [
+        check,
+        Check(f"version of the {name}", not too_old(version), True, version, advice),
+        *settings,
+    ]
+    found = (
+        f"{removed:,} keys of runs that had died were there, and are removed" if removed else "none"
+    )
     return [*checks, Check("leftovers of dead runs", True, False, found)]
 
 
@@ -126,7 +155,9 @@ async def _settings(url: str) -> list[Check]:
 
 
 def _version(binary: str) -> str:
-    shown = subprocess.run([binary, "--version"], capture_output=True, text=True, check=False).stdout.split()
+    shown = subprocess.run(
+        [binary, "--version"], capture_output=True, text=True, check=False
+    ).stdout.split()
     return " ".join(word.removeprefix("v=") for word in shown[:3] if word != "server")
 
 
@@ -145,10 +176,17 @@ def _open_files() -> Check:
 
 
 def report() -> int:
-    """Print every check and what they come to; gives the exit status: 1 if something needed is missing."""
+    """Print every check and what they come to.
+
+    Gives the exit status: 1 if something needed is missing.
+    """
     checks = asyncio.run(diagnose())
     for check in checks:
         print(check)
     missing = [check.name for check in checks if check.needed and not check.ok]
-    print(f"\nThe lab cannot run yet: {', '.join(missing)}." if missing else "\nEverything the lab needs is here.")
+    print(
+        f"\nThe lab cannot run yet: {', '.join(missing)}."
+        if missing
+        else "\nEverything the lab needs is here."
+    )
     return bool(missing)

@@ -6,53 +6,53 @@
     ├── UnreadablePayload                what arrived cannot be read
     │   ├── CorruptPayload               truncated, or not what its header says
     │   ├── OversizedPayload             it would be larger than the limit once it is unpacked
-    │   └── UnknownFormat                packed in a way, or with a dictionary, that is not known here
-    ├── AlreadySubscribed                the channel has a handler in this queue
-    ├── SlowSubscriber                   a handler fell too far behind; its subscription was ended
-    ├── HandlerTimeout                   a handler made no progress in time; it was not waited for any longer
-    ├── QueueClosed                      the queue or connection was closed by its owner
-    ├── WrongLoop                        used in another event loop or process than it was opened in; nothing was written
-    ├── WrongLayout                      the server's keys are laid out as this version does not know them
-    ├── NotConnected                     no connection in time; nothing was written
-    ├── QueueFull                        the limit on waiting commands was not freed in time; nothing was written
-    ├── ConnectionLost                   the line broke after the command was written
-    ├── CommandTimeout                   written, and no answer in time
-    ├── Unconfirmed                      all attempts are used up, and one of them may have been run
-    ├── CommandRejected                  the server answered with an error
-    │   └── WatchFailed                  a watched key changed before EXEC; nothing of the transaction was done
-    ├── PartlyAdded                      some of many were not added, or may not have been; it says which
-    ├── LoginRejected                    the server refused user, password or database
-    ├── InProgress                       another worker is at this message; nothing was done
-    ├── HandlerCancelled                 a handler awaited something that was cancelled by somebody else
-    ├── LeaseLost                        what this worker had has passed on to another; nothing of its attempt was kept
-    ├── WorkCancelled                    what the work awaited was cancelled by somebody else; nothing of it was kept
-    ├── StoreFailed                      the database refused; nothing of the transaction was kept
-    ├── StoreUncertain                   the outcome of a commit is unknown
-    ├── PoolTimeout                      no connection of a pool became free in time; nothing was sent
-    ├── PositionOutOfRange               a reader is beyond the end of what it reads: that was lost, or is another one
-    ├── ReorderOverflow                  more messages than a reorder buffer may hold
-    ├── AccessDenied                     this user may not do that
-    │   ├── InvalidToken                 expired, forged, used before, or no token at all
-    │   └── NotAMember                   only members write to a group and read it
-    ├── NoSuchGroup                      there is no group of that name
-    ├── GroupExists                      there is one already
-    ├── TooFast                          more than a client may ask for; nothing was done
-    ├── GatewayClosed                    the connection to the gateway ended before the answer came
-    ├── ServerFailed                     a server could not be started, or ended by itself
-    ├── FaultUnavailable                 this server does not offer that fault
-    └── LoadFailed                       a load process ended without a result
+    │   └── UnknownFormat                packed in a way, or with a dictionary, that is not known
+    here ├── AlreadySubscribed                the channel has a handler in this queue ├──
+    SlowSubscriber                   a handler fell too far behind; its subscription was ended ├──
+    HandlerTimeout                   a handler made no progress in time; it was not waited for any
+    longer ├── QueueClosed                      the queue or connection was closed by its owner ├──
+    WrongLoop                        used in another event loop or process than it was opened in;
+    nothing was written ├── WrongLayout                      the server's keys are laid out as this
+    version does not know them ├── NotConnected                     no connection in time; nothing
+    was written ├── QueueFull                        the limit on waiting commands was not freed in
+    time; nothing was written ├── ConnectionLost                   the line broke after the command
+    was written ├── CommandTimeout                   written, and no answer in time ├── Unconfirmed
+    all attempts are used up, and one of them may have been run ├── CommandRejected
+    the server answered with an error │   └── WatchFailed                  a watched key changed
+    before EXEC; nothing of the transaction was done ├── PartlyAdded                      some of
+    many were not added, or may not have been; it says which ├── LoginRejected
+    the server refused user, password or database ├── InProgress                       another
+    worker is at this message; nothing was done ├── HandlerCancelled                 a handler
+    awaited something that was cancelled by somebody else ├── LeaseLost                        what
+    this worker had has passed on to another; nothing of its attempt was kept ├── WorkCancelled
+    what the work awaited was cancelled by somebody else; nothing of it was kept ├── StoreFailed
+    the database refused; nothing of the transaction was kept ├── StoreUncertain
+    the outcome of a commit is unknown ├── PoolTimeout                      no connection of a pool
+    became free in time; nothing was sent ├── PositionOutOfRange               a reader is beyond
+    the end of what it reads: that was lost, or is another one ├── ReorderOverflow
+    more messages than a reorder buffer may hold ├── AccessDenied                     this user may
+    not do that │   ├── InvalidToken                 expired, forged, used before, or no token at
+    all │   └── NotAMember                   only members write to a group and read it ├──
+    NoSuchGroup                      there is no group of that name ├── GroupExists
+    there is one already ├── TooFast                          more than a client may ask for;
+    nothing was done ├── GatewayClosed                    the connection to the gateway ended before
+    the answer came ├── ServerFailed                     a server could not be started, or ended by
+    itself ├── FaultUnavailable                 this server does not offer that fault └── LoadFailed
+    a load process ended without a result
 
-Each class says by `definite` whether the operation certainly did NOT happen (`True`) or may have happened (`False`).
-Only a definite failure may be retried without thinking; for the others idempotency exists. The word is Maelstrom's
+Each class says by `definite` whether the operation certainly did NOT happen (`True`) or may have
+happened (`False`). Only a definite failure may be retried without thinking; for the others
+idempotency exists. The word is Maelstrom's
 (https://github.com/jepsen-io/maelstrom/blob/main/doc/protocol.md#errors).
 
-By `transient` it says whether the same call may succeed later. Every part that retries asks this and nothing else.
+By `transient` it says whether the same call may succeed later. Every part that retries asks this
+and nothing else.
 """
 
 from collections.abc import Sequence
 
-# What a server says first when it refuses a command for now: it starts, is busy or full, or a failover is going on.
-# UNBLOCKED ends a command that blocks, when that happens while it waits.
+# What a server says first when it refuses a command for now: it starts, is busy or full, or a
+# failover is going on. UNBLOCKED ends a command that blocks, when that happens while it waits.
 TRANSIENT_CODES = frozenset(
     [
         *("LOADING", "BUSY", "TRYAGAIN", "MASTERDOWN", "CLUSTERDOWN"),
@@ -101,7 +101,10 @@ class SlowSubscriber(MpimError):
 
 
 class HandlerTimeout(MpimError):
-    """A handler made no progress within the time-out; what had arrived for it may still be handled."""
+    """A handler made no progress within the time-out.
+
+    What had arrived for it may still be handled.
+    """
 
     definite = False
 
@@ -111,11 +114,17 @@ class QueueClosed(MpimError):
 
 
 class WrongLoop(MpimError):
-    """Used in another event loop, thread or process than it was opened in; nothing was written. Make one for each."""
+    """Used in another event loop, thread or process than it was opened in; nothing was written.
+
+    Make one for each.
+    """
 
 
 class WrongLayout(MpimError):
-    """The keys on the server are laid out as this version does not know them; nothing was read or written."""
+    """The keys on the server are laid out as this version does not know them.
+
+    Nothing was read or written.
+    """
 
 
 class NotConnected(MpimError):
@@ -125,7 +134,10 @@ class NotConnected(MpimError):
 
 
 class QueueFull(MpimError):
-    """The limit on waiting commands or bytes was not freed within the time-out; nothing was written."""
+    """The limit on waiting commands or bytes was not freed within the time-out.
+
+    Nothing was written.
+    """
 
     transient = True
 
@@ -154,17 +166,23 @@ class Unconfirmed(MpimError):
 class CommandRejected(MpimError):
     """The server answered the command with an error.
 
-    `code`: its first word, such as "WRONGTYPE" or "READONLY"; it says whether the refusal is `transient`.
+    `code`: its first word, such as "WRONGTYPE" or "READONLY"; it says whether the refusal is
+    `transient`.
     """
 
     def __init__(self, message: str, *, code: str = "") -> None:
         super().__init__(message)
         self.code = code or message.partition(" ")[0]
-        self.transient = self.code in TRANSIENT_CODES  # it starts, is busy or full, or a failover is going on
+        self.transient = (
+            self.code in TRANSIENT_CODES
+        )  # it starts, is busy or full, or a failover is going on
 
 
 class WatchFailed(CommandRejected):
-    """A watched key was changed before EXEC; nothing of the transaction was done. Read again and try again."""
+    """A watched key was changed before EXEC; nothing of the transaction was done.
+
+    Read again and try again.
+    """
 
 
 class PartlyAdded(MpimError):
@@ -188,7 +206,10 @@ class LoginRejected(NotConnected):
 
 
 class InProgress(MpimError):
-    """Another worker is at this message, and its lease lasts for `retry_in_s` seconds; nothing was done."""
+    """Another worker is at this message, and its lease lasts for `retry_in_s` seconds.
+
+    Nothing was done.
+    """
 
     transient = True
 
@@ -198,29 +219,44 @@ class InProgress(MpimError):
 
 
 class HandlerCancelled(MpimError):
-    """A handler met a CancelledError that was not meant for whoever called it: what it awaited was cancelled elsewhere."""
+    """A handler met a CancelledError that was not meant for whoever called it.
+
+    What it awaited was cancelled elsewhere.
+    """
 
     definite = False
 
 
 class LeaseLost(MpimError):
-    """What this worker had in hand has passed on to another one; nothing of its attempt was kept."""
+    """What this worker had in hand has passed on to another one.
+
+    Nothing of its attempt was kept.
+    """
 
 
 class WorkCancelled(MpimError):
-    """The work awaited something that somebody else cancelled: the work failed, its caller was not cancelled."""
+    """The work awaited something that somebody else cancelled.
+
+    The work failed, its caller was not cancelled.
+    """
 
     transient = True
 
 
 class StoreFailed(MpimError):
-    """The database refused, or could not be reached in time; nothing of the transaction was kept."""
+    """The database refused, or could not be reached in time.
+
+    Nothing of the transaction was kept.
+    """
 
     transient = True
 
 
 class StoreUncertain(MpimError):
-    """The commit was begun and its outcome is unknown: all of the transaction was kept, or nothing."""
+    """The commit was begun and its outcome is unknown.
+
+    All of the transaction was kept, or nothing.
+    """
 
     definite = False
     transient = True
@@ -237,7 +273,10 @@ class ReorderOverflow(MpimError):
 
 
 class PositionOutOfRange(MpimError):
-    """A reader has come further than what it reads goes: the server has lost that, or it is another one."""
+    """A reader has come further than what it reads goes.
+
+    The server has lost that, or it is another one.
+    """
 
 
 class ServerFailed(MpimError):

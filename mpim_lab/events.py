@@ -1,7 +1,8 @@
 """What can happen to a message, as frozen records that observers take.
 
-Every part of the system reports to an optional observer, a plain callable that takes one `Event`. Nothing is built
-and nothing is paid where there is none. `mpim_lab.lab.trace.trace.Trace` is an observer; every picture is drawn from one.
+Every part of the system reports to an optional observer, a plain callable that takes one `Event`.
+Nothing is built and nothing is paid where there is none. `mpim_lab.lab.trace.trace.Trace` is an
+observer; every picture is drawn from one.
 """
 
 import logging
@@ -34,7 +35,9 @@ class EventKind(StrEnum):
     CRASHED = "crashed"  # the consumer that had it died; `detail` = when
     CONFIRMED = "confirmed"  # the receiver's end-to-end acknowledgement came back to the sender
     HOP = "hop"  # it went on from `actor` to `channel`, which are nodes of MPIM here
-    OUTCOME = "outcome"  # what `send` returned or raised: `outcome`, e.g. the acknowledgement "delivered"
+    OUTCOME = (
+        "outcome"  # what `send` returned or raised: `outcome`, e.g. the acknowledgement "delivered"
+    )
 
     CONNECTED = "connected"  # `count` = how many times this connection has been made
     DISCONNECTED = "disconnected"  # `detail` = why
@@ -54,7 +57,8 @@ SERVICE, CHAT_LOG, OFFLINE_STORE = "messages", "chat log", "offline store"
 class Event:
     """One thing that happened at one place.
 
-    `at` is in seconds of the machine's monotonic clock, comparable between processes of one machine.
+    `at` is in seconds of the machine's monotonic clock, comparable between processes of one
+    machine.
     """
 
     kind: EventKind
@@ -90,7 +94,8 @@ def first_word(payload: bytes) -> bytes:
 def message_id(payload: bytes) -> str:
     r"""Name a message in a trace: the first word of its payload.
 
-    A word that is no text, or longer than 64 bytes, is named by its beginning and its hash, so that no two become the same.
+    A word that is no text, or longer than 64 bytes, is named by its beginning and its hash, so that
+    no two become the same.
 
     >>> message_id(b"m17 see you at eight"), message_id(b"\xfd\x00")
     ('m17', '�\x00~ee77370136ae')
@@ -105,7 +110,9 @@ def message_id(payload: bytes) -> str:
 
 
 class Reporter:
-    """Reports what happens at one actor. `is_on` is False where there is no observer: then build nothing.
+    """Reports what happens at one actor.
+
+    `is_on` is False where there is no observer: then build nothing.
 
     An observer that raises is logged, and nothing else happens.
     """
@@ -130,10 +137,24 @@ class Reporter:
         if self._observer is not None:
             who, where = actor or self.actor, shown_name(channel)
             name, text = _name_and_text(error, detail)
-            event = Event(kind, now(), who, message_id(payload), where, text, count, None, sequence, name, outcome)
+            event = Event(
+                kind,
+                now(),
+                who,
+                message_id(payload),
+                where,
+                text,
+                count,
+                None,
+                sequence,
+                name,
+                outcome,
+            )
             self._report(event)
 
-    def hop(self, id: str, to: str, *, source: str = "", count: int | None = None, detail: str = "") -> None:
+    def hop(
+        self, id: str, to: str, *, source: str = "", count: int | None = None, detail: str = ""
+    ) -> None:
         """Report that a message went on from here, or from `source`, to another node."""
         if self._observer is not None:
             self._report(Event(EventKind.HOP, now(), source or self.actor, id, to, detail, count))
@@ -148,10 +169,25 @@ class Reporter:
         seconds: float | None = None,
         error: BaseException | None = None,
     ) -> None:
-        """Report what happened to no message in particular: to a connection, a subscription, a server."""
+        """Report what happened to no message in particular.
+
+        To a connection, a subscription, a server.
+        """
         if self._observer is not None:
             name, text = _name_and_text(error, detail)
-            self._report(Event(kind, now(), self.actor, "", shown_name(channel), text, count, seconds, error=name))
+            self._report(
+                Event(
+                    kind,
+                    now(),
+                    self.actor,
+                    "",
+                    shown_name(channel),
+                    text,
+                    count,
+                    seconds,
+                    error=name,
+                )
+            )
 
     def _report(self, event: Event) -> None:
         assert self._observer is not None

@@ -34,16 +34,19 @@
 | `token:{<id>}` | string | the token's | `TokenService` | `TokenService` |
 | `mpim:layout` | string | for ever | the first who uses keys | every queue that uses keys |
 
-A channel keeps nothing: what is published while nobody listens is gone. A stream keeps what it was given. On a server
-that is not the lab's own, every name carries the run's prefix (`MessageQueue(url, prefix="lab-7f3a:")`).
+A channel keeps nothing: what is published while nobody listens is gone. A stream keeps what it was
+given. On a server that is not the lab's own, every name carries the run's prefix
+(`MessageQueue(url, prefix="lab-7f3a:")`).
 
-**One root for each atomic step.** What stands in braces is the hash tag: a cluster puts all keys with the same one into the
-same slot. `<stream>` in braces is the stream's own key, prefix included, so its dead letters are where the stream is.
+**One root for each atomic step.** What stands in braces is the hash tag: a cluster puts all keys
+with the same one into the same slot. `<stream>` in braces is the stream's own key, prefix included,
+so its dead letters are where the stream is.
 
-**Names are names.** A name is any non-empty text that UTF-8 can encode, or bytes. In a key `%`, `{` and `}` are written as
-`%25`, `%7B` and `%7D`, and in a name that is joined to others `:` is `%3A`. So two different lists of names never give the
-same key, no name can be taken for a hash tag, and a stream of the user's is never one of the keys with braces (a stream
-called `route:…` or `mpim:…` is written `route%3A…`). Channels are no keys: they are the prefix and the name, unchanged.
+**Names are names.** A name is any non-empty text that UTF-8 can encode, or bytes. In a key `%`, `{`
+and `}` are written as `%25`, `%7B` and `%7D`, and in a name that is joined to others `:` is `%3A`.
+So two different lists of names never give the same key, no name can be taken for a hash tag, and a
+stream of the user's is never one of the keys with braces (a stream called `route:…` or `mpim:…` is
+written `route%3A…`). Channels are no keys: they are the prefix and the name, unchanged.
 """
 
 import re
@@ -73,7 +76,9 @@ def name_bytes(name: Name, what: str = "name", *, error: type[MpimError] = Inval
         try:
             raw = str.encode(name)  # of a subclass, too: what it is, not what it would like to be
         except UnicodeEncodeError as unwritable:
-            raise error(f"the {what} {str.__repr__(name):.200} cannot be written as UTF-8") from unwritable
+            raise error(
+                f"the {what} {str.__repr__(name):.200} cannot be written as UTF-8"
+            ) from unwritable
     elif isinstance(name, bytes):
         raw = bytes(memoryview(name))
     else:
@@ -92,7 +97,9 @@ def name_text(raw: bytes) -> Name:
 
 
 def same_name(name: Name, what: str = "name", *, error: type[MpimError] = InvalidMessage) -> Name:
-    r"""Return a name in the one form in which two that the server takes for the same are equal. Raise as `name_bytes`.
+    r"""Return a name in the one form in which two that the server takes for the same are equal.
+
+    Raise as `name_bytes`.
 
     >>> same_name(b"bob"), same_name("bob"), same_name(b"\xff")
     ('bob', 'bob', b'\xff')
@@ -112,7 +119,9 @@ def joined(*names: Name) -> bytes:
 def joinable(name: Name) -> bytes:
     """Return one name as it is joined to others, or put after what a key begins with."""
     raw = name_bytes(name)
-    if raw.isalnum() or len(raw.translate(None, b"%{}:")) == len(raw):  # a fifth of what the expression takes
+    if raw.isalnum() or len(raw.translate(None, b"%{}:")) == len(
+        raw
+    ):  # a fifth of what the expression takes
         return raw
     return _JOINED.sub(_escaped, raw)
 
@@ -122,7 +131,9 @@ def _escaped(found: re.Match[bytes]) -> bytes:
 
 
 class Keys:
-    """The keys and channels of one queue, each as the server has it. Every method raises InvalidMessage for what is no name.
+    """The keys and channels of one queue, each as the server has it.
+
+    Every method raises InvalidMessage for what is no name.
 
     >>> keys = Keys("lab-7f3a:")
     >>> keys.stream("orders"), keys.dead_letters(keys.stream("orders"), "billing")
@@ -162,7 +173,9 @@ class Keys:
         raw = name_bytes(name)
         if len(raw.translate(None, b"%{}")) < len(raw):
             raw = _IN_A_KEY.sub(_escaped, raw)
-        return self._prefix + (_OURS.sub(rb"\1%3A", raw) if raw.startswith((b"route:", b"mpim:")) else raw)
+        return self._prefix + (
+            _OURS.sub(rb"\1%3A", raw) if raw.startswith((b"route:", b"mpim:")) else raw
+        )
 
     def dead_letters(self, stream_key: bytes, group: Name) -> bytes:
         """Name the stream of what a group gave up, in the slot of the stream that `stream_key` is the key of."""
@@ -188,7 +201,10 @@ class Keys:
         return self.idempotency_record_prefix(scope) + joinable(id)
 
     def idempotency_record_prefix(self, scope: Name) -> bytes:
-        """Return what the idempotency records of one scope begin with; the id follows, `joinable`."""
+        """Return what the idempotency records of one scope begin with.
+
+        The id follows, `joinable`.
+        """
         return self._prefix + b"once:{%b}:id:" % joined(scope)
 
     def fencing_tokens(self, scope: Name) -> bytes:
@@ -219,12 +235,17 @@ class Keys:
         """Name the counter of one conversation's sequence numbers in its partition."""
         return self.partition_prefixes(name, partition)[0] + joinable(conversation)
 
-    def partition_message_id(self, name: Name, partition: int, conversation: Name, id: Name) -> bytes:
+    def partition_message_id(
+        self, name: Name, partition: int, conversation: Name, id: Name
+    ) -> bytes:
         """Name the record of a sender's message id in its partition."""
         return self.partition_prefixes(name, partition)[1] + joined(conversation, id)
 
     def partition_prefixes(self, name: Name, partition: int) -> tuple[bytes, bytes]:
-        """Return what counters and id records of one partition begin with: the names follow, `joined`."""
+        """Return what counters and id records of one partition begin with.
+
+        The names follow, `joined`.
+        """
         return self._part(name, partition, b"seq:"), self._part(name, partition, b"sent:")
 
     def assignment(self, name: Name, partition: int, group: Name) -> bytes:
@@ -287,7 +308,10 @@ def live_channel(name: Name, conversation: Name) -> Name:
 
 
 class AckChannel(str):
-    """A channel that carries acknowledgements instead of messages: known by this type, for any channel may be spelled so."""
+    """A channel that carries acknowledgements instead of messages.
+
+    Known by this type, for any channel may be spelled so.
+    """
 
     __slots__ = ()
 

@@ -1,7 +1,8 @@
 """Run notebooks and store their outputs the way this project wants them in git.
 
-What is stored is what a reader without a kernel sees: pictures and text, no widget state. A view of a widget that is not
-running would hide the picture beside it, so the view is taken out and the picture stays.
+What is stored is what a reader without a kernel sees: pictures and text, no widget state. A view of
+a widget that is not running would hide the picture beside it, so the view is taken out and the
+picture stays.
 """
 
 from collections.abc import Sequence
@@ -41,7 +42,10 @@ def store_all(paths: Sequence[str]) -> int:
 
 
 def check_all(paths: Sequence[str]) -> int:
-    """Say which of the given notebooks, or of all, are not stored as they should be; return the exit status."""
+    """Say which of the given notebooks, or of all, are not stored as they should be.
+
+    Return the exit status.
+    """
     wrong = {path: found for path in _chosen(paths) if (found := complaint(path))}
     for path, found in wrong.items():
         print(f"{path}: {found}; `mpim-lab notebooks {path}` runs and stores it")
@@ -49,7 +53,10 @@ def check_all(paths: Sequence[str]) -> int:
 
 
 def complaint(path: Path) -> str | None:
-    """Return what is wrong with the way a notebook is stored, or None. Nothing is run. Raise NotebookFailed."""
+    """Return what is wrong with the way a notebook is stored, or None.
+
+    Nothing is run. Raise NotebookFailed.
+    """
     try:
         text = path.read_text(encoding="utf-8")
         notebook = nbformat.reads(text, as_version=4)  # type: ignore[no-untyped-call]
@@ -67,16 +74,24 @@ def complaint(path: Path) -> str | None:
 
 
 def store(path: Path) -> None:
-    """Run one notebook from top to bottom in a fresh kernel and write it back. Raises NotebookFailed."""
+    """Run one notebook from top to bottom in a fresh kernel and write it back.
+
+    Raises NotebookFailed.
+    """
     try:
         notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
         NotebookClient(
-            notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}
+            notebook,
+            timeout=120,
+            kernel_name="python3",
+            resources={"metadata": {"path": str(path.parent)}},
         ).execute()
         clean(notebook)
         nbformat.write(notebook, path)  # type: ignore[no-untyped-call]
     except (OSError, NotJSONError, ValidationError) as error:
-        raise NotebookFailed(f"{path} is no notebook that can be read and written: {error}") from error
+        raise NotebookFailed(
+            f"{path} is no notebook that can be read and written: {error}"
+        ) from error
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
         raise NotebookFailed(f"{path}: {error}") from error
 

@@ -11,7 +11,10 @@ from typing import TextIO
 
 from mpim_lab.errors import InvalidParameter, MpimError
 
-BROKEN_PIPE, INTERRUPTED = 128 + 13, 128 + 2  # what a shell gives for a program that SIGPIPE or SIGINT ended
+BROKEN_PIPE, INTERRUPTED = (
+    128 + 13,
+    128 + 2,
+)  # what a shell gives for a program that SIGPIPE or SIGINT ended
 _PLAIN = {
     "✔": "+", "✘": "x", "–": "-", "—": "-", "→": "->", "←": "<-", "…": "...", "·": "-", "×": "x", "÷": "/", "−": "-",
     "≥": ">=", "≤": "<=", "≈": "~", "µ": "u", "─": "-", "│": "|", "▶": ">", "◀": "<", "█": "#", "▇": "#", "•": "*",
@@ -39,7 +42,10 @@ def _nowhere() -> TextIO:
 def _replace(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    texts = (_PLAIN.get(each) or each.encode("ascii", "backslashreplace").decode() for each in _failed(error))
+    texts = (
+        _PLAIN.get(each) or each.encode("ascii", "backslashreplace").decode()
+        for each in _failed(error)
+    )
     return "".join(texts), error.end
 
 
@@ -91,5 +97,6 @@ def _discard_output() -> None:
 
 def _holds(error: BaseException, kind: type[BaseException]) -> bool:
     return isinstance(error, kind) or (
-        isinstance(error, BaseExceptionGroup) and any(_holds(each, kind) for each in error.exceptions)
+        isinstance(error, BaseExceptionGroup)
+        and any(_holds(each, kind) for each in error.exceptions)
     )

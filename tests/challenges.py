@@ -6,7 +6,10 @@ from tests.support import REPEATS
 
 
 async def assert_each_fails(challenge, complaints):
-    """Check each bad solution REPEATS times, all at once: it fails for the reason expected, with the same words."""
+    """Check each bad solution REPEATS times, all at once.
+
+    It fails for the reason expected, with the same words.
+    """
     places = asyncio.Semaphore(6)
 
     async def check(bad):
@@ -18,7 +21,9 @@ async def assert_each_fails(challenge, complaints):
         first, *others = outcomes[REPEATS * index : REPEATS * (index + 1)]
         assert not first.passed, bad
         assert complaint in repr(first), f"{bad}: {first!r}"
-        assert {repr(first)} == {repr(again) for again in (first, *others)}, f"{bad}: {first!r}, {others!r}"
+        assert {repr(first)} == {repr(again) for again in (first, *others)}, (
+            f"{bad}: {first!r}, {others!r}"
+        )
 
 
 async def assert_all_pass(*checks):

@@ -11,7 +11,9 @@ from mpim_lab.lab.server.embedded import EmbeddedServer
 SERVERS = {"valkey": None, "redis": "redis-server"}
 CHOSEN = os.environ.get("MPIM_TEST_SERVERS", "valkey").split(",")
 if not set(CHOSEN) <= set(SERVERS):
-    raise pytest.UsageError(f"MPIM_TEST_SERVERS={','.join(CHOSEN)}: must be one or several of {','.join(SERVERS)}")
+    raise pytest.UsageError(
+        f"MPIM_TEST_SERVERS={','.join(CHOSEN)}: must be one or several of {','.join(SERVERS)}"
+    )
 
 # How long an example takes says how busy the machine is.
 settings.register_profile("mpim_lab", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -23,13 +25,18 @@ def server_kind(request):
     """The name of the server that is tested; its tests are skipped where it is not installed."""
     binary = SERVERS[request.param]
     if binary is not None and shutil.which(binary) is None:
-        missing(f"{binary} is not installed: `make test` runs the same tests on the embedded Valkey")
+        missing(
+            f"{binary} is not installed: `make test` runs the same tests on the embedded Valkey"
+        )
     return request.param
 
 
 @pytest.fixture
 async def server(server_kind):
-    """A server of this test's own: the Valkey that comes with us, or the one that MPIM_TEST_SERVERS names."""
+    """A server of this test's own.
+
+    The Valkey that comes with us, or the one that MPIM_TEST_SERVERS names.
+    """
     async with EmbeddedServer(SERVERS[server_kind]) as running:
         yield running
 
@@ -58,7 +65,10 @@ def pytest_collection_modifyitems(config, items):
 
 
 def missing(reason):
-    """Skip a test for something that is not installed; where everything must be (CI with FULL set), fail."""
+    """Skip a test for something that is not installed.
+
+    Where everything must be (CI with FULL set), fail.
+    """
     if os.environ.get("MPIM_TEST_FULL"):
         pytest.fail(reason)
     pytest.skip(reason)

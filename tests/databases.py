@@ -1,7 +1,7 @@
 """Databases for tests: SQLite in memory and in a file, and a MariaDB of our own where Debian's `mariadbd` is installed.
 
-A test module says `pytest_plugins = ["tests.databases"]`. A test that takes `database_url` runs on all three; one that
-takes `shared_database_url`, on the two that several stores can open.
+A test module says `pytest_plugins = ["tests.databases"]`. A test that takes `database_url` runs on
+all three; one that takes `shared_database_url`, on the two that several stores can open.
 """
 
 import contextlib
@@ -33,14 +33,25 @@ class MariaDb:
         install = ["mariadb-install-db", "--no-defaults", f"--datadir={data}", "--skip-test-db"]
         install += ["--auth-root-authentication-method=normal", "--user=root"]
         subprocess.run(install, check=True, capture_output=True, timeout=60)
-        here = [f"--socket={socket_path}", f"--port={self._port}", "--bind-address=127.0.0.1", "--skip-name-resolve"]
-        small = ["--innodb-buffer-pool-size=32M", "--innodb-log-file-size=16M", "--performance-schema=OFF"]
+        here = [
+            f"--socket={socket_path}",
+            f"--port={self._port}",
+            "--bind-address=127.0.0.1",
+            "--skip-name-resolve",
+        ]
+        small = [
+            "--innodb-buffer-pool-size=32M",
+            "--innodb-log-file-size=16M",
+            "--performance-schema=OFF",
+        ]
         command = ["mariadbd", "--no-defaults", "--user=root", f"--datadir={data}", *here, *small]
         self._guard = ProcessGuard(command, directory)
         deadline = time.monotonic() + WITHIN_S
         while not _answers(self._port):
             if time.monotonic() > deadline or not self._guard.is_running:
-                raise AssertionError(f"mariadbd did not start: {(directory / 'log').read_text()[-1_000:]}")
+                raise AssertionError(
+                    f"mariadbd did not start: {(directory / 'log').read_text()[-1_000:]}"
+                )
             time.sleep(0.05)
 
     def url(self, database=""):
@@ -49,7 +60,10 @@ class MariaDb:
 
     @contextlib.asynccontextmanager
     async def database(self):
-        """An empty database, whose own character set knows no Chinese: our tables bring theirs. Gone at the end."""
+        """An empty database, whose own character set knows no Chinese: our tables bring theirs.
+
+        Gone at the end.
+        """
         name = f"chat_{next(self._numbers)}"
         engine = create_async_engine(self.url(), poolclass=NullPool)
         async with engine.begin() as connection:

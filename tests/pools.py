@@ -3,7 +3,11 @@
 from mpim_lab.lab.faults.server_admin import controlling
 from mpim_lab.mq.connection.retry import Backoff
 
-QUICK = {"backoff": Backoff(initial_s=0.01, max_s=0.02), "connect_timeout_s": 2.0, "acquire_timeout_s": 10.0}
+QUICK = {
+    "backoff": Backoff(initial_s=0.01, max_s=0.02),
+    "connect_timeout_s": 2.0,
+    "acquire_timeout_s": 10.0,
+}
 
 
 async def connections(url, name="pool"):

@@ -24,7 +24,9 @@ def system_options(**more: Any) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def system_of_its_own(gateways: int = 1, *, persistence: str = "none", **options: Any) -> AsyncIterator[ImSystem]:
+async def system_of_its_own(
+    gateways: int = 1, *, persistence: str = "none", **options: Any
+) -> AsyncIterator[ImSystem]:
     """Gateways over a server of their own. options: as `ImSystem` takes them."""
     async with (
         EmbeddedServer(persistence=persistence) as server,
@@ -43,7 +45,12 @@ class RawClient:
         self.ws: ClientConnection
 
     async def __aenter__(self) -> Self:
-        common: dict[str, Any] = {"compression": None, "ping_interval": None, "proxy": None, "close_timeout": 0.2}
+        common: dict[str, Any] = {
+            "compression": None,
+            "ping_interval": None,
+            "proxy": None,
+            "close_timeout": 0.2,
+        }
         self.ws = await connect(self._url, **common | {"max_size": 8 * 2**20} | self._options)
         return self
 
@@ -54,7 +61,9 @@ class RawClient:
         """Send a frame; a dictionary as JSON."""
         await self.ws.send(json.dumps(frame) if isinstance(frame, dict) else frame)
 
-    async def hello(self, uid: str, device: str = "main", *, token: str | None = None, packed: bool = False) -> Any:
+    async def hello(
+        self, uid: str, device: str = "main", *, token: str | None = None, packed: bool = False
+    ) -> Any:
         """Say hello; gives the gateway's first frame."""
         token = TokenService(SECRET).issue(uid) if token is None else token
         await self.say({"t": "hello", "token": token, "device": device, "packed": packed})
@@ -66,7 +75,9 @@ class RawClient:
             async with asyncio.timeout(within_s):
                 raw = await self.ws.recv()
             self.raws.append(raw)
-            parts = [raw.encode()] if isinstance(raw, str) else decode_messages(Codec().decompress(raw))
+            parts = (
+                [raw.encode()] if isinstance(raw, str) else decode_messages(Codec().decompress(raw))
+            )
             self._heard += [json.loads(part) for part in parts]
         return self._heard.pop(0)
 
@@ -91,4 +102,8 @@ class RawClient:
                 while True:
                     await self.next(within_s)
             except ConnectionClosed as closed:
-                return (closed.rcvd.code, closed.rcvd.reason) if closed.rcvd is not None else (1006, "")
+                return (
+                    (closed.rcvd.code, closed.rcvd.reason)
+                    if closed.rcvd is not None
+                    else (1006, "")
+                )

@@ -43,7 +43,10 @@ async def dies_with(group, consumer="dead", **options):
 
 
 async def everything_done(group):
-    """Wait until nothing is new and then nothing pending. In this order: what is read meanwhile would be neither."""
+    """Wait until nothing is new and then nothing pending.
+
+    In this order: what is read meanwhile would be neither.
+    """
     async with asyncio.timeout(10):
         while await group.lag() or await group.pending():
             await asyncio.sleep(0.005)

@@ -10,7 +10,8 @@ from sqlalchemy import event
 
 from mpim_lab.mq.connection.address import Address
 
-# How often a test does what must come out the same each time, and with how many seeds: once in `make test`.
+# How often a test does what must come out the same each time, and with how many seeds: once in
+# `make test`.
 REPEATS = int(os.environ.get("MPIM_TEST_REPEATS", "1"))
 
 

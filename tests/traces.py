@@ -22,7 +22,10 @@ def by_bob(message, *kinds, **more):
 
 def sent(message, receivers=1):
     """One attempt: alice publishes, the server says how many it handed the message to."""
-    return [by_alice(message, EventKind.ACCEPTED), by_alice(message, EventKind.PUBLISHED, count=receivers)]
+    return [
+        by_alice(message, EventKind.ACCEPTED),
+        by_alice(message, EventKind.PUBLISHED, count=receivers),
+    ]
 
 
 def told(message, what="delivered"):

@@ -1,4 +1,7 @@
-"""Walks: which functions, in which files, one message passes. A profile hook around one call that is warmed up."""
+"""Walks: which functions, in which files, one message passes.
+
+A profile hook around one call that is warmed up.
+"""
 
 import asyncio
 import sys
@@ -31,7 +34,10 @@ class Walk(NamedTuple):
 
 
 async def walk(work: Callable[[], Awaitable[object]], *, times: int = 10) -> Walk:
-    """Walk a few times and return the shortest walk: into the others some periodic task of the package fell."""
+    """Walk a few times and return the shortest walk.
+
+    Into the others some periodic task of the package fell.
+    """
     for _ in range(3):
         await work()
     return min([await _walk_once(work) for _ in range(times)], key=lambda each: each.calls)

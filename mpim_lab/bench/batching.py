@@ -22,7 +22,10 @@ COMPARED = (
 
 
 async def bench_batching(schedule: Schedule, progress: Progress = keep_quiet) -> dict[str, Any]:
-    """Run those of COMPARED that are installed; gives `{"machine": …, "rows": …}`, as for Pub/Sub."""
+    """Run those of COMPARED that are installed.
+
+    Gives `{"machine": …, "rows": …}`, as for Pub/Sub.
+    """
     candidates = candidates_for("batching")
     missing = {who: candidates[who].missing for who in COMPARED}
 

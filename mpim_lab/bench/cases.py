@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
-OPEN_LOOP_TASKS = 512  # how many publishes may be unanswered before an open loop falls behind its schedule
+OPEN_LOOP_TASKS = (
+    512  # how many publishes may be unanswered before an open loop falls behind its schedule
+)
 
 
 @dataclass(frozen=True)
@@ -37,13 +39,20 @@ class Schedule:
 
 
 FULL = Schedule(
-    cases=(*(Case(tasks) for tasks in (1, 16, 128)), *(Case(offered_per_s=rate) for rate in (20_000, 50_000, 100_000))),
+    cases=(
+        *(Case(tasks) for tasks in (1, 16, 128)),
+        *(Case(offered_per_s=rate) for rate in (20_000, 50_000, 100_000)),
+    ),
     rounds=5,
     seconds=1.0,
 )
 QUICK = Schedule(cases=(Case(1), Case(128), Case(offered_per_s=100_000)), rounds=2, seconds=0.3)
 _CLOSED = tuple(Case(tasks) for tasks in (1, 16, 64))
-FULL_BATCHING = Schedule(cases=(*_CLOSED, Case(offered_per_s=1_000), Case(offered_per_s=50_000)), rounds=5, seconds=1.0)
+FULL_BATCHING = Schedule(
+    cases=(*_CLOSED, Case(offered_per_s=1_000), Case(offered_per_s=50_000)), rounds=5, seconds=1.0
+)
 QUICK_BATCHING = Schedule(cases=(*_CLOSED, Case(offered_per_s=50_000)), rounds=2, seconds=0.3)
-FULL_SWEEP = Schedule(cases=(), rounds=5, seconds=0.5)  # compression and pool have cases of their own
+FULL_SWEEP = Schedule(
+    cases=(), rounds=5, seconds=0.5
+)  # compression and pool have cases of their own
 QUICK_SWEEP = Schedule(cases=(), rounds=2, seconds=0.2)

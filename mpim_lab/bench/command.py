@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from mpim_lab.bench.batching import bench_batching
-from mpim_lab.bench.cases import FULL, FULL_BATCHING, FULL_SWEEP, QUICK, QUICK_BATCHING, QUICK_SWEEP, Schedule
+from mpim_lab.bench.cases import (
+    FULL,
+    FULL_BATCHING,
+    FULL_SWEEP,
+    QUICK,
+    QUICK_BATCHING,
+    QUICK_SWEEP,
+    Schedule,
+)
 from mpim_lab.bench.compression import bench_compression
 from mpim_lab.bench.everything import EVERY_CASE, bench_all
 from mpim_lab.bench.gateway import bench_gateway
@@ -60,7 +68,10 @@ def run_bench_command(argv: Sequence[str]) -> int:
     try:
         _keep(report, arguments)
     except OSError as error:  # it could be written when the run began
-        print(f"mpim-lab bench: {error.filename or 'the file'} cannot be written: {error.strerror}", file=sys.stderr)
+        print(
+            f"mpim-lab bench: {error.filename or 'the file'} cannot be written: {error.strerror}",
+            file=sys.stderr,
+        )
         return 1
     return 0
 
@@ -72,17 +83,23 @@ async def _report(bench: str, arguments: argparse.Namespace) -> dict[str, Any]:
     quick, rounds = arguments.quick, arguments.rounds
     if bench == "growth":
         growth = QUICK_GROWTH if quick else FULL_GROWTH
-        return await bench_growth(dataclasses.replace(growth, rounds=rounds or growth.rounds), _tell)
+        return await bench_growth(
+            dataclasses.replace(growth, rounds=rounds or growth.rounds), _tell
+        )
     if bench == "gateway":
         gateway = QUICK_GATEWAY if quick else FULL_GATEWAY
-        return await bench_gateway(dataclasses.replace(gateway, rounds=rounds or gateway.rounds), _tell)
+        return await bench_gateway(
+            dataclasses.replace(gateway, rounds=rounds or gateway.rounds), _tell
+        )
     if bench in ("compression", "pool"):
         sweep = _schedule(QUICK_SWEEP if quick else FULL_SWEEP, rounds)
         if bench == "compression":
             return await bench_compression(sweep.rounds, _tell)
         return await bench_pool(sweep.rounds, sweep.seconds, _tell)
     if bench == "batching":
-        return await bench_batching(_schedule(QUICK_BATCHING if quick else FULL_BATCHING, rounds), _show_progress)
+        return await bench_batching(
+            _schedule(QUICK_BATCHING if quick else FULL_BATCHING, rounds), _show_progress
+        )
     schedule = _schedule(QUICK if quick else FULL, rounds)
     if bench == "live":
         return await bench_live(schedule.rounds, schedule.seconds * 3)
@@ -90,17 +107,27 @@ async def _report(bench: str, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="mpim-lab bench", description="How fast, beside the peers, on this machine.")
+    parser = argparse.ArgumentParser(
+        prog="mpim-lab bench", description="How fast, beside the peers, on this machine."
+    )
     benches = parser.add_subparsers(dest="bench", required=True)
     for name, told in TOLD.items():
         bench = benches.add_parser(name, help=told, description=told)
-        bench.add_argument("--quick", action="store_true", help="a minute a bench: fewer cases, shorter, noisier")
-        bench.add_argument("--rounds", type=_at_least_one, help="how often each case is run; the median counts")
+        bench.add_argument(
+            "--quick", action="store_true", help="a minute a bench: fewer cases, shorter, noisier"
+        )
+        bench.add_argument(
+            "--rounds", type=_at_least_one, help="how often each case is run; the median counts"
+        )
         bench.add_argument("--json", type=_writable, metavar="FILE", help="write machine and rows")
         if name == "all":
-            bench.add_argument("--page", type=_writable, metavar="FILE.html", help="write all pictures as one page")
+            bench.add_argument(
+                "--page", type=_writable, metavar="FILE.html", help="write all pictures as one page"
+            )
         elif name != "live":
-            bench.add_argument("--picture", type=_writable, metavar="FILE.html", help="write the rows as a picture")
+            bench.add_argument(
+                "--picture", type=_writable, metavar="FILE.html", help="write the rows as a picture"
+            )
     return parser
 
 
@@ -117,7 +144,9 @@ def _text_of(report: dict[str, Any], bench: str) -> str:
         return gateway_table_of(rows, machine)
     if bench == "all":
         parts = {name: [row for row in rows if row["bench"] == name] for name in MEASURED_IN_ALL}
-        return "\n\n".join(f"{name}\n\n{_part_of(name, part, machine)}" for name, part in parts.items())
+        return "\n\n".join(
+            f"{name}\n\n{_part_of(name, part, machine)}" for name, part in parts.items()
+        )
     return _part_of(bench, rows, machine)
 
 
@@ -131,7 +160,9 @@ def _keep(report: dict[str, Any], arguments: argparse.Namespace) -> None:
     if arguments.json is not None:
         arguments.json.write_text(_as_json(report), encoding="utf-8")
     # With plotly's script inside, 5 MB: the file can be opened anywhere, without a network.
-    if (page := getattr(arguments, "page", None) or getattr(arguments, "picture", None)) is not None:
+    if (
+        page := getattr(arguments, "page", None) or getattr(arguments, "picture", None)
+    ) is not None:
         draw = gateway_page_of if arguments.bench == "gateway" else page_of
         page.write_text(draw(report), encoding="utf-8")
 

@@ -1,4 +1,7 @@
-"""Compare: candidates side by side under the loads of a schedule; what `bench pubsub`, `streams` and `batching` share."""
+"""Compare: candidates side by side under the loads of a schedule.
+
+What `bench pubsub`, `streams` and `batching` share.
+"""
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -22,12 +25,18 @@ def keep_quiet(sample: Sample) -> None:
 
 
 async def compare(
-    bench: str, missing: Mapping[str, str | None], schedule: Schedule, measure_one: Measure, progress: Progress
+    bench: str,
+    missing: Mapping[str, str | None],
+    schedule: Schedule,
+    measure_one: Measure,
+    progress: Progress,
 ) -> dict[str, Any]:
-    """Play the schedule on one server with everybody who is not missing; gives `{"machine": …, "rows": …}`.
+    """Play the schedule on one server with everybody who is not missing.
 
-    `missing`: who → why they cannot run here, None if they can; those who cannot have rows too. `measure_one(server, who,
-    case)` runs one candidate once.
+    Gives `{"machine": …, "rows": …}`.
+
+    `missing`: who → why they cannot run here, None if they can; those who cannot have rows too.
+    `measure_one(server, who, case)` runs one candidate once.
     """
     samples = []
     async with open_server() as server:
@@ -45,5 +54,9 @@ async def compare(
 
 async def measure_case(server: Server, name: str, case: Case, seconds: float) -> LoadResult:
     """Run one candidate, by its name among all, in one case."""
-    options = {"tasks": case.tasks, "offered_per_s": case.offered_per_s, "payload_bytes": PAYLOAD_BYTES}
+    options = {
+        "tasks": case.tasks,
+        "offered_per_s": case.offered_per_s,
+        "payload_bytes": PAYLOAD_BYTES,
+    }
     return await measure(server.url, name, seconds=seconds, prefix=server.prefix, **options)

@@ -24,19 +24,26 @@ async def bench_compression(
 ) -> dict[str, Any]:
     """Measure every algorithm at every size, round by round; gives `{"machine": …, "rows": …}`.
 
-    A row's case is a size ("1,024 bytes"), or "chat message": what becomes of the median message of a chat. It uses no
-    server; the machine's description names the one that the other benches use.
+    A row's case is a size ("1,024 bytes"), or "chat message": what becomes of the median message of
+    a chat. It uses no server; the machine's description names the one that the other benches use.
     """
     async with open_server() as server:
         machine = await describe_machine(server.url)
     found: list[Row] = []
     for round_ in range(1, rounds + 1):
         async for measured in size_sweep(sizes):
-            row = {"who": measured["algorithm"], "case": f"{measured['bytes']:,} bytes", "bytes": measured["bytes"]}
+            row = {
+                "who": measured["algorithm"],
+                "case": f"{measured['bytes']:,} bytes",
+                "bytes": measured["bytes"],
+            }
             row |= {name: measured[column] for column, name in COLUMNS.items()}
             tell(f"round {round_} · {row['case']} · {row['who']}: {row['left_percent']:.0f} % left")
             found.append(row)
-    return {"machine": machine, "rows": medians_of(BENCH, found, "saved_bytes_a_us") + await _chat_rows()}
+    return {
+        "machine": machine,
+        "rows": medians_of(BENCH, found, "saved_bytes_a_us") + await _chat_rows(),
+    }
 
 
 async def _chat_rows() -> list[Row]:

@@ -27,7 +27,12 @@ def compression_figure(rows: Sequence[Row]) -> go.Figure:
 def pool_figure(rows: Sequence[Row]) -> go.Figure:
     """Calls a second, and how long 99 of 100 calls took, against callers."""
     figure = _sides("calls a second", "99 % of calls had their reply within")
-    _draw(figure, [row for row in rows if "calls_per_s" in row], "callers", (("calls_per_s", 1.0), ("p99_ms", 1.0)))
+    _draw(
+        figure,
+        [row for row in rows if "calls_per_s" in row],
+        "callers",
+        (("calls_per_s", 1.0), ("p99_ms", 1.0)),
+    )
     return _axes(figure, "callers at once", "calls/s", "milliseconds")
 
 
@@ -37,8 +42,18 @@ def growth_figure(rows: Sequence[Row], axis: str) -> go.Figure:
     rows = [row for row in rows if row["axis"] == axis and "messages_per_s" in row]
     figure = _sides(rate, "memory")
     values = [row["value"] for row in rows]
-    _line(figure, 1, "throughput", 0, values, [row["messages_per_s"] for row in rows], _errors(rows, "messages_per_s"))
-    for place, (name, column) in enumerate((("server", "server_bytes"), ("clients", "client_bytes")), start=1):
+    _line(
+        figure,
+        1,
+        "throughput",
+        0,
+        values,
+        [row["messages_per_s"] for row in rows],
+        _errors(rows, "messages_per_s"),
+    )
+    for place, (name, column) in enumerate(
+        (("server", "server_bytes"), ("clients", "client_bytes")), start=1
+    ):
         _line(figure, 2, name, place, values, [row[column] / MIB for row in rows])
     return _axes(figure, f"{axis} (bytes)" if axis == "message size" else axis, "messages/s", "MiB")
 
@@ -47,7 +62,9 @@ def _sides(left: str, right: str) -> go.Figure:
     return make_subplots(rows=1, cols=2, horizontal_spacing=0.1, subplot_titles=(left, right))
 
 
-def _draw(figure: go.Figure, rows: Sequence[Row], across: str, sides: Sequence[tuple[str, float]]) -> None:
+def _draw(
+    figure: go.Figure, rows: Sequence[Row], across: str, sides: Sequence[tuple[str, float]]
+) -> None:
     for place, who in enumerate(dict.fromkeys(row["who"] for row in rows)):
         own = [row for row in rows if row["who"] == who]
         for side, (column, unit) in enumerate(sides, start=1):
@@ -58,7 +75,12 @@ def _draw(figure: go.Figure, rows: Sequence[Row], across: str, sides: Sequence[t
 
 def _errors(rows: Sequence[Row], column: str) -> dict[str, Any]:
     above = [row["spread"][1] - row[column] for row in rows]
-    return {"type": "data", "array": above, "arrayminus": [row[column] - row["spread"][0] for row in rows], "width": 4}
+    return {
+        "type": "data",
+        "array": above,
+        "arrayminus": [row[column] - row["spread"][0] for row in rows],
+        "width": 4,
+    }
 
 
 def _line(

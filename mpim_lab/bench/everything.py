@@ -13,12 +13,15 @@ EVERY_CASE = "every case"
 
 
 async def bench_all(
-    benches: Mapping[str, Callable[[], Awaitable[Report]]], tell: Callable[[str], None] = lambda text: None
+    benches: Mapping[str, Callable[[], Awaitable[Report]]],
+    tell: Callable[[str], None] = lambda text: None,
 ) -> Report:
-    """Run one after another; gives `{"machine": …, "rows": …}` with the rows of all, four digits each.
+    """Run one after another.
 
-    The machine is described as the first bench found it. A bench that fails has one row with the reason, and the others go
-    on; when all of them fail, the last error is raised.
+    Gives `{"machine": …, "rows": …}` with the rows of all, four digits each.
+
+    The machine is described as the first bench found it. A bench that fails has one row with the
+    reason, and the others go on; when all of them fail, the last error is raised.
     """
     machine: dict[str, Any] | None = None
     rows: list[Row] = []
@@ -29,7 +32,9 @@ async def bench_all(
             report = await bench()
         except MpimError as error:
             failure = error
-            rows.append({"bench": name, "who": OURS, "case": EVERY_CASE, "reason": reason_of(error)})
+            rows.append(
+                {"bench": name, "who": OURS, "case": EVERY_CASE, "reason": reason_of(error)}
+            )
         else:
             machine = machine or report["machine"]
             rows += report["rows"]

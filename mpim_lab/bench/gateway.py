@@ -1,7 +1,8 @@
 """`mpim-lab bench gateway`: thousands of connected clients, ours beside python-socketio and socket.io on Node.
 
-Each candidate is one server process, with Redis beside it as its documentation wants it. The clients live in processes of
-their own, half of them in each, and write to clients in the other half. A candidate has a Redis of its own in each round.
+Each candidate is one server process, with Redis beside it as its documentation wants it. The
+clients live in processes of their own, half of them in each, and write to clients in the other
+half. A candidate has a Redis of its own in each round.
 
 | case           | seconds               | messages_per_s | besides                                              |
 |----------------|-----------------------|----------------|------------------------------------------------------|
@@ -11,8 +12,10 @@ their own, half of them in each, and write to clients in the other half. A candi
 | notice to all  | until the last has it |                | slowest_s: of several                                |
 | group of 1,000 | until the last has it |                | slowest_s: of several                                |
 
-messages_per_s: messages that a receiving client has, over the time from the beginning to the last receipt. server_cpu and
-load_cpu: cores in use by the server and by the clients' processes: a load that takes a core a process would be the limit.
+messages_per_s: messages that a receiving client has, over the time from the beginning to the last
+    receipt. server_cpu and
+load_cpu: cores in use by the server and by the clients' processes: a load that takes a core a
+process would be the limit.
 """
 
 import asyncio
@@ -39,9 +42,14 @@ Tell = Callable[[str], None]
 
 
 async def bench_gateway(
-    schedule: GatewaySchedule, tell: Tell = lambda text: None, *, whos: Sequence[str] = tuple(CANDIDATES)
+    schedule: GatewaySchedule,
+    tell: Tell = lambda text: None,
+    *,
+    whos: Sequence[str] = tuple(CANDIDATES),
 ) -> dict[str, Any]:
-    """Run everybody who is installed through all cases, round by round; gives `{"machine": …, "rows": …}`.
+    """Run everybody who is installed through all cases, round by round.
+
+    Gives `{"machine": …, "rows": …}`.
 
     Raises LoadFailed when this system does not let a process have so many connections.
     """
@@ -52,11 +60,18 @@ async def bench_gateway(
     machine["packages"] |= packages | ({"node": node} if (node := node_version()) else {})
     missing = {who: await asyncio.to_thread(CANDIDATES[who].missing) for who in whos}
     present = [who for who in whos if missing[who] is None]
-    found = [_row(who, case, reason=reason) for who, reason in missing.items() if reason for case in schedule.cases]
+    found = [
+        _row(who, case, reason=reason)
+        for who, reason in missing.items()
+        if reason
+        for case in schedule.cases
+    ]
     for round_ in range(schedule.rounds):
         for place in range(len(present)):
             who = present[(place + round_) % len(present)]
-            found += await _through_all_cases(who, schedule, functools.partial(_tell_round, tell, round_ + 1))
+            found += await _through_all_cases(
+                who, schedule, functools.partial(_tell_round, tell, round_ + 1)
+            )
     return {"machine": machine, "rows": gateway_rows(found, schedule.cases, whos)}
 
 
@@ -81,7 +96,11 @@ async def _through_all_cases(who: str, schedule: GatewaySchedule, tell: Tell) ->
         except MpimError as error:
             tell("\n".join([f"{who}: {error}", *server.last_lines]))
             done = {row["case"] for row in rows}
-            rows += [_row(who, case, reason=reason_of(error)) for case in schedule.cases if case not in done]
+            rows += [
+                _row(who, case, reason=reason_of(error))
+                for case in schedule.cases
+                if case not in done
+            ]
     return rows
 
 
@@ -100,6 +119,8 @@ def _allow_connections(clients: int) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = clients + FILES_BESIDES
     if hard != resource.RLIM_INFINITY and hard < wanted:
-        raise LoadFailed(f"a process may have {hard:,} open files here: too few for {clients:,} connections")
+        raise LoadFailed(
+            f"a process may have {hard:,} open files here: too few for {clients:,} connections"
+        )
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

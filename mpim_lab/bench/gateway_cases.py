@@ -7,7 +7,9 @@ WARM_UP = 25  # clients a process that are connected before memory is looked at:
 
 @dataclass(frozen=True)
 class GatewaySchedule:
-    """Numbers of clients, load processes, rounds; the rate and the seconds of what goes on for a while.
+    """Numbers of clients, load processes, rounds.
+
+    The rate and the seconds of what goes on for a while.
 
     closed: (senders, messages of each that may be unanswered).
 
@@ -51,5 +53,9 @@ def closed_case(senders: int, in_flight: int) -> str:
     return f"{senders:,} × {in_flight}"
 
 
-FULL_GATEWAY = GatewaySchedule(clients=10_000, offered_per_s=5_000, steady_s=4.0, closed_s=2.0, rounds=3)
-QUICK_GATEWAY = GatewaySchedule(clients=1_000, offered_per_s=1_000, steady_s=2.0, closed_s=1.0, rounds=2)
+FULL_GATEWAY = GatewaySchedule(
+    clients=10_000, offered_per_s=5_000, steady_s=4.0, closed_s=2.0, rounds=3
+)
+QUICK_GATEWAY = GatewaySchedule(
+    clients=1_000, offered_per_s=1_000, steady_s=2.0, closed_s=1.0, rounds=2
+)

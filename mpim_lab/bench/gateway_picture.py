@@ -23,29 +23,47 @@ Ends = Callable[[Row], tuple[float, float]]
 
 
 def gateway_figure(rows: Sequence[Row]) -> go.Figure:
-    """Throughput, latency, memory, reach; a candidate looks the same on all sides, lines go from least to most."""
-    figure = make_subplots(rows=2, cols=2, horizontal_spacing=0.1, vertical_spacing=0.16, subplot_titles=SIDES)
+    """Throughput, latency, memory, reach.
+
+    A candidate looks the same on all sides, lines go from least to most.
+    """
+    figure = make_subplots(
+        rows=2, cols=2, horizontal_spacing=0.1, vertical_spacing=0.16, subplot_titles=SIDES
+    )
     measured = [row for row in rows if "rounds" in row]
     for place, who in enumerate(dict.fromkeys(row["who"] for row in rows)):
         own = [row for row in measured if row["who"] == who]
         look = COLOURS[place * 2 % len(COLOURS)], SHAPES[place % len(SHAPES)]
-        _draw(figure, 0, who, look, [row for row in own if row.get("loop") == "closed"], "messages_per_s", _spread)
-        _draw(figure, 1, who, look, [row for row in own if row.get("loop") == "open"], "p50_ms", _to_p99)
-        _draw(figure, 2, who, look, [row for row in own if row.get("memory_kib")], "memory_kib", _itself("memory_kib"))
+        closed = [row for row in own if row.get("loop") == "closed"]
+        opened = [row for row in own if row.get("loop") == "open"]
+        memory = [row for row in own if row.get("memory_kib")]
+        _draw(figure, 0, who, look, closed, "messages_per_s", _spread)
+        _draw(figure, 1, who, look, opened, "p50_ms", _to_p99)
+        _draw(figure, 2, who, look, memory, "memory_kib", _itself("memory_kib"))
         _draw(figure, 3, who, look, [row for row in own if "seconds" in row], "seconds", _spread)
     for side, unit in enumerate(UNITS):
         kind = "linear" if unit == "KiB" else "log"
-        figure.update_yaxes(type=kind, title=unit, rangemode="tozero", row=side // 2 + 1, col=side % 2 + 1)
-    return figure.update_layout(template="plotly_white", scattermode="group", height=820, legend={"orientation": "h"})
+        figure.update_yaxes(
+            type=kind, title=unit, rangemode="tozero", row=side // 2 + 1, col=side % 2 + 1
+        )
+    return figure.update_layout(
+        template="plotly_white", scattermode="group", height=820, legend={"orientation": "h"}
+    )
 
 
 def gateway_page_of(report: dict[str, Any]) -> str:
     """A page with the figure, and plotly's script inside: it needs no network."""
     rows, machine = report["rows"], report["machine"]
-    clients = next((row["clients"] for row in rows if row["case"] == CONNECT and "clients" in row), 0)
+    clients = next(
+        (row["clients"] for row in rows if row["case"] == CONNECT and "clients" in row), 0
+    )
     where = f"{machine['cpu']}, {machine['cores']} cores, {machine['server']}"
     title = f"Gateways with {clients:,} connected clients<br><sup>{html.escape(where)}</sup>"
-    page: str = whole_decades(gateway_figure(rows)).update_layout(title=title).to_html(include_plotlyjs=True)
+    page: str = (
+        whole_decades(gateway_figure(rows))
+        .update_layout(title=title)
+        .to_html(include_plotlyjs=True)
+    )
     return page
 
 
@@ -63,7 +81,13 @@ def _itself(column: str) -> Ends:
 
 
 def _draw(
-    figure: go.Figure, side: int, who: str, look: tuple[str, str], rows: Sequence[Row], column: str, ends: Ends
+    figure: go.Figure,
+    side: int,
+    who: str,
+    look: tuple[str, str],
+    rows: Sequence[Row],
+    column: str,
+    ends: Ends,
 ) -> None:
     rows = [row for row in rows if row.get(column)]
     if not rows:

@@ -23,14 +23,22 @@ Found = dict[str, Any]
 
 
 class GatewayRound:
-    """A server, and processes of clients that are connected to it. Every case is a method that gives a row's numbers."""
+    """A server, and processes of clients that are connected to it.
 
-    def __init__(self, server: GatewayServer, swarms: list[SwarmProcess], schedule: GatewaySchedule) -> None:
+    Every case is a method that gives a row's numbers.
+    """
+
+    def __init__(
+        self, server: GatewayServer, swarms: list[SwarmProcess], schedule: GatewaySchedule
+    ) -> None:
         self._server, self._swarms, self._schedule = server, swarms, schedule
         self._phases = 0
 
     async def cases(self) -> AsyncGenerator[tuple[str, Row], None]:
-        """Run all, one after another: each one's name and numbers. Raises LoadFailed, ServerFailed."""
+        """Run all, one after another: each one's name and numbers.
+
+        Raises LoadFailed, ServerFailed.
+        """
         schedule = self._schedule
         yield CONNECT, await self.connect()
         yield schedule.steady_case, await self.steady()
@@ -49,11 +57,18 @@ class GatewayRound:
         before = resident_bytes(self._server.pid)
         with self._spending() as spent:
             found = await self._ask_all("connect", up_to=clients, timeout_s=120.0)
-        seconds = max(each["ended_at"] for each in found) - min(each["started_at"] for each in found)
+        seconds = max(each["ended_at"] for each in found) - min(
+            each["started_at"] for each in found
+        )
         await self._quiet()
         after, more = resident_bytes(self._server.pid), clients - first * len(self._swarms)
         memory = None if before is None or after is None else max(after - before, 0) / more / KIB
-        row = {"clients": clients, "seconds": seconds, "connects_per_s": more / seconds, "memory_kib": memory}
+        row = {
+            "clients": clients,
+            "seconds": seconds,
+            "connects_per_s": more / seconds,
+            "memory_kib": memory,
+        }
         return row | self._shares(spent, found, seconds)
 
     # One to one
@@ -63,12 +78,18 @@ class GatewayRound:
         schedule = self._schedule
         rate, seconds = schedule.offered_per_s, schedule.steady_s
         row = await self._talk("steady", seconds, per_s=rate)
-        return row | {"loop": "open", "offered_per_s": rate, "kept_up": row["messages_per_s"] >= KEPT_UP * rate}
+        return row | {
+            "loop": "open",
+            "offered_per_s": rate,
+            "kept_up": row["messages_per_s"] >= KEPT_UP * rate,
+        }
 
     async def closed(self, senders: int, in_flight: int) -> Row:
         """Each of `senders` writes again as soon as a message of its own was answered."""
         share = max(1, senders // len(self._swarms))
-        row = await self._talk("closed", self._schedule.closed_s, senders=share, in_flight=in_flight)
+        row = await self._talk(
+            "closed", self._schedule.closed_s, senders=share, in_flight=in_flight
+        )
         return row | {"loop": "closed", "tasks": senders, "in_flight": in_flight}
 
     async def _talk(self, do: str, seconds: float, **order: Any) -> Row:
@@ -89,7 +110,9 @@ class GatewayRound:
         counted["unanswered"] = total - sum(each["answered"] for each in answered)
         counted["duplicates"] = sum(count["duplicates"] for count in counts)
         await self._quiet()
-        return {"messages_per_s": rate, **counted, **_percentiles(counts)} | self._shares(spent, sent, took)
+        return {"messages_per_s": rate, **counted, **_percentiles(counts)} | self._shares(
+            spent, sent, took
+        )
 
     # To many
 
@@ -98,7 +121,10 @@ class GatewayRound:
         return await self._announcements("notice", self._schedule.notices, self._schedule.clients)
 
     async def group(self) -> Row:
-        """From the sending of a message until the last member has it; the members are spread over all clients."""
+        """From the sending of a message until the last member has it.
+
+        The members are spread over all clients.
+        """
         clients, count = self._schedule.clients, min(self._schedule.members, self._schedule.clients)
         members = [place * clients // count for place in range(count)]
         made = await self._swarms[0].ask("create_group", group="g", members=members)
@@ -106,7 +132,9 @@ class GatewayRound:
         for swarm in self._swarms:
             await swarm.ask("join_group", group="g", members=joiners)
         order = {"group": "g", "member": members[0]}
-        return await self._announcements("send_group", self._schedule.group_messages, count - 1, **order)
+        return await self._announcements(
+            "send_group", self._schedule.group_messages, count - 1, **order
+        )
 
     async def _announcements(self, do: str, times: int, audience: int, **order: Any) -> Row:
         took = []
@@ -119,7 +147,12 @@ class GatewayRound:
             found = await self._arrived("reached", "reached", audience)
             took.append(max(each["last_at"] for each in found) - sent_at)
             reached = min(reached, sum(each["reached"] for each in found))
-        return {"seconds": median(took), "slowest_s": max(took), "clients": audience, "lost": audience - reached}
+        return {
+            "seconds": median(took),
+            "slowest_s": max(took),
+            "clients": audience,
+            "lost": audience - reached,
+        }
 
     # Common to all
 
@@ -127,7 +160,10 @@ class GatewayRound:
         """All processes at once; one that fails is not waited for by the others."""
         try:
             async with asyncio.TaskGroup() as group:
-                asked = [group.create_task(swarm.ask(do, timeout_s=timeout_s, **order)) for swarm in self._swarms]
+                asked = [
+                    group.create_task(swarm.ask(do, timeout_s=timeout_s, **order))
+                    for swarm in self._swarms
+                ]
         except ExceptionGroup as errors:
             self._server.check()
             raise errors.exceptions[0] from None
@@ -146,7 +182,10 @@ class GatewayRound:
             await asyncio.sleep(POLL_EVERY_S)
 
     async def _quiet(self) -> None:
-        """Wait until the server has nothing to do any more: the next case is not to begin with this one's backlog."""
+        """Wait until the server has nothing to do any more.
+
+        The next case is not to begin with this one's backlog.
+        """
         give_up_at, before = now() + QUIET_TIMEOUT_S, spent_s(self._server.pid)
         while now() < give_up_at:
             await asyncio.sleep(QUIET_EVERY_S)
@@ -178,7 +217,9 @@ def _percentiles(counts: list[Found]) -> Row:
     merged = LatencyHistogram()
     for count in counts:
         part = LatencyHistogram()
-        part.counts = [count["counts"].get(str(bucket), 0) for bucket in range(len(BUCKET_ENDS) + 1)]
+        part.counts = [
+            count["counts"].get(str(bucket), 0) for bucket in range(len(BUCKET_ENDS) + 1)
+        ]
         part.max_s = count["max_s"]
         merged.merge(part)
     named = {f"p{round(100 * share)}_ms": merged.percentile_ms(share) for share in (0.5, 0.9, 0.99)}

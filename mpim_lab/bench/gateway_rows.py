@@ -8,14 +8,21 @@ from mpim_lab.bench.medians import medians_of
 from mpim_lab.bench.rounds import OURS
 from mpim_lab.bench.rows import Row
 
-SUMS = ("sent", "received", "lost", "duplicates", "unanswered")  # what must not be hidden by a median
+SUMS = (
+    "sent",
+    "received",
+    "lost",
+    "duplicates",
+    "unanswered",
+)  # what must not be hidden by a median
 
 
 def gateway_rows(found: Iterable[Row], cases: Sequence[str], whos: Sequence[str]) -> list[Row]:
     """Medians over the rounds, in the order of `cases` and `whos`; what was lost is summed up.
 
-    "spread": the least and the most of messages_per_s, or of seconds where there is no rate. "vs_mpim_lab": the median of
-    the rounds' own ratios to ours, of messages_per_s; of seconds the other way round, so that more is better in both.
+    "spread": the least and the most of messages_per_s, or of seconds where there is no rate.
+    "vs_mpim_lab": the median of the rounds' own ratios to ours, of messages_per_s; of seconds the
+    other way round, so that more is better in both.
 
         >>> rounds = [{"who": who, "case": "c", "messages_per_s": rate, "lost": 1} for who, rate in (("a", 2.0), ("a", 4.0))]
         >>> gateway_rows(rounds, ["c"], ["a"])[0]["messages_per_s"], gateway_rows(rounds, ["c"], ["a"])[0]["lost"]
@@ -23,7 +30,9 @@ def gateway_rows(found: Iterable[Row], cases: Sequence[str], whos: Sequence[str]
     """
     rounds = list(found)
     return [
-        _row([row for row in rounds if (row["case"], row["who"]) == (case, who)], _own(rounds, case))
+        _row(
+            [row for row in rounds if (row["case"], row["who"]) == (case, who)], _own(rounds, case)
+        )
         for case in cases
         for who in whos
         if any((row["case"], row["who"]) == (case, who) for row in rounds)

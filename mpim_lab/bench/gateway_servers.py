@@ -23,7 +23,9 @@ from mpim_lab.load.gateway.plan import MPIM, SOCKET_IO
 PEERS = Path(__file__).parent / "peers"
 START_TIMEOUT_S, STOP_TIMEOUT_S = 30.0, 5.0
 LAST_LINES = 20
-MAX_FRAMES_PER_S = "1000"  # of one client: the peers set no limit, and a closed loop would reach the usual one
+MAX_FRAMES_PER_S = (
+    "1000"  # of one client: the peers set no limit, and a closed loop would reach the usual one
+)
 AT_MOST_ONCE = "at most once: what a client misses is gone; not kept, not numbered, no acknowledgement by the receiver"
 PYTHON_PEERS = ("socketio", "uvicorn", "websockets")
 
@@ -80,7 +82,9 @@ CANDIDATES = {
 
 
 class GatewayServer:
-    """A candidate's server process; it listens from entry on, and is gone on exit, or when we are killed.
+    """A candidate's server process.
+
+    It listens from entry on, and is gone on exit, or when we are killed.
 
     Raises ServerFailed with its last lines when it does not start.
     """
@@ -105,11 +109,16 @@ class GatewayServer:
 
     async def __aenter__(self) -> Self:
         self._directory = Path(tempfile.mkdtemp(prefix="mpim-gateway-"))
-        # Not on argv, where everybody could read it; the shell becomes the server, which so has the guard's own child's pid.
+        # Not on argv, where everybody could read it; the shell becomes the server, which so has the
+        # guard's own child's pid.
         told = self._directory / "environment"
         told.touch(mode=0o600)
-        told.write_text("".join(f"export {name}={shlex.quote(value)}\n" for name, value in self._told.items()))
-        self._guard = ProcessGuard(("/bin/sh", "-c", '. "$0"; exec "$@"', str(told), *self._command), self._directory)
+        told.write_text(
+            "".join(f"export {name}={shlex.quote(value)}\n" for name, value in self._told.items())
+        )
+        self._guard = ProcessGuard(
+            ("/bin/sh", "-c", '. "$0"; exec "$@"', str(told), *self._command), self._directory
+        )
         try:
             self.port = await self._listening()
         except BaseException:
@@ -144,7 +153,9 @@ class GatewayServer:
         return log.read_text(errors="replace").splitlines() if log.exists() else []
 
     def _said(self, what: str) -> str:
-        return "\n".join([f"the server of {self.candidate.who} {what}:", *self._lines()[-LAST_LINES:]])
+        return "\n".join(
+            [f"the server of {self.candidate.who} {what}:", *self._lines()[-LAST_LINES:]]
+        )
 
     async def __aexit__(self, *exc_info: object) -> None:
         try:

@@ -7,10 +7,11 @@
 | subscribers  | 1 to 1,000    | deliveries: a message to one channel counts once a subscriber             |
 | tasks        | 1 to 10,000   | received; each task awaits one publish after another                      |
 
-One subscriber is a `MessageQueue`; several are bare connections, as cheap as can be, in one process.
-A payload has at least 16 bytes, not 10: it begins with its number and the moment it was due, by which loss and latency are
-told. client_bytes: the most memory that the publisher's and the receiver's process had in RAM, together and Python
-included. server_bytes: the most used_memory that INFO gave while the load went on.
+One subscriber is a `MessageQueue`; several are bare connections, as cheap as can be, in one
+process. A payload has at least 16 bytes, not 10: it begins with its number and the moment it was
+due, by which loss and latency are told. client_bytes: the most memory that the publisher's and the
+receiver's process had in RAM, together and Python included. server_bytes: the most used_memory that
+INFO gave while the load went on.
 """
 
 import itertools
@@ -51,11 +52,15 @@ FULL_GROWTH = GrowthSchedule(AXES, rounds=5, seconds=1.0)
 QUICK_GROWTH = GrowthSchedule(AXES, rounds=1, seconds=0.3)
 
 
-async def bench_growth(schedule: GrowthSchedule, tell: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
-    """Measure every point, round by round, each on a server of its own; gives `{"machine": …, "rows": …}`.
+async def bench_growth(
+    schedule: GrowthSchedule, tell: Callable[[str], None] = lambda text: None
+) -> dict[str, Any]:
+    """Measure every point, round by round, each on a server of its own.
 
-    What a point leaves behind in the server's memory would be the next one's otherwise. The reader's own server
-    (MPIM_REDIS_URL) is one and the same for all.
+    Gives `{"machine": …, "rows": …}`.
+
+    What a point leaves behind in the server's memory would be the next one's otherwise. The
+    reader's own server (MPIM_REDIS_URL) is one and the same for all.
     """
     async with open_server() as server:
         machine = await describe_machine(server.url)

@@ -67,7 +67,9 @@ async def watched_memory(url: str) -> AsyncIterator[list[int]]:
         try:
             seen = [(await client.info("memory"))["used_memory"]]
         except ResponseError as error:
-            raise FaultUnavailable(f"the server does not say how much memory it uses: {error}") from error
+            raise FaultUnavailable(
+                f"the server does not say how much memory it uses: {error}"
+            ) from error
 
         async def keep_looking() -> None:
             while True:

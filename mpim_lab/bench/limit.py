@@ -22,7 +22,9 @@ def missing_limit() -> str | None:
     return None
 
 
-async def measure_limit(url: str, case: Case, seconds: float, payload_bytes: int, prefix: str = "") -> float:
+async def measure_limit(
+    url: str, case: Case, seconds: float, payload_bytes: int, prefix: str = ""
+) -> float:
     """PUBLISH commands a second with as many in flight as the case has tasks, and nobody subscribed.
 
     At most 64 of them in one pipeline. Raises LoadFailed.
@@ -40,13 +42,20 @@ def _program(url: str) -> list[str]:
     address = Address.parse(url)
     if address.tls is not None or address.password is not None:
         raise LoadFailed("not measured on a server with a password or TLS")
-    where = ["-s", address.path] if address.path is not None else ["-h", address.host, "-p", str(address.port)]
+    where = (
+        ["-s", address.path]
+        if address.path is not None
+        else ["-h", address.host, "-p", str(address.port)]
+    )
     return [PROGRAM, "--csv", *where]
 
 
 async def _run(command: list[str]) -> float:
     process = await asyncio.create_subprocess_exec(
-        *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+        *command,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
     )
     try:
         async with asyncio.timeout(_LIMIT_S):
@@ -61,7 +70,9 @@ async def _run(command: list[str]) -> float:
 
 
 def commands_per_s(said: str) -> float:
-    r"""Read the rate from what `redis-benchmark --csv` said, with or without a heading. Raises LoadFailed.
+    r"""Read the rate from what `redis-benchmark --csv` said, with or without a heading.
+
+    Raises LoadFailed.
 
     >>> commands_per_s('"test","rps","avg"\n"PUBLISH c x","901123.50","0.1"\n')
     901123.5

@@ -1,6 +1,9 @@
-"""`mpim-lab bench live`: what watching costs. The same load, with and without live charts drawn in a notebook's kernel.
+"""`mpim-lab bench live`: what watching costs.
 
-The charts are drawn in a real Jupyter kernel, with everything it serializes and sends; a browser's own work is not counted.
+The same load, with and without live charts drawn in a notebook's kernel.
+
+The charts are drawn in a real Jupyter kernel, with everything it serializes and sends; a browser's
+own work is not counted.
 """
 
 import asyncio
@@ -32,7 +35,10 @@ _CELL = "import json\nfrom mpim_lab.bench.live import rounds_in_kernel\nprint(js
 
 
 async def bench_live(rounds: int, seconds: float) -> dict[str, Any]:
-    """Start a kernel, play the rounds in it; gives `{"machine": …, "rows": …}`. Raises LoadFailed."""
+    """Start a kernel, play the rounds in it; gives `{"machine": …, "rows": …}`.
+
+    Raises LoadFailed.
+    """
     async with open_server() as server:
         machine = await describe_machine(server.url)
         options = f"{server.prefix!r}, {rounds}, {seconds}"
@@ -47,10 +53,14 @@ async def bench_live(rounds: int, seconds: float) -> dict[str, Any]:
                 env=child_environment(**{_URL: server.url})
             )
         except CellExecutionError as error:
-            raise LoadFailed(f"{error.ename}: {error.evalue}") from error  # its text is a traceback in colour
+            raise LoadFailed(
+                f"{error.ename}: {error.evalue}"
+            ) from error  # its text is a traceback in colour
         except (CellTimeoutError, DeadKernelError) as error:
             raise LoadFailed(str(error)) from error
-    said = "".join(output.get("text", "") for output in cell.outputs if output.output_type == "stream")
+    said = "".join(
+        output.get("text", "") for output in cell.outputs if output.output_type == "stream"
+    )
     return {"machine": machine, "rows": rows_of_live(json.loads(said.splitlines()[-1]))}
 
 
@@ -60,9 +70,18 @@ async def rounds_in_kernel(prefix: str, rounds: int, seconds: float) -> list[dic
     for round_ in range(rounds):
         for case in CASES:
             for way in WAYS if round_ % 2 else WAYS[::-1]:
-                options: dict[str, Any] = {"tasks": case.tasks, "offered_per_s": case.offered_per_s, "prefix": prefix}
-                result = await (_plain if way == WAYS[0] else _drawn)(url, seconds=seconds, **options)
-                numbers = {name: getattr(result, name) for name in ("messages_per_s", "p50_ms", "p99_ms", "lost")}
+                options: dict[str, Any] = {
+                    "tasks": case.tasks,
+                    "offered_per_s": case.offered_per_s,
+                    "prefix": prefix,
+                }
+                result = await (_plain if way == WAYS[0] else _drawn)(
+                    url, seconds=seconds, **options
+                )
+                numbers = {
+                    name: getattr(result, name)
+                    for name in ("messages_per_s", "p50_ms", "p99_ms", "lost")
+                }
                 samples.append({"case": str(case), "way": way, "round": round_, **numbers})
     return samples
 
@@ -88,7 +107,11 @@ def rows_of_live(samples: Sequence[dict[str, Any]]) -> list[Row]:
     """One row a case and way: medians over the rounds; `ratio` is the median of the rounds' watched ÷ unwatched."""
     rows: list[Row] = []
     for case in dict.fromkeys(sample["case"] for sample in samples):
-        plain = {s["round"]: s["messages_per_s"] for s in samples if (s["case"], s["way"]) == (case, WAYS[0])}
+        plain = {
+            s["round"]: s["messages_per_s"]
+            for s in samples
+            if (s["case"], s["way"]) == (case, WAYS[0])
+        }
         for way in WAYS:
             own = [sample for sample in samples if (sample["case"], sample["way"]) == (case, way)]
             rates = [sample["messages_per_s"] for sample in own]
@@ -99,7 +122,9 @@ def rows_of_live(samples: Sequence[dict[str, Any]]) -> list[Row]:
                     "case": f"{case}, {way}",
                     "messages_per_s": median(rates),
                     "spread": [min(rates), max(rates)],
-                    "ratio": median(sample["messages_per_s"] / plain[sample["round"]] for sample in own),
+                    "ratio": median(
+                        sample["messages_per_s"] / plain[sample["round"]] for sample in own
+                    ),
                     "p50_ms": median(sample["p50_ms"] for sample in own),
                     "p99_ms": median(sample["p99_ms"] for sample in own),
                     "lost": sum(sample["lost"] for sample in own),

@@ -10,8 +10,9 @@ from mpim_lab.bench.rows import Row
 def medians_of(bench: str, found: Iterable[Mapping[str, Any]], spread_of: str) -> list[Row]:
     """One row a case and name, in the order in which they first came.
 
-    found: rows of all rounds with "who", "case" and numbers, or with a "reason" why there are none. What differs between
-    the rounds becomes its median; "spread" holds the least and the most of the column `spread_of`.
+    found: rows of all rounds with "who", "case" and numbers, or with a "reason" why there are none.
+    What differs between the rounds becomes its median; "spread" holds the least and the most of the
+    column `spread_of`.
 
         >>> rounds = [{"who": "lz4", "case": "64 bytes", "rate": rate} for rate in (5.0, 9.0, 6.0)]
         >>> medians_of("compression", rounds, "rate")[0]["rate"], medians_of("compression", rounds, "rate")[0]["spread"]

@@ -1,6 +1,7 @@
 """Page: pictures of one or more benches in one HTML file, with plotly's script inside: it needs no network.
 
-It follows the reader's light or dark scheme. Its policy forbids every connection, so that this can be relied upon.
+It follows the reader's light or dark scheme. Its policy forbids every connection, so that this can
+be relied upon.
 """
 
 import html
@@ -66,14 +67,10 @@ def _sections(bench: str, rows: Sequence[Row], machine: dict[str, Any]) -> Itera
         figure = picture_of({"machine": machine, "rows": rows})
         yield *COMPARED[bench], _for_page(figure.update_layout(title=None), 520)
     elif bench == "compression":
-        sentence = (
-            "How much of a chat text is left by each algorithm, and how many bytes a microsecond of CPU takes off."
-        )
+        sentence = "How much of a chat text is left by each algorithm, and how many bytes a microsecond of CPU takes off."
         yield "Compression", sentence, _for_page(compression_figure(rows), 420)
     elif bench == "pool":
-        sentence = (
-            "How many short commands a second callers get done by each way to a connection, and how long they wait."
-        )
+        sentence = "How many short commands a second callers get done by each way to a connection, and how long they wait."
         yield "Connections", sentence, _for_page(pool_figure(rows), 420)
     elif bench == "growth":
         for axis in dict.fromkeys(row["axis"] for row in rows):
@@ -103,13 +100,19 @@ def page_of(report: dict[str, Any]) -> str:
     }
     page = (STATIC / "page.html").read_text(encoding="utf-8")
     before, *rest = page.split("{{")
-    return before + "".join(parts[name] + text for name, _, text in (piece.partition("}}") for piece in rest))
+    return before + "".join(
+        parts[name] + text for name, _, text in (piece.partition("}}") for piece in rest)
+    )
 
 
 def _drawn(sections: Iterable[Section]) -> Iterator[str]:
     for heading, sentence, figure in sections:
         height = "" if figure is None else f' style="height:{figure.layout.height}px"'
-        place = "" if figure is None else f'<div class="scroll"><div class="figure"{height}></div></div>'
+        place = (
+            ""
+            if figure is None
+            else f'<div class="scroll"><div class="figure"{height}></div></div>'
+        )
         yield f"<section><h2>{html.escape(heading)}</h2><p>{html.escape(sentence)}</p>{place}</section>"
 
 
@@ -120,6 +123,10 @@ def machine_text(machine: dict[str, Any]) -> str:
     'Z80, 1 core · CPython 3.11 · Valkey 9.0'
     """
     cores = machine["cores"]
-    words = [f"{machine['cpu']}, {cores} core{'s' if cores != 1 else ''}", machine.get("os"), machine["python"]]
+    words = [
+        f"{machine['cpu']}, {cores} core{'s' if cores != 1 else ''}",
+        machine.get("os"),
+        machine["python"],
+    ]
     words += [machine["server"], machine.get("measured_at")]
     return " · ".join(word for word in words if word)

@@ -29,7 +29,9 @@ Look = tuple[str, str]
 
 
 def picture_of(report: dict[str, Any]) -> go.Figure:
-    """Draw a report of `mpim-lab bench pubsub`, `streams` or `batching`. The same candidate looks the same on both sides.
+    """Draw a report of `mpim-lab bench pubsub`, `streams` or `batching`.
+
+    The same candidate looks the same on both sides.
 
     The rates are those of the closed loop, the latencies those of the open one if it was run.
     """
@@ -49,7 +51,9 @@ def picture_of(report: dict[str, Any]) -> go.Figure:
         own = [row for row in rows if row["who"] == who and "messages_per_s" in row]
         look = COLOURS[place % len(COLOURS)], SHAPES[place % len(SHAPES)]
         _draw_throughput(figure, who, [row for row in own if row["loop"] == "closed"], look)
-        _draw_latencies(figure, who, [row for row in own if row["loop"] == timed and row.get("p50_ms")], look)
+        _draw_latencies(
+            figure, who, [row for row in own if row["loop"] == timed and row.get("p50_ms")], look
+        )
     figure.update_yaxes(type="log", title="messages/s", row=1, col=1)
     figure.update_yaxes(type="log", title="milliseconds", row=1, col=2)
     figure.update_layout(
@@ -76,7 +80,16 @@ def _draw_throughput(figure: go.Figure, who: str, rows: Sequence[Row], look: Loo
 def _draw_latencies(figure: go.Figure, who: str, rows: Sequence[Row], look: Look) -> None:
     p50s = [row["p50_ms"] for row in rows]
     ends = [(row["p50_ms"], row["p99_ms"]) for row in rows]
-    _draw(figure, 2, who, rows, p50s, ends, look, [f"p50 {p50:.2f} ms, p99 {p99:.2f} ms" for p50, p99 in ends])
+    _draw(
+        figure,
+        2,
+        who,
+        rows,
+        p50s,
+        ends,
+        look,
+        [f"p50 {p50:.2f} ms, p99 {p99:.2f} ms" for p50, p99 in ends],
+    )
 
 
 def _draw(
@@ -108,7 +121,10 @@ def points_of(
     values: Sequence[float],
     ends: Sequence[tuple[float, float]],
 ) -> go.Scatter:
-    """One candidate's points, one a case, each with a line from one end to the other; named once in a figure's legend."""
+    """One candidate's points, one a case, each with a line from one end to the other.
+
+    Named once in a figure's legend.
+    """
     colour, shape = look
     above = [high - value for value, (_, high) in zip(values, ends, strict=True)]
     below = [value - low for value, (low, _) in zip(values, ends, strict=True)]
@@ -116,9 +132,21 @@ def points_of(
         name=who,
         x=list(cases),
         y=list(values),
-        error_y={"type": "data", "array": above, "arrayminus": below, "color": colour, "thickness": 2, "width": 5},
+        error_y={
+            "type": "data",
+            "array": above,
+            "arrayminus": below,
+            "color": colour,
+            "thickness": 2,
+            "width": 5,
+        },
         mode="markers",
-        marker={"color": colour, "symbol": shape, "size": 12, "line": {"color": "#444", "width": 0.6}},
+        marker={
+            "color": colour,
+            "symbol": shape,
+            "size": 12,
+            "line": {"color": "#444", "width": 0.6},
+        },
         legendgroup=who,
         offsetgroup=who,
         showlegend=all(drawn.legendgroup != who for drawn in figure.data),

@@ -31,9 +31,12 @@ async def bench_pool(
     callers: Sequence[int] = CALLERS,
     ways: Sequence[str] = tuple(CONNECTION_STRATEGIES),
 ) -> dict[str, Any]:
-    """Measure every way with every number of callers, `seconds` each; gives `{"machine": …, "rows": …}`.
+    """Measure every way with every number of callers, `seconds` each.
 
-    The pools have 16 connections. In each round another way begins; a way that fails has a reason instead of numbers.
+    Gives `{"machine": …, "rows": …}`.
+
+    The pools have 16 connections. In each round another way begins; a way that fails has a reason
+    instead of numbers.
     """
     async with open_server() as server:
         machine = await describe_machine(server.url)
@@ -50,7 +53,11 @@ async def bench_pool(
 
 
 async def _measured(way: str, callers: int, seconds: float) -> Row:
-    row: Row = {"who": way, "case": f"{callers:,} caller{'s' if callers > 1 else ''}", "callers": callers}
+    row: Row = {
+        "who": way,
+        "case": f"{callers:,} caller{'s' if callers > 1 else ''}",
+        "callers": callers,
+    }
     try:
         async with aclosing(callers_sweep([callers], [way], seconds=seconds)) as sweep:  # type: ignore[type-var]
             async for measured in sweep:

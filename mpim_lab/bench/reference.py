@@ -19,8 +19,8 @@ FILE = "reference.json"
 class Measure:
     """Which number of a bench stands for a name: `column` in the rows of `case`, or the best of the closed cases.
 
-    `names`: how a notebook calls a candidate → how the bench does; the others have the same name in both. With
-    `by_case` a name is a case ("channels 1,000").
+    `names`: how a notebook calls a candidate → how the bench does; the others have the same name in
+    both. With `by_case` a name is a case ("channels 1,000").
     """
 
     column: str
@@ -48,32 +48,48 @@ MEASURES = {
 
 
 def reference_rows(bench: str) -> list[Row]:
-    """The rows of one bench. Raises InvalidParameter when there are none, or no reference, with what to do about it."""
+    """The rows of one bench.
+
+    Raises InvalidParameter when there are none, or no reference, with what to do about it.
+    """
     rows = [row for row in _reference()["rows"] if row["bench"] == bench]
     if not rows:
-        raise InvalidParameter(f"bench={bench!r}: the reference has no such bench; it has {', '.join(MEASURES)}")
+        raise InvalidParameter(
+            f"bench={bench!r}: the reference has no such bench; it has {', '.join(MEASURES)}"
+        )
     return rows
 
 
-def beside_reference(bench: str, yours: "pd.Series[float]", *, case: str | None = None) -> pd.DataFrame:
+def beside_reference(
+    bench: str, yours: "pd.Series[float]", *, case: str | None = None
+) -> pd.DataFrame:
     """The reader's own figures beside the reference's: one row a name in `yours`, in its order.
 
-    Columns: yours, reference, "yours / reference"; `attrs["machine"]` describes the machine of the reference. A name that the
-    reference does not have, or not measured, has NaN there. case: another one than MEASURES says, of those in the rows.
-    Raises InvalidParameter for a bench or a case that is not there, and when none of the names is.
+    Columns: yours, reference, "yours / reference"; `attrs["machine"]` describes the machine of the
+    reference. A name that the reference does not have, or not measured, has NaN there. case:
+    another one than MEASURES says, of those in the rows. Raises InvalidParameter for a bench or a
+    case that is not there, and when none of the names is.
     """
     rows = reference_rows(bench)
     known = _known(rows, MEASURES[bench], case)
     names = MEASURES[bench].names
-    found = pd.Series({name: known.get(names.get(str(name), str(name))) for name in yours.index}, dtype=float)
+    found = pd.Series(
+        {name: known.get(names.get(str(name), str(name))) for name in yours.index}, dtype=float
+    )
     if found.isna().all():
-        raise InvalidParameter(f"the reference of {bench} has none of these names; it has {', '.join(known)}")
+        raise InvalidParameter(
+            f"the reference of {bench} has none of these names; it has {', '.join(known)}"
+        )
     own = yours.astype(float)
-    table = pd.DataFrame({"yours": own, "reference": found, "yours / reference": (own / found).round(2)})
+    table = pd.DataFrame(
+        {"yours": own, "reference": found, "yours / reference": (own / found).round(2)}
+    )
     table[["yours", "reference"]] = table[["yours", "reference"]].map(rounded)
     table.index.name = yours.index.name
     machine = _reference()["machine"]
-    table.attrs["machine"] = f"{machine['cpu']}, {machine['cores']} cores · {machine['python']} · {machine['server']}"
+    table.attrs["machine"] = (
+        f"{machine['cpu']}, {machine['cores']} cores · {machine['python']} · {machine['server']}"
+    )
     return table
 
 

@@ -33,8 +33,9 @@ Runner = Callable[[str, Case], Awaitable[LoadResult | float]]
 async def play(whos: Sequence[str], schedule: Schedule, run: Runner) -> AsyncIterator[Sample]:
     """Yield one sample after another, round by round. An error becomes a sample with a reason.
 
-    Who begins rotates, from case to case and, within a case, from round to round. Whoever fell far behind at one rate
-    is spared the higher ones: their latencies would only tell the length of the run. Not ours, whose numbers we owe.
+    Who begins rotates, from case to case and, within a case, from round to round. Whoever fell far
+    behind at one rate is spared the higher ones: their latencies would only tell the length of the
+    run. Not ours, whose numbers we owe.
     """
     behind: dict[str, Case] = {}
     for round_ in range(1, schedule.rounds + 1):
@@ -54,14 +55,20 @@ async def play(whos: Sequence[str], schedule: Schedule, run: Runner) -> AsyncIte
 def sustained_per_s(result: LoadResult) -> float:
     """Messages received a second, counted from the first receipt to the last or over the time of sending: the lower one.
 
-    A receiver that the machine lets wait finds a pile and takes it in no time; that is no rate that anybody keeps up.
+    A receiver that the machine lets wait finds a pile and takes it in no time; that is no rate that
+    anybody keeps up.
     """
     return min(result.messages_per_s, result.received / result.seconds)
 
 
 def absent(missing: Mapping[str, str | None], schedule: Schedule) -> list[Sample]:
     """A sample in each case for everybody with a reason why they are not here."""
-    return [Sample(who, case, 1, reason=reason) for who, reason in missing.items() if reason for case in schedule.cases]
+    return [
+        Sample(who, case, 1, reason=reason)
+        for who, reason in missing.items()
+        if reason
+        for case in schedule.cases
+    ]
 
 
 async def _sample(who: str, case: Case, round_: int, run: Runner) -> Sample:
@@ -72,7 +79,9 @@ async def _sample(who: str, case: Case, round_: int, run: Runner) -> Sample:
 
 
 def reason_of(error: Exception) -> str:
-    r"""The line of an error that says most: the last one, but the first where the last is a place in a program.
+    r"""The line of an error that says most.
+
+    The last one, but the first where the last is a place in a program.
 
     >>> reason_of(ValueError("the publisher ended with code 1:\n  File x\nConnectionError: refused"))
     'ConnectionError: refused'
@@ -80,7 +89,9 @@ def reason_of(error: Exception) -> str:
     'the publisher ended with code 1, it hung'
     """
     first, *others = str(error).strip().splitlines() or [type(error).__name__]
-    if others and others[-1].lstrip().startswith("File "):  # what faulthandler writes at the time limit
+    if others and others[-1].lstrip().startswith(
+        "File "
+    ):  # what faulthandler writes at the time limit
         return f"{first.rstrip(':')}, it hung"
     return others[-1] if others else first
 

@@ -1,4 +1,7 @@
-"""Rows: from samples to one row a candidate and case; the table, the picture, the JSON and the notebooks read them."""
+"""Rows: from samples to one row a candidate and case.
+
+The table, the picture, the JSON and the notebooks read them.
+"""
 
 from collections.abc import Iterable, Sequence
 from statistics import median
@@ -12,30 +15,54 @@ Row = dict[str, Any]
 
 
 def rows_of(bench: str, samples: Sequence[Sample]) -> list[Row]:
-    """One row a case and candidate, in the order in which they first came; medians over the rounds."""
+    """One row a case and candidate, in the order in which they first came.
+
+    Medians over the rounds.
+    """
     cases = list(dict.fromkeys(sample.case for sample in samples))
     whos = list(dict.fromkeys(sample.who for sample in samples))
     whos.sort(key=lambda who: who != OURS)
-    ours = {(sample.case, sample.round): sample.messages_per_s for sample in samples if sample.who == OURS}
+    ours = {
+        (sample.case, sample.round): sample.messages_per_s
+        for sample in samples
+        if sample.who == OURS
+    }
     return [
         row
         for case in cases
         for who in whos
-        if (row := _row(bench, who, case, [s for s in samples if (s.who, s.case) == (who, case)], ours))
+        if (
+            row := _row(
+                bench, who, case, [s for s in samples if (s.who, s.case) == (who, case)], ours
+            )
+        )
     ]
 
 
 def _row(
-    bench: str, who: str, case: Case, samples: list[Sample], ours: dict[tuple[Case, int], float | None]
+    bench: str,
+    who: str,
+    case: Case,
+    samples: list[Sample],
+    ours: dict[tuple[Case, int], float | None],
 ) -> Row | None:
     if not samples:
         return None
-    row: Row = {"bench": bench, "who": who, "case": str(case), "loop": "open" if case.is_open else "closed"}
+    row: Row = {
+        "bench": bench,
+        "who": who,
+        "case": str(case),
+        "loop": "open" if case.is_open else "closed",
+    }
     row |= {"tasks": case.tasks, "offered_per_s": case.offered_per_s}
     reasons = [sample.reason for sample in samples if sample.reason]
     rates = [rate for sample in samples if (rate := sample.messages_per_s) is not None]
     if rates:
-        row |= {"messages_per_s": median(rates), "spread": [min(rates), max(rates)], "rounds": len(rates)}
+        row |= {
+            "messages_per_s": median(rates),
+            "spread": [min(rates), max(rates)],
+            "rounds": len(rates),
+        }
         row |= {"vs_mpim_lab": _ratio(samples, ours)}
         row |= _latencies_and_costs([s.result for s in samples if isinstance(s.result, LoadResult)])
     if reasons:
@@ -44,11 +71,15 @@ def _row(
 
 
 def _ratio(samples: Iterable[Sample], ours: dict[tuple[Case, int], float | None]) -> float | None:
-    """The median of the rounds' own ratios: two numbers of one round were measured in the same mood."""
+    """The median of the rounds' own ratios.
+
+    Two numbers of one round were measured in the same mood.
+    """
     ratios = [
         theirs / own
         for sample in samples
-        if (theirs := sample.messages_per_s) is not None and (own := ours.get((sample.case, sample.round)))
+        if (theirs := sample.messages_per_s) is not None
+        and (own := ours.get((sample.case, sample.round)))
     ]
     return median(ratios) if ratios else None
 
@@ -61,8 +92,13 @@ def _latencies_and_costs(results: Sequence[LoadResult]) -> Row:
         known = [number for number in numbers if number is not None]
         return median(known) if known else None
 
-    latencies = {name: middle(getattr(result, name) for result in results) for name in ("p50_ms", "p90_ms", "p99_ms")}
-    spent_s = [(result.publisher_cpu_s, result.receiver_cpu_s, max(result.sent, 1)) for result in results]
+    latencies = {
+        name: middle(getattr(result, name) for result in results)
+        for name in ("p50_ms", "p90_ms", "p99_ms")
+    }
+    spent_s = [
+        (result.publisher_cpu_s, result.receiver_cpu_s, max(result.sent, 1)) for result in results
+    ]
     return {
         **latencies,
         "p99_spread_ms": [edge(r.p99_ms or 0.0 for r in results) for edge in (min, max)],

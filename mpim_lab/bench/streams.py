@@ -14,10 +14,19 @@ CHANNEL_ONLY = "mpim_lab, Pub/Sub"
 
 
 async def bench_streams(schedule: Schedule, progress: Progress = keep_quiet) -> dict[str, Any]:
-    """Run every candidate that is installed in every closed case; gives `{"machine": …, "rows": …}`, as for Pub/Sub."""
-    schedule = Schedule(tuple(case for case in schedule.cases if not case.is_open), schedule.rounds, schedule.seconds)
+    """Run every candidate that is installed in every closed case.
+
+    Gives `{"machine": …, "rows": …}`, as for Pub/Sub.
+    """
+    schedule = Schedule(
+        tuple(case for case in schedule.cases if not case.is_open),
+        schedule.rounds,
+        schedule.seconds,
+    )
     candidates = candidates_for("streams")
-    missing = {who: candidate.missing for who, candidate in candidates.items()} | {CHANNEL_ONLY: None}
+    missing = {who: candidate.missing for who, candidate in candidates.items()} | {
+        CHANNEL_ONLY: None
+    }
 
     async def measure_one(server: Server, who: str, case: Case) -> LoadResult:
         name = OURS if who == CHANNEL_ONLY else candidates[who].name
@@ -29,7 +38,10 @@ async def bench_streams(schedule: Schedule, progress: Progress = keep_quiet) -> 
 
 
 async def _forget_streams(url: str, prefix: str) -> None:
-    """A run leaves a stream of some hundred thousand entries; the next one should find an empty server."""
+    """A run leaves a stream of some hundred thousand entries.
+
+    The next one should find an empty server.
+    """
     async with Redis.from_url(url, protocol=3) as client:
         keys = [key async for key in client.scan_iter(match=f"{prefix}load:*", count=1_000)]
         if keys:

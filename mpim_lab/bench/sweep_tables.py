@@ -13,8 +13,12 @@ MIB = 2**20
 
 def sweep_table_of(rows: Sequence[Row], machine: dict[str, Any]) -> str:
     """The rows of one of these benches, and why something is missing."""
-    blocks = [f"{machine['cpu']}, {machine['cores']} cores · {machine['python']} · {machine['server']}"]
-    blocks += {"compression": _compression, "pool": _pool, "growth": _growth}[rows[0]["bench"]](rows)
+    blocks = [
+        f"{machine['cpu']}, {machine['cores']} cores · {machine['python']} · {machine['server']}"
+    ]
+    blocks += {"compression": _compression, "pool": _pool, "growth": _growth}[rows[0]["bench"]](
+        rows
+    )
     reasons = [f"  {row['who']}, {row['case']}: {row['reason']}" for row in rows if "reason" in row]
     return "\n\n".join([*blocks, *(["not measured\n" + "\n".join(reasons)] if reasons else [])])
 
@@ -25,10 +29,17 @@ def _compression(rows: Sequence[Row]) -> list[str]:
     for row in rows:
         if row["case"] == CHAT_MESSAGE:
             share = [f"{row[name]:.0f} %" for name in ("grew_percent", "left_percent")]
-            lines.append([row["who"], f"{row['median_bytes']:,.0f}", f"{row['times_smaller']:.2f}", *share])
+            lines.append(
+                [row["who"], f"{row['median_bytes']:,.0f}", f"{row['times_smaller']:.2f}", *share]
+            )
     return [
         _crossed("bytes left in percent, by bytes of chat text", sizes, "left_percent", "{:.0f}"),
-        _crossed("bytes saved a microsecond of CPU, packing and unpacking", sizes, "saved_bytes_a_us", "{:.1f}"),
+        _crossed(
+            "bytes saved a microsecond of CPU, packing and unpacking",
+            sizes,
+            "saved_bytes_a_us",
+            "{:.1f}",
+        ),
         aligned(lines),
     ]
 
@@ -44,7 +55,15 @@ def _pool(rows: Sequence[Row]) -> list[str]:
 def _growth(rows: Sequence[Row]) -> list[str]:
     tables = []
     for axis in dict.fromkeys(row["axis"] for row in rows):
-        lines = [[axis, "deliveries/s" if axis == "subscribers" else "received/s", "server MiB", "clients MiB", "lost"]]
+        lines = [
+            [
+                axis,
+                "deliveries/s" if axis == "subscribers" else "received/s",
+                "server MiB",
+                "clients MiB",
+                "lost",
+            ]
+        ]
         lines += [_growth_line(row) for row in rows if row["axis"] == axis]
         tables.append(aligned(lines))
     return tables
@@ -52,7 +71,12 @@ def _growth(rows: Sequence[Row]) -> list[str]:
 
 def _growth_line(row: Row) -> list[str]:
     memory = [_cell(row, name, "{:,.1f}", MIB) for name in ("server_bytes", "client_bytes")]
-    return [f"{row['value']:,}", _cell(row, "messages_per_s", "{:,.0f}"), *memory, _cell(row, "lost", "{:,.0f}")]
+    return [
+        f"{row['value']:,}",
+        _cell(row, "messages_per_s", "{:,.0f}"),
+        *memory,
+        _cell(row, "lost", "{:,.0f}"),
+    ]
 
 
 def _crossed(title: str, rows: Sequence[Row], column: str, form: str) -> str:

@@ -15,23 +15,42 @@ _CALLS = {
 
 def table_of(rows: Sequence[Row], machine: dict[str, Any]) -> str:
     """Throughput, latencies, costs, and why something is missing."""
-    blocks = [f"{machine['cpu']}, {machine['cores']} cores · {machine['python']} · {machine['server']}"]
+    blocks = [
+        f"{machine['cpu']}, {machine['cores']} cores · {machine['python']} · {machine['server']}"
+    ]
     closed = [row for row in rows if row["loop"] == "closed"]
     if closed:
         blocks.append(_throughput(closed))
-    blocks += [_latencies(case, [row for row in rows if row["case"] == case]) for case in _cases(rows, "open")]
-    blocks += [_costs(case, [row for row in closed if row["case"] == case]) for case in _cases(rows, "closed")[-1:]]
+    blocks += [
+        _latencies(case, [row for row in rows if row["case"] == case])
+        for case in _cases(rows, "open")
+    ]
+    blocks += [
+        _costs(case, [row for row in closed if row["case"] == case])
+        for case in _cases(rows, "closed")[-1:]
+    ]
     if reasons := _reasons(rows):
         blocks.append("not measured\n" + "\n".join(f"  {reason}" for reason in reasons))
     return "\n\n".join(blocks)
 
 
 def live_table_of(rows: Sequence[Row], machine: dict[str, Any]) -> str:
-    """What watching costs: throughput with and without it, and the ratio of the two in the same round."""
+    """What watching costs.
+
+    Throughput with and without it, and the ratio of the two in the same round.
+    """
     lines = [["", "received/s", "ratio", "p50 ms", "p99 ms", "lost"]]
     for row in rows:
         times = [_ms(row["p50_ms"]), _ms(row["p99_ms"])]
-        lines.append([row["case"], f"{row['messages_per_s']:,.0f}", f"{row['ratio']:.3f}×", *times, f"{row['lost']:,}"])
+        lines.append(
+            [
+                row["case"],
+                f"{row['messages_per_s']:,.0f}",
+                f"{row['ratio']:.3f}×",
+                *times,
+                f"{row['lost']:,}",
+            ]
+        )
     return f"{machine['cpu']}, {machine['cores']} cores · {machine['server']}\n\n{aligned(lines)}"
 
 
@@ -41,7 +60,9 @@ def _throughput(rows: Sequence[Row]) -> str:
     for who in dict.fromkeys(row["who"] for row in rows):
         own = {row["case"]: row for row in rows if row["who"] == who}
         lines.append([who, *(cell for case in cases for cell in _rate_cells(own.get(case, {})))])
-    heading = f"closed loop: each task awaits {_CALLS.get(rows[0]['bench'], 'one call')} after another"
+    heading = (
+        f"closed loop: each task awaits {_CALLS.get(rows[0]['bench'], 'one call')} after another"
+    )
     return f"{heading}; messages received a second, and ratio to mpim_lab\n{aligned(lines)}"
 
 
@@ -49,7 +70,11 @@ def _rate_cells(row: Row) -> tuple[str, str, str]:
     if "messages_per_s" not in row:
         return _NOTHING, _NOTHING, _NOTHING
     rate, (low, high), ratio = row["messages_per_s"], row["spread"], row.get("vs_mpim_lab")
-    return f"{rate:,.0f}", f"±{(high - low) / 2 / rate:.0%}", _NOTHING if ratio is None else f"{ratio:.3g}×"
+    return (
+        f"{rate:,.0f}",
+        f"±{(high - low) / 2 / rate:.0%}",
+        _NOTHING if ratio is None else f"{ratio:.3g}×",
+    )
 
 
 def _latencies(case: str, rows: Sequence[Row]) -> str:
@@ -58,21 +83,37 @@ def _latencies(case: str, rows: Sequence[Row]) -> str:
         if "p50_ms" in row:
             times = [_ms(row[name]) for name in ("p50_ms", "p90_ms", "p99_ms", "max_ms")]
             note = "" if row["kept_up"] else "did not keep up"
-            lines.append([row["who"], *times, f"{row['messages_per_s']:,.0f}", f"{row['lost']:,}", note])
+            lines.append(
+                [row["who"], *times, f"{row['messages_per_s']:,.0f}", f"{row['lost']:,}", note]
+            )
     heading = f"open loop: {case} are due whatever the answers do; latency from due to handled"
     return f"{heading}\n{aligned(lines)}"
 
 
 def _costs(case: str, rows: Sequence[Row]) -> str:
     lines = [
-        ["", "p50 ms", "p99 ms", "CPU µs: publisher", "receiver", "MiB: publisher", "receiver", "lost", "reordered"]
+        [
+            "",
+            "p50 ms",
+            "p99 ms",
+            "CPU µs: publisher",
+            "receiver",
+            "MiB: publisher",
+            "receiver",
+            "lost",
+            "reordered",
+        ]
     ]
     for row in rows:
         if "p50_ms" in row:
             cpu = [f"{row[name]:.1f}" for name in ("publisher_cpu_us", "receiver_cpu_us")]
-            memory = [f"{row[name] / 2**20:.0f}" for name in ("publisher_rss_bytes", "receiver_rss_bytes")]
+            memory = [
+                f"{row[name] / 2**20:.0f}" for name in ("publisher_rss_bytes", "receiver_rss_bytes")
+            ]
             times = [_ms(row["p50_ms"]), _ms(row["p99_ms"])]
-            lines.append([row["who"], *times, *cpu, *memory, f"{row['lost']:,}", f"{row['reordered']:,}"])
+            lines.append(
+                [row["who"], *times, *cpu, *memory, f"{row['lost']:,}", f"{row['reordered']:,}"]
+            )
     return f"closed loop, {case}: latency, CPU a message, most memory, faults\n{aligned(lines)}"
 
 
@@ -111,7 +152,10 @@ def aligned(lines: Sequence[Sequence[str]]) -> str:
     return "\n".join(
         "  "
         + "  ".join(
-            [line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]
+            [
+                line[0].ljust(widths[0]),
+                *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True)),
+            ]
         ).rstrip()
         for line in lines
     )

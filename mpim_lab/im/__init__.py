@@ -1,4 +1,7 @@
-"""The instant-messaging system: all that a user needs. The names, and where each is defined: `__init__.pyi`."""
+"""The instant-messaging system: all that a user needs.
+
+The names, and where each is defined: `__init__.pyi`.
+"""
 
 from lazy_loader import attach_stub
 

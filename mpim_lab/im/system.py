@@ -34,8 +34,9 @@ PresenceFactory = Callable[[MessageQueue], Any]
 class ImSystem:
     """A whole system: `async with ImSystem(redis_url) as mpim` starts gateways on loopback, and makes clients.
 
-    database: an SQLAlchemy URL; by default MPIM_DATABASE_URL, or SQLite in memory. messages, presence: make the services;
-    the naive ones have the same methods. secret: shared by all gateways of a system; several processes need the same one.
+    database: an SQLAlchemy URL; by default MPIM_DATABASE_URL, or SQLite in memory. messages,
+    presence: make the services; the naive ones have the same methods. secret: shared by all
+    gateways of a system; several processes need the same one.
     """
 
     def __init__(
@@ -84,7 +85,11 @@ class ImSystem:
     async def __aenter__(self) -> Self:
         self._home.check()
         if self._is_opened:
-            raise self._not_open_error() if self._is_closed else InvalidParameter("the system is open already")
+            raise (
+                self._not_open_error()
+                if self._is_closed
+                else InvalidParameter("the system is open already")
+            )
         self._is_opened = True
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(self._own)
@@ -102,7 +107,8 @@ class ImSystem:
     async def start(self, name: str, *, port: int = 0, **queue_options: Any) -> Gateway:
         """Start one more gateway. queue_options: for its own queue, as `MessageQueue` takes them.
 
-        Raises InvalidParameter when one of this name is running or starting, NotConnected, QueueClosed.
+        Raises InvalidParameter when one of this name is running or starting, NotConnected,
+        QueueClosed.
         """
         self._home.check()
         if not self._is_opened or self._is_closed:
@@ -132,8 +138,12 @@ class ImSystem:
             await stack.enter_async_context(queue)
             await stack.enter_async_context(gateway)
             if services.messages.ordered:  # the naive version has no outbox
-                await stack.enter_async_context(OutboxWorker(services.messages, min_age_s=self._outbox_min_age_s))
-            if self._is_closed:  # while this one was started: it is not among those that were stopped
+                await stack.enter_async_context(
+                    OutboxWorker(services.messages, min_age_s=self._outbox_min_age_s)
+                )
+            if (
+                self._is_closed
+            ):  # while this one was started: it is not among those that were stopped
                 raise self._not_open_error()
             self._running[name], self.gateways[name] = stack.pop_all(), gateway
         return gateway
@@ -146,7 +156,10 @@ class ImSystem:
         await self._running.pop(name).aclose()
 
     async def kill(self, name: str) -> None:
-        """End a gateway as if its process had died: no bye, its routes stay, what it had begun is left undone."""
+        """End a gateway as if its process had died.
+
+        No bye, its routes stay, what it had begun is left undone.
+        """
         self._home.check()
         gateway = self._gateway(name)
         del self.gateways[name]
@@ -154,7 +167,10 @@ class ImSystem:
         await self._running.pop(name).aclose()
 
     async def _stop_all(self) -> None:
-        """Stop all at the same time: it takes as long as the slowest, and each is stopped whatever another raises."""
+        """Stop all at the same time.
+
+        It takes as long as the slowest, and each is stopped whatever another raises.
+        """
         stops = [self.stop(name) for name in self.gateways]
         for error in await asyncio.gather(*stops, return_exceptions=True):
             if isinstance(error, BaseException):
@@ -187,13 +203,18 @@ class ImSystem:
         Raises InvalidParameter: what is no user's name, or no gateway that runs.
         """
         checked_name("uid", uid)
-        addresses = [self._gateway(name).url for name in ([at] if isinstance(at, str) else at) or self.gateways]
+        addresses = [
+            self._gateway(name).url
+            for name in ([at] if isinstance(at, str) else at) or self.gateways
+        ]
         given = {"name": uid, "observer": self._observer} | options
         return Client(addresses, lambda: self.tokens.issue(uid), **given)
 
     def _gateway(self, name: str) -> Gateway:
         if name not in self.gateways:
-            raise InvalidParameter(f"no gateway {name!r} is running; there are: {', '.join(self.gateways) or 'none'}")
+            raise InvalidParameter(
+                f"no gateway {name!r} is running; there are: {', '.join(self.gateways) or 'none'}"
+            )
         return self.gateways[name]
 
     async def broadcast(self, text: str) -> int:

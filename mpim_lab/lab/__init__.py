@@ -1,4 +1,7 @@
-"""The laboratory: all that an experiment stands on. The names, and where each is defined: `__init__.pyi`."""
+"""The laboratory: all that an experiment stands on.
+
+The names, and where each is defined: `__init__.pyi`.
+"""
 
 from lazy_loader import attach_stub
 

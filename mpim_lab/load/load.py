@@ -1,8 +1,9 @@
 """Load: heavy traffic from processes of its own, so that the caller's loop only watches.
 
-A publisher process and a receiver process (`mpim_lab.load.redis`) do the work, on uvloop where there is one. They
-count for themselves and write a line every tenth of a second, so that a notebook can draw 100,000 messages a second as
-they go by. They end when they are done, when they are told to, at their time limit, and when their parent dies.
+A publisher process and a receiver process (`mpim_lab.load.redis`) do the work, on uvloop where
+there is one. They count for themselves and write a line every tenth of a second, so that a notebook
+can draw 100,000 messages a second as they go by. They end when they are done, when they are told
+to, at their time limit, and when their parent dies.
 """
 
 import asyncio
@@ -21,16 +22,20 @@ from mpim_lab.load.redis.plan import BOUNDS, LoadPlan
 
 REPORT_EVERY_S = 0.1
 LIVES_PER_S = 200
-FASTEST_PER_S = 200_000  # what a closed loop may reach, to choose `sample_rate` before the speed is known
+FASTEST_PER_S = (
+    200_000  # what a closed loop may reach, to choose `sample_rate` before the speed is known
+)
 
 
 @dataclass(frozen=True)
 class LoadResult:
-    """What a load run gave. LatencyHistogram run from the moment a message was due to its handler; None if none arrived.
+    """What a load run gave.
 
-    `messages_per_s` counts received messages between the first and the last receipt. The CPU seconds are those spent
-    while messages went by, the memory is the most a process held in all; `ready_s` is how long it took the receiver to
-    connect and subscribe.
+    LatencyHistogram run from the moment a message was due to its handler; None if none arrived.
+
+    `messages_per_s` counts received messages between the first and the last receipt. The CPU
+    seconds are those spent while messages went by, the memory is the most a process held in all;
+    `ready_s` is how long it took the receiver to connect and subscribe.
     """
 
     who: str
@@ -83,7 +88,10 @@ class Load:
             self._publisher.tell("stop")
 
     async def result(self) -> LoadResult:
-        """Wait for the end. Raises LoadFailed; when the waiting is cancelled, both processes are killed."""
+        """Wait for the end.
+
+        Raises LoadFailed; when the waiting is cancelled, both processes are killed.
+        """
         return await self._task
 
     @property
@@ -104,14 +112,18 @@ class Load:
                 if self._stopping:
                     publisher.tell("stop")
                 publisher.tell("go")
-                await asyncio.wait({publisher.summary, receiver.summary}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(
+                    {publisher.summary, receiver.summary}, return_when=asyncio.FIRST_COMPLETED
+                )
                 if receiver.summary.done():
                     await receiver.summary  # it failed: nothing can have told it to end
                 sent = await publisher.summary
                 receiver.tell({"expect": sent["sent"]})
                 return _result(plan, sent, await receiver.summary)
         except TimeoutError as error:
-            raise LoadFailed(f"the load of {plan.who} did not end within {plan.limit_s:g} s") from error
+            raise LoadFailed(
+                f"the load of {plan.who} did not end within {plan.limit_s:g} s"
+            ) from error
         finally:
             self._publisher = None
 
@@ -122,10 +134,15 @@ class Load:
             return
         lives = interval.pop("lives")
         trace.rates.append(RateSample(actor=actor, **interval))
-        trace.dropped += 2 * interval["messages"] - len(lives)  # each process sees two events of a message
+        trace.dropped += 2 * interval["messages"] - len(
+            lives
+        )  # each process sees two events of a message
         for sequence, kind, at, count in lives:
-            # not trace(event): the sample was chosen where the messages are, to be whole on both sides
-            trace.events.append(Event(EventKind(kind), at, actor, f"m{sequence}", self._plan.channel, count=count))
+            # not trace(event): the sample was chosen where the messages are, to be whole on both
+            # sides
+            trace.events.append(
+                Event(EventKind(kind), at, actor, f"m{sequence}", self._plan.channel, count=count)
+            )
 
 
 def start_load(
@@ -144,16 +161,19 @@ def start_load(
 ) -> Load:
     """Start a publisher and a receiver process against the server at `url`; `who` is one of CANDIDATES.
 
-    Without `offered_per_s`, each of `tasks` tasks awaits one publish after another. With it, messages are due at that
-    rate, and latencies count from the moment one was due; at most `tasks` are unanswered. Ends after `messages` messages
-    or `seconds` seconds (default: one second). Each message goes to one of `channels`, by chance, or to all `subscribers`
-    (connections). `prefix` goes before the name of every key and channel. A `trace` gets rates and about 200 whole lives
-    a second. Raises InvalidParameter for numbers out of bounds, LoadFailed for a candidate that is not installed, or that
-    would write outside of a `prefix`.
+    Without `offered_per_s`, each of `tasks` tasks awaits one publish after another. With it,
+    messages are due at that rate, and latencies count from the moment one was due; at most `tasks`
+    are unanswered. Ends after `messages` messages or `seconds` seconds (default: one second). Each
+    message goes to one of `channels`, by chance, or to all `subscribers` (connections). `prefix`
+    goes before the name of every key and channel. A `trace` gets rates and about 200 whole lives a
+    second. Raises InvalidParameter for numbers out of bounds, LoadFailed for a candidate that is
+    not installed, or that would write outside of a `prefix`.
     """
     _check(who, channels, subscribers)
     if prefix and (elsewhere := CANDIDATES[who].elsewhere):
-        raise LoadFailed(f"not run on your server: it would write {elsewhere}, outside of the run's prefix")
+        raise LoadFailed(
+            f"not run on your server: it would write {elsewhere}, outside of the run's prefix"
+        )
     most_messages, most_seconds = int(BOUNDS["messages"][1]), 60.0
     plan = LoadPlan(
         url=url,

@@ -1,4 +1,6 @@
-"""LoadProcess: the parent's end of one load process; the lines between them are described in `load.redis.parent_channel`.
+"""LoadProcess: the parent's end of one load process.
+
+The lines between them are described in `load.redis.parent_channel`.
 
 | exit                                | what ends the process                                                       |
 |-------------------------------------|-----------------------------------------------------------------------------|
@@ -29,10 +31,13 @@ MAX_LINE_BYTES = 1024 * 1024
 class LoadProcess:
     """Start a load process on entry, and make sure on exit that it is gone.
 
-    `ready` and `summary` are futures; both raise LoadFailed with the process's last lines when it ends before its time.
+    `ready` and `summary` are futures; both raise LoadFailed with the process's last lines when it
+    ends before its time.
     """
 
-    def __init__(self, role: str, plan: LoadPlan, on_interval: Callable[[str, dict[str, Any]], None]) -> None:
+    def __init__(
+        self, role: str, plan: LoadPlan, on_interval: Callable[[str, dict[str, Any]], None]
+    ) -> None:
         loop = asyncio.get_running_loop()
         self.role, self._plan, self._on_interval = role, plan, on_interval
         self.ready: asyncio.Future[None] = loop.create_future()
@@ -57,7 +62,10 @@ class LoadProcess:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         if not self._has_summed_up:
             self._kill()
@@ -102,7 +110,9 @@ class LoadProcess:
         said = ":\n" + "\n".join(self._last_lines) if self._last_lines else " and said nothing"
         for future in (self.ready, self.summary):
             if not future.done():
-                future.set_exception(LoadFailed(f"the {self.role} of {self._plan.who} {ended}{said}"))
+                future.set_exception(
+                    LoadFailed(f"the {self.role} of {self._plan.who} {ended}{said}")
+                )
                 future.exception()  # whoever awaits it still gets it; nobody need do so
 
     async def _read(self, stream: asyncio.StreamReader) -> None:

@@ -1,4 +1,7 @@
-"""The message queue: all that a user needs. The names, and where each is defined: `__init__.pyi`."""
+"""The message queue: all that a user needs.
+
+The names, and where each is defined: `__init__.pyi`.
+"""
 
 from lazy_loader import attach_stub
 

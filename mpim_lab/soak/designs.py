@@ -1,7 +1,8 @@
 """Designs that are soaked: the correct one, and naive ones with the faults that bite them wherever they are injected.
 
-Other faults may bite them, too, if other messages happen to come at the wrong moment: `any worker` loses the order only where
-a later message of the same conversation is done before the one that was hit.
+Other faults may bite them, too, if other messages happen to come at the wrong moment: `any worker`
+loses the order only where a later message of the same conversation is done before the one that was
+hit.
 """
 
 from mpim_lab.chapters.ch04_ordering.designs import DELIVERY_MODES, ORDERING_DESIGNS
@@ -12,7 +13,9 @@ from mpim_lab.mq.ordering.ordered_worker import OrderedWorker
 
 ATTEMPTS = 5  # of a sender, before it gives a message up
 BATCH_SIZE = 3  # entries in hand at once: a commit may be of several
-LENIENT_RETRY = RetryPolicy(max_attempts=20, backoff=Backoff(initial_s=0.004, max_s=0.02))  # no message here is poison
+LENIENT_RETRY = RetryPolicy(
+    max_attempts=20, backoff=Backoff(initial_s=0.004, max_s=0.02)
+)  # no message here is poison
 
 
 def _in_order(kind: type[OrderedWorker]) -> Design:
@@ -31,7 +34,8 @@ DESIGNS = {
     "at most once": DELIVERY_MODES["at most once"],
 }
 
-# design → a fault → what becomes of its message in every run where that is certain (`ScheduleResult.conclusive`)
+# design → a fault → what becomes of its message in every run where that is certain
+# (`ScheduleResult.conclusive`)
 DETECTABLE_FAULTS = {
     "no fence": {
         "crash after work": "twice",

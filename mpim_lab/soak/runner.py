@@ -1,6 +1,9 @@
-"""Soak: many random schedules of faults, played on real servers and judged by the ledger; the correct design fails in none.
+"""Soak: many random schedules of faults, played on real servers and judged by the ledger.
 
-`python -m mpim_lab.soak.runner --schedules 1000`; `--seed 17` plays that one schedule again and shows its trace.
+The correct design fails in none.
+
+`python -m mpim_lab.soak.runner --schedules 1000`; `--seed 17` plays that one schedule again and
+shows its trace.
 """
 
 import argparse
@@ -32,7 +35,10 @@ CLEAN = "✓"
 
 
 class ScheduleResult(NamedTuple):
-    """Result of one schedule: its verdict, the injected faults, how many sends failed for good, and the trace."""
+    """Result of one schedule.
+
+    Its verdict, the injected faults, how many sends failed for good, and the trace.
+    """
 
     schedule: Schedule
     verdict: Verdict
@@ -47,12 +53,16 @@ class ScheduleResult(NamedTuple):
 
     @property
     def conclusive(self) -> frozenset[str]:
-        """The faults whose end is certain: the senders heard that the messages that were hit are in, so that they are judged.
+        """The faults whose end is certain.
 
-        None, if the server was killed (that may end a fault early) or a worker died of an error of its own (a machine that
-        stood still is a fault that nobody planned).
+        The senders heard that the messages that were hit are in, so that they are judged.
+
+        None, if the server was killed (that may end a fault early) or a worker died of an error of
+        its own (a machine that stood still is a fault that nobody planned).
         """
-        if self.injected["server kill"] or any(not event.message_id for event in self.trace.by_kind(EventKind.FAILED)):
+        if self.injected["server kill"] or any(
+            not event.message_id for event in self.trace.by_kind(EventKind.FAILED)
+        ):
             return frozenset()
         added = Counter(event.message_id for event in self.trace.by_kind(EventKind.ADDED))
         unsure = {
@@ -65,7 +75,10 @@ class ScheduleResult(NamedTuple):
 
 @dataclass
 class SoakReport:
-    """Report of many schedules. `failures`: verdicts by seed; `conclusive`: which faults' end is certain, by seed."""
+    """Report of many schedules.
+
+    `failures`: verdicts by seed; `conclusive`: which faults' end is certain, by seed.
+    """
 
     design: str
     schedules: int = 0
@@ -87,24 +100,43 @@ class SoakReport:
             self.failures[outcome.schedule.seed] = outcome.verdict
 
     def __str__(self) -> str:
-        rows = {"design": self.design, "schedules": f"{self.schedules:,}", "messages": f"{self.messages:,}"}
-        rows |= {"sends that failed for good": f"{self.given_up:,}", "injected faults": f"{self.injected.total():,}"}
+        rows = {
+            "design": self.design,
+            "schedules": f"{self.schedules:,}",
+            "messages": f"{self.messages:,}",
+        }
+        rows |= {
+            "sends that failed for good": f"{self.given_up:,}",
+            "injected faults": f"{self.injected.total():,}",
+        }
         rows |= {f"  {kind}": f"{self.injected[kind]:,}" for kind in (*KINDS, "server kill")}
-        rows |= {"schedules that failed": f"{len(self.failures):,}", "seconds": f"{self.seconds:,.0f}"}
+        rows |= {
+            "schedules that failed": f"{len(self.failures):,}",
+            "seconds": f"{self.seconds:,.0f}",
+        }
         lines = [f"{name:<30}{value:>14}" for name, value in rows.items()]
         return "\n".join(
-            lines + [f"seed {seed}: {summarize(verdict)}" for seed, verdict in sorted(self.failures.items())]
+            lines
+            + [
+                f"seed {seed}: {summarize(verdict)}"
+                for seed, verdict in sorted(self.failures.items())
+            ]
         )
 
 
 async def run_schedule(
-    seed: int, design: str | Design = "correct", *, server: EmbeddedServer | ExternalServer | None = None
+    seed: int,
+    design: str | Design = "correct",
+    *,
+    server: EmbeddedServer | ExternalServer | None = None,
 ) -> ScheduleResult:
     """Run one seed's schedule, on `server`, or on a server of its own."""
     schedule, trace = Schedule.from_seed(seed), Trace(sample_above_per_s=None)
     chosen = DESIGNS[design] if isinstance(design, str) else design
     own = (
-        open_server(persistence="always") if server is None or schedule.kills_server else contextlib.nullcontext(server)
+        open_server(persistence="always")
+        if server is None or schedule.kills_server
+        else contextlib.nullcontext(server)
     )
     try:
         async with own as running, SoakScenario(running, schedule, chosen, trace) as stage:
@@ -113,7 +145,9 @@ async def run_schedule(
         error.add_note(str(schedule))
         raise
     told = {event.message_id: event.outcome for event in trace.by_kind(EventKind.OUTCOME)}
-    return ScheduleResult(schedule, verdict, stage.injected, sum(detail != "added" for detail in told.values()), trace)
+    return ScheduleResult(
+        schedule, verdict, stage.injected, sum(detail != "added" for detail in told.values()), trace
+    )
 
 
 async def soak(
@@ -162,7 +196,9 @@ def _replay(seed: int, design: str) -> ScheduleResult:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run from the command line; gives the exit status: 1 if a schedule failed that must not."""
-    parser = argparse.ArgumentParser(prog="python -m mpim_lab.soak.runner", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m mpim_lab.soak.runner", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--schedules", type=int, default=1_000)
     parser.add_argument("--first-seed", type=int, default=1)
     parser.add_argument("--design", choices=tuple(DESIGNS), default="correct")
@@ -180,5 +216,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    logging.getLogger("mpim_lab").setLevel(logging.CRITICAL)  # lines that break are what this is about
+    logging.getLogger("mpim_lab").setLevel(
+        logging.CRITICAL
+    )  # lines that break are what this is about
     sys.exit(run_main(main))

@@ -33,8 +33,12 @@ from mpim_lab.soak.schedule import (
 )
 from mpim_lab.soak.worker_fleet import SoakFleet
 
-ANSWER_TIMEOUT_S = 0.4  # a sender repeats what is not answered by then, a worker asks what has become of it
-LIMITS = ConnectionConfig(timeout_s=1.0, connect_timeout_s=5.0, backoff=Backoff(initial_s=0.005, max_s=0.05))
+ANSWER_TIMEOUT_S = (
+    0.4  # a sender repeats what is not answered by then, a worker asks what has become of it
+)
+LIMITS = ConnectionConfig(
+    timeout_s=1.0, connect_timeout_s=5.0, backoff=Backoff(initial_s=0.005, max_s=0.05)
+)
 DRAIN_TIMEOUT_S = 15.0
 
 
@@ -54,7 +58,10 @@ class SoakSender:
 
     def arm(self, kind: str, message: str, duration: int) -> None:
         """Have the line break, or hold something back, under one message."""
-        match, times = Match(containing=message.encode() + b" "), ATTEMPTS if kind == "given up" else 1
+        match, times = (
+            Match(containing=message.encode() + b" "),
+            ATTEMPTS if kind == "given up" else 1,
+        )
         if kind in ("answer lost", "given up"):
             self.proxy.drop_reply(match, times)
         elif kind == "request lost":
@@ -86,7 +93,10 @@ class SoakSender:
 
 
 class SoakScenario:
-    """One schedule's run on a server; keys carry the schedule's own prefix. `run` returns the verdict."""
+    """One schedule's run on a server; keys carry the schedule's own prefix.
+
+    `run` returns the verdict.
+    """
 
     def __init__(
         self,
@@ -99,11 +109,15 @@ class SoakScenario:
     ) -> None:
         self.server, self.schedule, self.design, self.trace = server, schedule, design, trace
         prefix = f"{server.prefix}soak-{schedule.seed}:"
-        self.observer = MessageQueue(server.unix_url or server.url, name="lab", config=LIMITS, prefix=prefix)
+        self.observer = MessageQueue(
+            server.unix_url or server.url, name="lab", config=LIMITS, prefix=prefix
+        )
         limits = replace(LIMITS, timeout_s=answer_timeout_s)
         self._options: dict[str, Any] = {"prefix": prefix, "observer": trace, "config": limits}
         self.gateways = [
-            SoakSender(f"sender-{number + 1}", server.url, design, schedule.lease_ms, **self._options)
+            SoakSender(
+                f"sender-{number + 1}", server.url, design, schedule.lease_ms, **self._options
+            )
             for number in range(SENDERS)
         ]
         self.line = FaultProxy(server.url)  # the workers'
@@ -125,7 +139,9 @@ class SoakScenario:
             await self.backlog.create()
             self.ledger = EffectLog(self.observer, self.gateways[0].queue.reporter, STREAM)
             faults = self.schedule.faults_of(*WORKER_KINDS)
-            self.fleet = SoakFleet(self._make_worker, self.line, self.ledger, self.trace, faults, self.schedule.workers)
+            self.fleet = SoakFleet(
+                self._make_worker, self.line, self.ledger, self.trace, faults, self.schedule.workers
+            )
             self._open.push_async_callback(self.fleet.cancel)
             self.fleet.top_up()
         except BaseException:
@@ -160,8 +176,14 @@ class SoakScenario:
     # The run
 
     async def run(self) -> Verdict:
-        """Both senders send their parts at the same time, faults included; then everything is let go and judged."""
-        parts = [[planned for planned in self.schedule.messages if planned.sender == who] for who in range(SENDERS)]
+        """Both senders send their parts at the same time, faults included.
+
+        Then everything is let go and judged.
+        """
+        parts = [
+            [planned for planned in self.schedule.messages if planned.sender == who]
+            for who in range(SENDERS)
+        ]
         await asyncio.gather(*(self._send_all(part) for part in parts))
         return await self.finish()
 
@@ -182,7 +204,9 @@ class SoakScenario:
             return await gateway.send(planned)
         await self._send_with_fault(gateway, planned, fault)
 
-    async def _send_with_fault(self, gateway: SoakSender, planned: PlannedMessage, fault: PlannedFault) -> None:
+    async def _send_with_fault(
+        self, gateway: SoakSender, planned: PlannedMessage, fault: PlannedFault
+    ) -> None:
         self.trace.record(EventKind.FAULT_BEGAN, "lab", fault.kind)
         if fault.kind == "sent twice":
             other = self.gateways[(planned.sender + 1) % SENDERS]
@@ -211,11 +235,15 @@ class SoakScenario:
         """Let go of what is held, wait until others have done what sleepers have in hand, wake them, end, judge."""
         for gateway in self.gateways:
             await gateway.release()
-        with contextlib.suppress(MpimError):  # what is not done by then is stalled, and that is judged
+        with contextlib.suppress(
+            MpimError
+        ):  # what is not done by then is stalled, and that is judged
             await wait_until(self._is_drained, "the end of the work", timeout_s=DRAIN_TIMEOUT_S)
         self.line.release()
         await self.fleet.finish()
-        await self.line.wait_flushed()  # not earlier: a line whose worker has not given it up ends with the worker
+        await (
+            self.line.wait_flushed()
+        )  # not earlier: a line whose worker has not given it up ends with the worker
         self.injected += self.fleet.injected
         await self.ledger.read()
         stalled = [message_id(payload) for payload in await self.backlog.payloads()]
@@ -239,16 +267,27 @@ class SoakScenario:
         return found
 
     def _judge(self, stalled: list[str], numbers: dict[str, int]) -> Verdict:
-        """Added: its effect once, in order among its sender's, and in the order of the numbers; not added: at most once."""
+        """Added: its effect once, in order among its sender's, and in the order of the numbers.
+
+        Not added: at most once.
+        """
         added = {event.message_id for event in self.trace.by_kind(EventKind.ADDED)}
         done = [message_id(payload) for _, payload in self.ledger.rows]
         planned = [one for one in self.schedule.messages if one.name in added.union(done)]
-        common: dict[str, Any] = {"acknowledged": added, "stalled": [name for name in stalled if name in added]}
+        common: dict[str, Any] = {
+            "acknowledged": added,
+            "stalled": [name for name in stalled if name in added],
+        }
         common |= {
-            "dead_lettered": [event.message_id for event in self.trace.by_kind(EventKind.DEAD_LETTERED)],
+            "dead_lettered": [
+                event.message_id for event in self.trace.by_kind(EventKind.DEAD_LETTERED)
+            ],
             "acknowledgement": "added",
         }
-        by_sender = {one.name: f"{one.sender} {one.conversation}" if one.name in added else one.name for one in planned}
+        by_sender = {
+            one.name: f"{one.sender} {one.conversation}" if one.name in added else one.name
+            for one in planned
+        }
         talks = {one.name: one.conversation for one in planned}
         verdict = check([one.name for one in planned], done, conversation_of=by_sender, **common)
         if not numbers:

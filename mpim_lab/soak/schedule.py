@@ -15,8 +15,9 @@
 | rebalance                   | before its message: a worker joins     | and another leaves                             |
 | server kill                 | the server, before its message         | until it is started again, at once             |
 
-Several workers, two senders and the faults go on at the same time: the schedule is the same in every run of a seed, what
-it meets is not. So a seed proves a failure when it fails, and many seeds that do not fail are evidence.
+Several workers, two senders and the faults go on at the same time: the schedule is the same in
+every run of a seed, what it meets is not. So a seed proves a failure when it fails, and many seeds
+that do not fail are evidence.
 """
 
 import random
@@ -28,7 +29,13 @@ from mpim_lab.lab.workload.workload import Workload
 
 SENDER_CONNECTION_KINDS = ("request lost", "answer lost", "given up", "request late", "sent twice")
 WORKER_CONNECTION_KINDS = ("commit lost", "answer to the worker lost", "commit late")
-WORKER_KINDS = ("crash before work", "crash after work", "zombie", "slow worker", *WORKER_CONNECTION_KINDS)
+WORKER_KINDS = (
+    "crash before work",
+    "crash after work",
+    "zombie",
+    "slow worker",
+    *WORKER_CONNECTION_KINDS,
+)
 KINDS = (*SENDER_CONNECTION_KINDS, *WORKER_KINDS, "rebalance")
 SENDERS = 2
 LEASES_MS = (200, 200, 600)  # the last: longer than a worker waits for an answer
@@ -71,7 +78,10 @@ class PlannedFault:
 
 @dataclass(frozen=True)
 class Schedule:
-    """What one seed has in store. `workers`: how many are awake at the same time, at least, with which leases."""
+    """What one seed has in store.
+
+    `workers`: how many are awake at the same time, at least, with which leases.
+    """
 
     seed: int
     messages: tuple[PlannedMessage, ...]
@@ -81,7 +91,9 @@ class Schedule:
 
     @classmethod
     def from_seed(cls, seed: int) -> Self:
-        """About 20 messages in three conversations, four to eight faults; one seed in ten kills the server as well.
+        """About 20 messages in three conversations, four to eight faults.
+
+        One seed in ten kills the server as well.
 
         >>> schedule = Schedule.from_seed(1)
         >>> len(schedule.messages), len(schedule.faults), schedule.workers
@@ -102,7 +114,9 @@ class Schedule:
             for number, payload in enumerate(Workload(seed, rng.randint(18, 22)))
         )
         faults = tuple(_choose_faults(rng, messages, seed))
-        return cls(seed, messages, faults, workers=rng.randint(2, 3), lease_ms=rng.choice(LEASES_MS))
+        return cls(
+            seed, messages, faults, workers=rng.randint(2, 3), lease_ms=rng.choice(LEASES_MS)
+        )
 
     @property
     def kills_server(self) -> bool:
@@ -114,19 +128,28 @@ class Schedule:
         return {fault.message: fault for fault in self.faults if fault.kind in kinds}
 
     def __str__(self) -> str:
-        faults = ", ".join(f"{fault.kind} at {fault.message} (duration {fault.duration})" for fault in self.faults)
+        faults = ", ".join(
+            f"{fault.kind} at {fault.message} (duration {fault.duration})" for fault in self.faults
+        )
         return f"seed {self.seed}: {len(self.messages)} messages, {self.workers} workers, lease {self.lease_ms} ms; {faults}"
 
 
-def _choose_faults(rng: random.Random, messages: tuple[PlannedMessage, ...], seed: int) -> list[PlannedFault]:
+def _choose_faults(
+    rng: random.Random, messages: tuple[PlannedMessage, ...], seed: int
+) -> list[PlannedFault]:
     """At most one fault a message, so that none hides another."""
     kinds = rng.choices(KINDS, k=rng.randint(4, 8)) + ["server kill"] * (seed % KILL_EVERY == 0)
     free = [planned.name for planned in messages]
-    of_sender = [[planned.name for planned in messages if planned.sender == sender] for sender in range(SENDERS)]
+    of_sender = [
+        [planned.name for planned in messages if planned.sender == sender]
+        for sender in range(SENDERS)
+    ]
     ends = {name for names in of_sender for name in names[-AFTER_THE_LAST:]}
     chosen = []
     for kind in kinds:
-        places = [name for name in free if name not in ends] if kind in SENDER_CONNECTION_KINDS else free
+        places = (
+            [name for name in free if name not in ends] if kind in SENDER_CONNECTION_KINDS else free
+        )
         if places:
             free.remove(place := rng.choice(places))
             chosen.append(PlannedFault(kind, place, rng.randint(1, 4)))

@@ -28,10 +28,12 @@ class _SleepingWorker(NamedTuple):
 
 
 class SoakFleet:
-    """Fleet that keeps `awake` workers running; a handler's call comes to `work`, a change of the ledger to `on_rows`.
+    """Fleet that keeps `awake` workers running.
 
-    make_worker(name) makes a worker with `run` and `stop`, whose connections go through `line`. faults: by message, the
-    fault that meets whoever has it first.
+    A handler's call comes to `work`, a change of the ledger to `on_rows`.
+
+    make_worker(name) makes a worker with `run` and `stop`, whose connections go through `line`.
+    faults: by message, the fault that meets whoever has it first.
     """
 
     def __init__(
@@ -104,7 +106,11 @@ class SoakFleet:
 
     def _ended(self, name: str, task: "asyncio.Task[None]") -> None:
         del self._alive[name]
-        if task.cancelled() or (error := task.exception()) is None or isinstance(error, SimulatedCrash):
+        if (
+            task.cancelled()
+            or (error := task.exception()) is None
+            or isinstance(error, SimulatedCrash)
+        ):
             return self.top_up()
         self._trace.record(EventKind.FAILED, name, error=error)
         if not isinstance(error, MpimError):
@@ -121,7 +127,9 @@ class SoakFleet:
         tasks = [hired.task for hired in self._alive.values()]
         _, unfinished = await asyncio.wait(tasks, timeout=STOP_TIMEOUT_S) if tasks else ((), ())
         if self._broken or unfinished:
-            raise MpimError(f"{len(unfinished)} did not stop within {STOP_TIMEOUT_S:g} s; {self._broken}")
+            raise MpimError(
+                f"{len(unfinished)} did not stop within {STOP_TIMEOUT_S:g} s; {self._broken}"
+            )
 
     async def cancel(self) -> None:
         """End everybody at once."""
@@ -134,7 +142,10 @@ class SoakFleet:
     # One message
 
     async def work(self, worker: str, payload: bytes, effect: Callable[[], None]) -> None:
-        """What a worker's handler does with one message: its effect, unless a fault is in store for it."""
+        """What a worker's handler does with one message.
+
+        Its effect, unless a fault is in store for it.
+        """
         fault = self._faults.pop(message_id(payload), None)
         kind = fault.kind if fault is not None else ""
         if kind == "crash before work":
@@ -160,7 +171,10 @@ class SoakFleet:
         self._begin(fault.kind)
 
     async def on_rows(self, worker: str) -> None:
-        """A worker has written; whoever waits for an effect wakes, and the writer may die before it says so."""
+        """A worker has written.
+
+        Whoever waits for an effect wakes, and the writer may die before it says so.
+        """
         await self.poll()
         for who, payload in self._dies_after.intersection(self._ledger.rows):
             if who == worker:
@@ -168,14 +182,19 @@ class SoakFleet:
                 self._crash(worker, payload, "crash after work")
 
     async def poll(self) -> None:
-        """Read the ledger; who waited for what is new there wakes, and what is held goes on its way."""
+        """Read the ledger.
+
+        Who waited for what is new there wakes, and what is held goes on its way.
+        """
         await self._ledger.read()
         done = {payload for _, payload in self._ledger.rows}
         if self._held in map(message_id, done):
             self._held = ""
             self._line.release()
         for sleeper in self._sleepers:
-            if sleeper.payload in done or len(self._ledger.rows) >= (sleeper.until_rows or float("inf")):
+            if sleeper.payload in done or len(self._ledger.rows) >= (
+                sleeper.until_rows or float("inf")
+            ):
                 sleeper.woken.set()
 
     async def _sleep(self, worker: str, payload: bytes, fault: PlannedFault) -> None:

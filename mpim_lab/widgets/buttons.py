@@ -1,4 +1,7 @@
-"""Buttons: from clicks to calls. A click may come on another thread; the work that it begins belongs to the loop."""
+"""Buttons: from clicks to calls.
+
+A click may come on another thread; the work that it begins belongs to the loop.
+"""
 
 import asyncio
 import contextlib
@@ -17,7 +20,8 @@ Act = Callable[[], Coroutine[Any, Any, Any] | None]
 class Buttons:
     """Make the buttons of one panel; what a clicked call raises is told to `say`, as HTML.
 
-    What they begin runs in the loop in which they were made, or else in the one that runs at the first click.
+    What they begin runs in the loop in which they were made, or else in the one that runs at the
+    first click.
     """
 
     def __init__(self, say: Callable[[str], None]) -> None:
@@ -30,7 +34,11 @@ class Buttons:
     def make(self, label: str, icon: str, style: str, act: Act, tooltip: str = "") -> ui.Button:
         """A button that calls `act` in the loop, and sees to it that a coroutine that it gives runs to its end."""
         button = ui.Button(
-            description=label, icon=icon, button_style=style, tooltip=tooltip, layout=ui.Layout(width="auto")
+            description=label,
+            icon=icon,
+            button_style=style,
+            tooltip=tooltip,
+            layout=ui.Layout(width="auto"),
         )
         button.on_click(lambda _: self._clicked(act))
         return button

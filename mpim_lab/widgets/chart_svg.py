@@ -28,7 +28,9 @@ def ticks(highest: float, about: int = 5) -> list[float]:
     if not highest > 0:
         return [0.0, 1.0]
     power = 10.0 ** math.floor(math.log10(highest / about))
-    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor * about >= highest * 0.999)
+    step = next(
+        power * factor for factor in (1, 2, 5, 10) if power * factor * about >= highest * 0.999
+    )
     return [step * index for index in range(math.ceil(highest / step - 1e-9) + 1)]
 
 
@@ -50,7 +52,10 @@ def powers(lowest: float, highest: float) -> list[float]:
     [10.0, 100.0, 1000.0, 10000.0]
     """
     first = math.floor(math.log10(lowest) + 1e-9)
-    return [10.0**power for power in range(first, max(first + 1, math.ceil(math.log10(highest) - 1e-9)) + 1)]
+    return [
+        10.0**power
+        for power in range(first, max(first + 1, math.ceil(math.log10(highest) - 1e-9)) + 1)
+    ]
 
 
 def tick_text(value: float) -> str:
@@ -73,9 +78,18 @@ def _axis(values: Sequence[float], log: bool) -> tuple[list[float], Callable[[fl
 
 
 def lines_svg(
-    series: Series, title: str, x_title: str, y_title: str, *, log_x: bool = False, log_y: bool = False
+    series: Series,
+    title: str,
+    x_title: str,
+    y_title: str,
+    *,
+    log_x: bool = False,
+    log_y: bool = False,
 ) -> str:
-    """Lines over a grid, few points marked; axes begin at 0, or at a power of ten. None, nan and, there, 0 are left out."""
+    """Lines over a grid, few points marked; axes begin at 0, or at a power of ten.
+
+    None, nan and, there, 0 are left out.
+    """
     known = {
         name: [(x, y) for x, y in _known(xs, ys) if (x > 0 or not log_x) and (y > 0 or not log_y)]
         for name, (xs, ys) in series.items()
@@ -93,11 +107,15 @@ def lines_svg(
     parts = []
     for y in y_ticks:
         parts.append(f'<path class="grid" d="M{LEFT} {to_y(y):.1f}H{WIDTH - RIGHT}"/>')
-        parts.append(f'<text x="{LEFT - 8}" y="{to_y(y) + 4:.1f}" text-anchor="end">{tick_text(y)}</text>')
+        parts.append(
+            f'<text x="{LEFT - 8}" y="{to_y(y) + 4:.1f}" text-anchor="end">{tick_text(y)}</text>'
+        )
     parts += [_x_label(to_x(x), tick_text(x)) for x in x_ticks]
     left = 18
     for index, (name, line) in enumerate(known.items()):
-        parts += _line([(to_x(x), to_y(y)) for x, y in line], PALETTE[index % len(PALETTE)], name, left)
+        parts += _line(
+            [(to_x(x), to_y(y)) for x, y in line], PALETTE[index % len(PALETTE)], name, left
+        )
         left += 44 + round(6.2 * len(name))
     return _card(title, HEIGHT, [*parts, *_axis_titles(x_title, y_title)])
 
@@ -111,10 +129,14 @@ def _x_label(x: float, text: str) -> str:
     )
 
 
-def _line(points: Sequence[tuple[float, float]], colour: str, name: str, left: int) -> Iterable[str]:
+def _line(
+    points: Sequence[tuple[float, float]], colour: str, name: str, left: int
+) -> Iterable[str]:
     """One line with its marks, if they are few, and its name above the picture."""
     if len(points) <= MAX_MARKS:
-        yield from (f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.2" fill="{colour}"/>' for x, y in points)
+        yield from (
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.2" fill="{colour}"/>' for x, y in points
+        )
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
     yield f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2.2"/>'
     yield (
@@ -143,7 +165,9 @@ def bars_svg(rows: Sequence[tuple[str, float, str]], title: str, unit: str) -> s
     for index, (name, value, label) in enumerate(rows):
         y, wide = 50 + 34 * index, max(1.0, value / most * (WIDTH - left - right))
         parts.append(f'<text x="{left - 10}" y="{y + 16}" text-anchor="end">{escape(name)}</text>')
-        parts.append(f'<rect x="{left}" y="{y}" width="{wide:.1f}" height="23" rx="3" fill="{PALETTE[0]}"/>')
+        parts.append(
+            f'<rect x="{left}" y="{y}" width="{wide:.1f}" height="23" rx="3" fill="{PALETTE[0]}"/>'
+        )
         parts.append(f'<text x="{left + wide + 8:.1f}" y="{y + 16}">{escape(label)}</text>')
     parts.append(f'<text x="{left}" y="{height - 14}">{escape(unit)}</text>')
     return _card(title, height, parts)

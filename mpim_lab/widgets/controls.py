@@ -28,9 +28,19 @@ def make_control(name: str, value: Any, parameter: Parameter) -> ui.Widget:
         return ui.Checkbox(layout=layout, **common)
     if parameter.low is None or parameter.high is None:
         return (ui.IntText if isinstance(value, int) else ui.FloatText)(layout=layout, **common)
-    bounds = {"min": parameter.low, "max": parameter.high, "continuous_update": False, "layout": layout}
-    is_whole = all(float(number).is_integer() for number in (parameter.low, parameter.high, parameter.step or 1))
+    bounds = {
+        "min": parameter.low,
+        "max": parameter.high,
+        "continuous_update": False,
+        "layout": layout,
+    }
+    is_whole = all(
+        float(number).is_integer()
+        for number in (parameter.low, parameter.high, parameter.step or 1)
+    )
     if isinstance(value, int) and is_whole:
         bounds |= {"min": int(parameter.low), "max": int(parameter.high)}
         return ui.IntSlider(step=int(parameter.step or 1), **bounds, **common)
-    return ui.FloatSlider(step=parameter.step or (parameter.high - parameter.low) / 100, **bounds, **common)
+    return ui.FloatSlider(
+        step=parameter.step or (parameter.high - parameter.low) / 100, **bounds, **common
+    )

@@ -18,12 +18,19 @@ from mpim_lab.widgets.static_picture import Bundle, bundle
 from mpim_lab.widgets.svg import space_time_svg
 
 STATIC = Path(__file__).parent / "static"
-SCRIPTS = ("marks", "flow_picture", "space_time", "flow")  # one module in the page; there is no build step
+SCRIPTS = (
+    "marks",
+    "flow_picture",
+    "space_time",
+    "flow",
+)  # one module in the page; there is no build step
 POLL_S = 0.1
 
 
 class FlowView(anywidget.AnyWidget):
-    """Show a trace: play it, step, scrub, click a message for its story. Without a kernel: its space-time diagram.
+    """Show a trace: play it, step, scrub, click a message for its story.
+
+    Without a kernel: its space-time diagram.
 
     `show` puts another trace in; `follow` shows a run while it goes on.
     """
@@ -54,7 +61,10 @@ class FlowView(anywidget.AnyWidget):
         self._put(trace, live=False, fresh=True)
 
     async def follow(self, run: Run) -> None:
-        """Show a run while it goes on, and whole at its end. Costs at most a fifth of the loop's time."""
+        """Show a run while it goes on, and whole at its end.
+
+        Costs at most a fifth of the loop's time.
+        """
         self._put(run.trace, live=True, fresh=True)
         seen = len(run.trace)
         try:
@@ -68,7 +78,9 @@ class FlowView(anywidget.AnyWidget):
             self._put(run.trace, live=False, fresh=False)
 
     def _on_message(self, _widget: Any, content: dict[str, Any], _buffers: Any) -> None:
-        if content.get("type") == "ready":  # a page was opened or loaded again: it knows nothing yet
+        if (
+            content.get("type") == "ready"
+        ):  # a page was opened or loaded again: it knows nothing yet
             with self._drawing:
                 self._draw(fresh=True)
 
@@ -78,7 +90,9 @@ class FlowView(anywidget.AnyWidget):
             self._draw(fresh=fresh)
 
     def _draw(self, *, fresh: bool) -> None:
-        """Send the scene; only the stories that are new or have changed since the last time, unless it is fresh.
+        """Send the scene.
+
+        Only the stories that are new or have changed since the last time, unless it is fresh.
 
         A trace that began to sample is sent whole: the messages it let go must leave the page.
         """
@@ -113,12 +127,17 @@ class FlowView(anywidget.AnyWidget):
 
     def _repr_mimebundle_(self, **options: Any) -> Bundle:
         return bundle(
-            super()._repr_mimebundle_(**options), space_time_svg(self.scene, self.title), f"FlowView: {self.scene}"
+            super()._repr_mimebundle_(**options),
+            space_time_svg(self.scene, self.title),
+            f"FlowView: {self.scene}",
         )
 
 
 class SpaceTime:
-    """Only the space-time diagram of a trace, as a picture: who sent what when, and where it ended."""
+    """Only the space-time diagram of a trace, as a picture.
+
+    Who sent what when, and where it ended.
+    """
 
     def __init__(self, trace: Trace, *, title: str = "Space and time") -> None:
         self._scene, self._title = build_scene(trace), title

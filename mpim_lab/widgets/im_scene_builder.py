@@ -1,8 +1,9 @@
 """IM scene builder: from a trace of MPIM to a picture of a message's way over clients, gateways, channels and stores.
 
-Every hop is an event of its own (`EventKind.HOP`). Time is counted in steps, as in `scene_builder.py`: two for each time
-that a message comes from its sender to a gateway; one that is sent again takes two more. Within them a message goes from
-left to right, whatever the clock said: two connections hear of it in any order.
+Every hop is an event of its own (`EventKind.HOP`). Time is counted in steps, as in
+`scene_builder.py`: two for each time that a message comes from its sender to a gateway; one that is
+sent again takes two more. Within them a message goes from left to right, whatever the clock said:
+two connections hear of it in any order.
 """
 
 from collections import Counter, defaultdict
@@ -55,22 +56,38 @@ def sampling_note(trace: Trace) -> str:
 
 
 def _columns(trace: Trace) -> tuple[tuple[str, ...], ...]:
-    """Senders, their gateways, the service, channels and stores, the readers' gateways, readers: in the order of names."""
+    """Senders, their gateways, the service, channels and stores, the readers' gateways, readers.
+
+    In the order of names.
+    """
     senders = {event.actor for event in trace.by_kind(EventKind.ACCEPTED)}
     hops = [(event.actor, event.channel) for event in trace.by_kind(EventKind.HOP)]
-    wanted = {event.channel[5:] for event in trace.by_kind(EventKind.ACCEPTED) if event.channel.startswith("user:")}
+    wanted = {
+        event.channel[5:]
+        for event in trace.by_kind(EventKind.ACCEPTED)
+        if event.channel.startswith("user:")
+    }
     told = {target[5:] for _, target in hops if target.startswith("user:")}
     readers = {event.actor for event in trace.by_kind(EventKind.EFFECT)} | wanted | told
     readers -= senders
     names = {name for hop in hops for name in hop}
     near = {target for source, target in hops if source in senders}
     pushed = {
-        target for source, target in hops if source in KEPT or (source.startswith("user:") and source[5:] in readers)
+        target
+        for source, target in hops
+        if source in KEPT or (source.startswith("user:") and source[5:] in readers)
     }
     far = pushed - near - {SERVICE}
     channels = sorted(f"user:{reader}" for reader in readers if f"user:{reader}" in names)
     kept = [name for name in KEPT if name in names]
-    columns = (sorted(senders), sorted(near), [SERVICE], [*channels, *kept], sorted(far), sorted(readers))
+    columns = (
+        sorted(senders),
+        sorted(near),
+        [SERVICE],
+        [*channels, *kept],
+        sorted(far),
+        sorted(readers),
+    )
     return tuple(tuple(each) for each in columns)
 
 
@@ -107,7 +124,9 @@ class _SceneBuilder:
         if event.kind is EventKind.FAULT_BEGAN:
             self._faults[event.detail] = self.step + 0.05 + (STEPS - 1)
         elif event.kind is EventKind.FAULT_ENDED:
-            self._bands.append((event.detail, self._faults.pop(event.detail, 0.0), self.step + STEPS - 0.05))
+            self._bands.append(
+                (event.detail, self._faults.pop(event.detail, 0.0), self.step + STEPS - 0.05)
+            )
         elif event.message_id:
             story = self.stories.setdefault(event.message_id, MessageHistory(event.message_id))
             handle = self.HANDLERS.get(event.kind)
@@ -154,7 +173,9 @@ class _SceneBuilder:
         story.is_stalled = True
         story.log.append(event.detail)
 
-    HANDLERS: ClassVar[dict[EventKind, Callable[["_SceneBuilder", MessageHistory, Event], None]]] = {
+    HANDLERS: ClassVar[
+        dict[EventKind, Callable[["_SceneBuilder", MessageHistory, Event], None]]
+    ] = {
         EventKind.ACCEPTED: _accepted,
         EventKind.HOP: _hop,
         EventKind.EFFECT: _effect,
@@ -167,10 +188,27 @@ class _SceneBuilder:
         for story in self.stories.values():
             self._settle(story, finished)
         still = [(fault, begin, float(self.step + STEPS)) for fault, begin in self._faults.items()]
-        bands = [Band(self._node_of(fault), begin, end, fault) for fault, begin, end in [*self._bands, *still]]
+        bands = [
+            Band(self._node_of(fault), begin, end, fault)
+            for fault, begin, end in [*self._bands, *still]
+        ]
         middle = [name for names in self.columns[1:-1] for name in names]
-        stories, senders, readers = list(self.stories.values()), list(self.senders), list(self.readers)
-        return Scene(senders, middle, readers, stories, bands, self.step + STEPS - 1, note, "success", self.columns)
+        stories, senders, readers = (
+            list(self.stories.values()),
+            list(self.senders),
+            list(self.readers),
+        )
+        return Scene(
+            senders,
+            middle,
+            readers,
+            stories,
+            bands,
+            self.step + STEPS - 1,
+            note,
+            "success",
+            self.columns,
+        )
 
     def _node_of(self, fault: str) -> str:
         if fault == "sent twice":
@@ -184,8 +222,13 @@ class _SceneBuilder:
             story.fate = "delivered"
         elif finished and not story.is_stalled:
             story.fate = "lost"
-        story.silently_lost = story.fate == "lost" and self._outcomes.get(story.id) in ACKNOWLEDGEMENTS
-        hops = sorted(self._hops[story.id], key=lambda hop: (hop[0], self.place[hop[1]], self.place[hop[2]], hop[1:]))
+        story.silently_lost = (
+            story.fate == "lost" and self._outcomes.get(story.id) in ACKNOWLEDGEMENTS
+        )
+        hops = sorted(
+            self._hops[story.id],
+            key=lambda hop: (hop[0], self.place[hop[1]], self.place[hop[2]], hop[1:]),
+        )
         ended = self._where_it_ended(story, hops) if story.fate == "lost" else set()
         since: dict[str, float] = {}  # when it came to where it is kept
         for step, source, target in hops:
@@ -200,7 +243,9 @@ class _SceneBuilder:
         ended = set()
         for uid in self._wanted.get(story.id, self.readers):
             if not self._read[story.id][uid]:
-                last = [hop for hop in hops if hop[2] == f"user:{uid}"] or [hop for hop in hops if hop[2] not in KEPT]
+                last = [hop for hop in hops if hop[2] == f"user:{uid}"] or [
+                    hop for hop in hops if hop[2] not in KEPT
+                ]
                 ended.update(last[-1:])
         return ended
 
@@ -209,4 +254,8 @@ def _in_words(event: Event) -> str:
     if event.count == 0:
         return f"{event.actor} pushed it to {event.channel}: nobody listened"
     words = {CHAT_LOG: "is kept in the chat log", OFFLINE_STORE: "waits in the offline store"}
-    return f"it {words[event.channel]}" if event.channel in words else f"{event.actor} → {event.channel}"
+    return (
+        f"it {words[event.channel]}"
+        if event.channel in words
+        else f"{event.actor} → {event.channel}"
+    )

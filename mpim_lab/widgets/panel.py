@@ -22,15 +22,19 @@ from mpim_lab.widgets.static_picture import Bundle, bundle
 class Panel(ui.VBox):
     """Change the parameters, run, break it, look.
 
-    `views` are the pictures that follow the run (FlowView by default; add LiveCharts()). `settings` are first values of
-    the parameters. What the buttons do can be called, too: `await panel.run()`, `await panel.inject("cut")`, `panel.stop()`.
+    `views` are the pictures that follow the run (FlowView by default; add LiveCharts()). `settings`
+    are first values of the parameters. What the buttons do can be called, too: `await panel.run()`,
+    `await panel.inject("cut")`, `panel.stop()`.
     """
 
-    def __init__(self, experiment: type[Experiment], views: Sequence[Any] | None = None, **settings: Any) -> None:
+    def __init__(
+        self, experiment: type[Experiment], views: Sequence[Any] | None = None, **settings: Any
+    ) -> None:
         self.experiment = experiment
         self.views = list(views) if views is not None else [FlowView(title=experiment.title)]
         self.result: Result | None = None
-        self.refused: FaultUnavailable | None = None  # why the last run was none: the server does not offer its fault
+        # Why the last run was none: the server does not offer its fault.
+        self.refused: FaultUnavailable | None = None
         self._run: Run | None = None
         buttons = Buttons(self._say)
         first = experiment(**settings)
@@ -41,14 +45,21 @@ class Panel(ui.VBox):
         self.run_button = buttons.make("Run", "play", "primary", self.run)
         self.stop_button = buttons.make("Stop", "stop", "", self.stop)
         self.fault_buttons = {
-            name: buttons.make(
-                name, "bolt", "warning", functools.partial(self.inject, name), DESCRIPTIONS.get(name, "")
-            )
+            name: buttons.make(name, "bolt", "warning", inject, DESCRIPTIONS.get(name, ""))
             for name in experiment.faults
+            for inject in [functools.partial(self.inject, name)]
         }
-        self.status, self.answer, self.card = ui.HTML(), ui.HTML(), ui.HTML()  # of the run; to the last click; verdict
-        controls = ui.Box(list(self.controls.values()), layout=ui.Layout(display="flex", flex_flow="row wrap"))
-        faults = [ui.HTML("<b>Break it:</b>"), *self.fault_buttons.values()] if self.fault_buttons else []
+        self.status = ui.HTML()  # of the run
+        self.answer = ui.HTML()  # to the last click
+        self.card = ui.HTML()  # the verdict
+        controls = ui.Box(
+            list(self.controls.values()), layout=ui.Layout(display="flex", flex_flow="row wrap")
+        )
+        faults = (
+            [ui.HTML("<b>Break it:</b>"), *self.fault_buttons.values()]
+            if self.fault_buttons
+            else []
+        )
         row = ui.HBox(
             [self.run_button, self.stop_button, *faults, self.status, self.answer],
             layout=ui.Layout(flex_flow="row wrap", align_items="center"),
@@ -61,14 +72,19 @@ class Panel(ui.VBox):
     # What the buttons do
 
     async def run(self) -> Result | None:
-        """Run the experiment as its parameters are now; a failure is shown in the panel and gives None. One run at a time."""
+        """Run the experiment as its parameters are now.
+
+        A failure is shown in the panel and gives None. One run at a time.
+        """
         if self._run is not None:
             self._answer("It is running already.")
             return None
         self.result, self.refused, self.card.value, self.answer.value = None, None, "", ""
         watchers: list[asyncio.Task[None]] = []
         try:
-            self._run = self.experiment(**{name: control.value for name, control in self.controls.items()}).start()
+            self._run = self.experiment(
+                **{name: control.value for name, control in self.controls.items()}
+            ).start()
             self._busy(True)
             watchers = [asyncio.create_task(view.follow(self._run)) for view in self.views]
             watchers.append(asyncio.create_task(self._count(self._run)))
@@ -105,7 +121,12 @@ class Panel(ui.VBox):
 
     async def _count(self, run: Run) -> None:
         while not run.done:
-            sent = len({event.message_id for event in run.trace.by_kind(EventKind.ACCEPTED, EventKind.CHECKED)})
+            sent = len(
+                {
+                    event.message_id
+                    for event in run.trace.by_kind(EventKind.ACCEPTED, EventKind.CHECKED)
+                }
+            )
             with contextlib.suppress(AttributeError):
                 self._say(f"running: message {sent:,} of {run.experiment.messages:,}")  # type: ignore[attr-defined]
             await asyncio.sleep(0.25)
@@ -128,16 +149,26 @@ class Panel(ui.VBox):
 
     def _repr_mimebundle_(self, **options: Any) -> Bundle:
         names = ", ".join(self.controls)
-        picture = self.views[0]._repr_mimebundle_()[0].get("image/svg+xml", "") if self.views else ""
+        picture = (
+            self.views[0]._repr_mimebundle_()[0].get("image/svg+xml", "") if self.views else ""
+        )
         return bundle(
-            super()._repr_mimebundle_(**options), picture, f"Panel: {self.experiment.title} (parameters: {names})"
+            super()._repr_mimebundle_(**options),
+            picture,
+            f"Panel: {self.experiment.title} (parameters: {names})",
         )
 
 
 def verdict_card(result: Result) -> str:
     """The verdict as a card: a word and a mark, not colour alone."""
     verdict = result.verdict
-    bad = bool(verdict.lost or verdict.duplicated or verdict.reordered or verdict.stalled or verdict.altered)
+    bad = bool(
+        verdict.lost
+        or verdict.duplicated
+        or verdict.reordered
+        or verdict.stalled
+        or verdict.altered
+    )
     colour, mark = (
         ("#D55E00", "✘ not everything arrived as it should")
         if bad

@@ -1,7 +1,7 @@
 """Plot: a plotly figure as a widget, with a static picture and a text beside it.
 
-Not plotly's own FigureWidget: that carries plotly's whole script with every figure, knows nothing of JupyterLab's theme
-and does not grow with the page.
+Not plotly's own FigureWidget: that carries plotly's whole script with every figure, knows nothing
+of JupyterLab's theme and does not grow with the page.
 """
 
 import json
@@ -54,7 +54,10 @@ def _spec(figure: Any) -> dict[str, Any]:
 
 
 def styled(figure: "go.Figure", height: int = 320) -> Any:
-    """Transparent ground, readable sizes, a grid that can be seen in light and dark; the page adds its colours."""
+    """Transparent ground, readable sizes, a grid that can be seen in light and dark.
+
+    The page adds its colours.
+    """
     figure.update_layout(
         height=height,
         margin={"l": 70, "r": 24, "t": 46, "b": 52},

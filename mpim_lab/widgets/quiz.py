@@ -1,4 +1,7 @@
-"""Quiz: interview questions one at a time: think first, then reveal. Without a kernel: all of them, answers folded away."""
+"""Quiz: interview questions one at a time: think first, then reveal.
+
+Without a kernel: all of them, answers folded away.
+"""
 
 from collections.abc import Sequence
 from html import escape
@@ -19,17 +22,24 @@ class Quiz(ui.VBox):
             raise InvalidParameter("a quiz needs at least one question")
         self.questions, self.number, self.is_revealed = list(questions), 0, False
         self.text = ui.HTML()
-        self.language = ui.ToggleButtons(options=["English", "中文"], style={"button_width": "90px"}, tooltips=["", ""])
+        self.language = ui.ToggleButtons(
+            options=["English", "中文"], style={"button_width": "90px"}, tooltips=["", ""]
+        )
         self.back = self._button("Back", "arrow-left", lambda: self.go(-1))
         self.reveal_button = self._button("Reveal the answer", "eye", self.reveal, "primary")
         self.next = self._button("Next", "arrow-right", lambda: self.go(1))
         self.language.observe(lambda _: self._draw(), names="value")
-        row = ui.HBox([self.back, self.reveal_button, self.next, self.language], layout=ui.Layout(flex_flow="row wrap"))
+        row = ui.HBox(
+            [self.back, self.reveal_button, self.next, self.language],
+            layout=ui.Layout(flex_flow="row wrap"),
+        )
         super().__init__([self.text, row])
         self._draw()
 
     def _button(self, label: str, icon: str, act: Any, style: str = "") -> ui.Button:
-        button = ui.Button(description=label, icon=icon, button_style=style, layout=ui.Layout(width="auto"))
+        button = ui.Button(
+            description=label, icon=icon, button_style=style, layout=ui.Layout(width="auto")
+        )
         button.on_click(lambda _: act())
         return button
 
@@ -58,14 +68,21 @@ class Quiz(ui.VBox):
             "<div style='border:1px solid var(--jp-border-color2);border-radius:8px;padding:8px 16px;line-height:1.5'>"
             f"<small>{escape(place)}</small><h3 style='margin:4px 0'>{escape(asked)}</h3>{shown}</div>"
         )
-        self.back.disabled, self.next.disabled = self.number == 0, self.number == len(self.questions) - 1
+        self.back.disabled, self.next.disabled = (
+            self.number == 0,
+            self.number == len(self.questions) - 1,
+        )
         self.reveal_button.disabled = self.is_revealed
 
     def _repr_mimebundle_(self, **options: Any) -> Bundle:
         view = super()._repr_mimebundle_(**options)
         data = view[0] if isinstance(view, tuple) else view or {}
         live = {WIDGET_VIEW: data[WIDGET_VIEW]} if WIDGET_VIEW in data else {}
-        return {**live, "text/html": folded(self.questions), "text/plain": plain(self.questions)}, {}
+        return {
+            **live,
+            "text/html": folded(self.questions),
+            "text/plain": plain(self.questions),
+        }, {}
 
 
 def _link(question: Question) -> str:

@@ -10,7 +10,10 @@ from mpim_lab.widgets.svg import space_time_svg
 
 
 class ResultCard:
-    """Card that shows a challenge's result: `ResultCard(await challenge.check(MyClass))`. Equal results, equal cards."""
+    """Card that shows a challenge's result: `ResultCard(await challenge.check(MyClass))`.
+
+    Equal results, equal cards.
+    """
 
     def __init__(self, result: ChallengeResult) -> None:
         self.result = result
@@ -22,7 +25,9 @@ class ResultCard:
         if failure is None or failure.trace is None or not failure.message_id:
             return ""
         history = Trace(sample_above_per_s=None)
-        history.events = [event for event in failure.trace.events if event.message_id in ("", failure.message_id)]
+        history.events = [
+            event for event in failure.trace.events if event.message_id in ("", failure.message_id)
+        ]
         return space_time_svg(build_scene(history), f"{failure.message_id}: its way")
 
     def __repr__(self) -> str:

@@ -16,7 +16,8 @@ FATES = {
 class Leg:
     """A way from one node to another between two steps.
 
-    `outcome`: "arrived", "lost" (it ended there), "dead-lettered" (given up there) or "confirmation".
+    `outcome`: "arrived", "lost" (it ended there), "dead-lettered" (given up there) or
+    "confirmation".
     """
 
     source: str
@@ -51,7 +52,10 @@ class Band:
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything a picture shows. Nodes from left to right: who sends, the channels, who receives."""
+    """Everything a picture shows.
+
+    Nodes from left to right: who sends, the channels, who receives.
+    """
 
     producers: list[str]
     channels: list[str]
@@ -61,7 +65,9 @@ class Scene:
     steps: int
     note: str = ""
     acknowledgement: str = "delivered"  # what the sender of a silently lost message got
-    columns: tuple[tuple[str, ...], ...] = ()  # where the nodes stand, from left to right, if not in those three
+    columns: tuple[
+        tuple[str, ...], ...
+    ] = ()  # where the nodes stand, from left to right, if not in those three
 
     def counts(self) -> Counter[str]:
         """How many messages had which fate."""

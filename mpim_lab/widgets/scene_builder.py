@@ -1,8 +1,11 @@
-"""Scene builder: from a Trace to what a picture shows. All decisions are made here; whatever draws only draws.
+"""Scene builder: from a Trace to what a picture shows.
 
-A picture's time is counted in *steps*: every attempt to send takes one, in the order of the attempts. Clock times differ
-from run to run, and the order in which two connections hear of one message does, too; steps do not, so a picture of a
-seeded run is the same every time. Within its step a message leaves at 0, is at the server at 0.35 and arrives at 0.7.
+All decisions are made here; whatever draws only draws.
+
+A picture's time is counted in *steps*: every attempt to send takes one, in the order of the
+attempts. Clock times differ from run to run, and the order in which two connections hear of one
+message does, too; steps do not, so a picture of a seeded run is the same every time. Within its
+step a message leaves at 0, is at the server at 0.35 and arrives at 0.7.
 """
 
 from collections import Counter
@@ -23,7 +26,10 @@ ACKNOWLEDGEMENTS = ("delivered", "added", "accepted", "done")  # outcomes that a
 
 
 def build_scene(trace: Trace, *, finished: bool = True) -> Scene:
-    """Build the scene of a trace. While a run goes on (`finished=False`) what has not arrived is on its way, not lost."""
+    """Build the scene of a trace.
+
+    While a run goes on (`finished=False`) what has not arrived is on its way, not lost.
+    """
     if has_hops(trace):
         return build_im_scene(trace, finished=finished)
     builder = _SceneBuilder()
@@ -35,9 +41,12 @@ def build_scene(trace: Trace, *, finished: bool = True) -> Scene:
 
 
 def _senders_first(events: list[Event]) -> list[Event]:
-    """Where a stream keeps messages: of each turn (one message, until the next one is sent) the sender's events first.
+    """Where a stream keeps messages.
 
-    A sender that repeats and a worker that has the first copy in hand run side by side; who is heard first is luck.
+    Of each turn (one message, until the next one is sent) the sender's events first.
+
+    A sender that repeats and a worker that has the first copy in hand run side by side; who is
+    heard first is luck.
     """
     if not any(event.kind is EventKind.ADDED for event in events):
         return events
@@ -53,7 +62,13 @@ def _senders_first(events: list[Event]) -> list[Event]:
 
 # Of no message, or drawn by another builder; faults and subscriptions are handled by `add` itself.
 IGNORED = frozenset(
-    {EventKind.HOP, EventKind.CONNECTED, EventKind.DISCONNECTED, EventKind.RESUBSCRIBED, EventKind.UNSUBSCRIBED}
+    {
+        EventKind.HOP,
+        EventKind.CONNECTED,
+        EventKind.DISCONNECTED,
+        EventKind.RESUBSCRIBED,
+        EventKind.UNSUBSCRIBED,
+    }
 )
 HANDLED_BY_ADD = frozenset({EventKind.FAULT_BEGAN, EventKind.FAULT_ENDED, EventKind.SUBSCRIBED})
 
@@ -64,8 +79,12 @@ class _SceneBuilder:
     def __init__(self) -> None:
         self.stories: dict[str, MessageHistory] = {}
         self.step = 0  # of the attempt that is going on; the first is 1
-        self._began: dict[str, list[int]] = {}  # message → steps of its attempts that may still arrive
-        self._left: dict[str, int] = {}  # message → the step in which the batch that it waited for left
+        self._began: dict[
+            str, list[int]
+        ] = {}  # message → steps of its attempts that may still arrive
+        self._left: dict[
+            str, int
+        ] = {}  # message → the step in which the batch that it waited for left
         self.producers: dict[str, None] = {}
         self.channels: dict[str, None] = {}
         self.consumers: dict[str, None] = {}
@@ -79,13 +98,19 @@ class _SceneBuilder:
         if event.kind is EventKind.FAULT_BEGAN:
             self.faults[event.detail] = next(reversed(self.consumers), ""), self.step + 0.9
         elif event.kind is EventKind.FAULT_ENDED:
-            self.bands.append((event.detail, *self.faults.pop(event.detail, ("", 0.0)), self.step + 0.9))
+            self.bands.append(
+                (event.detail, *self.faults.pop(event.detail, ("", 0.0)), self.step + 0.9)
+            )
         elif event.kind is EventKind.SUBSCRIBED and not is_ack_channel(event.channel):
             self.channels[event.channel] = self.consumers[event.actor] = None
         elif event.message_id and not is_ack_channel(event.channel):
             handle = self.HANDLERS.get(event.kind)
             if handle is not None:
-                handle(self, self.stories.setdefault(event.message_id, MessageHistory(event.message_id)), event)
+                handle(
+                    self,
+                    self.stories.setdefault(event.message_id, MessageHistory(event.message_id)),
+                    event,
+                )
 
     def _other(self, story: MessageHistory, event: Event) -> None:
         story.log.append(f"{event.actor}: {event.kind}")
@@ -108,7 +133,9 @@ class _SceneBuilder:
         story.log.append(f"it left in a batch of {event.count}")
         self._left[story.id] = self.step
         last = story.legs[-1]
-        story.legs[-1] = Leg(last.source, last.target, last.begin, self.step + AT_SERVER, last.outcome)
+        story.legs[-1] = Leg(
+            last.source, last.target, last.begin, self.step + AT_SERVER, last.outcome
+        )
 
     def _published(self, story: MessageHistory, event: Event) -> None:
         count = event.count or 0
@@ -155,7 +182,9 @@ class _SceneBuilder:
         attempts = self._began.get(story.id) or [self.step]
         began = attempts.pop(0) if len(attempts) > 1 else attempts[0]
         began = self._left.get(story.id, began)
-        story.legs.append(Leg(event.channel, event.actor, began + AT_SERVER, self.step + ARRIVES, outcome))
+        story.legs.append(
+            Leg(event.channel, event.actor, began + AT_SERVER, self.step + ARRIVES, outcome)
+        )
 
     def _added(self, story: MessageHistory, event: Event) -> None:
         story.is_kept = True
@@ -163,7 +192,9 @@ class _SceneBuilder:
 
     def _crashed(self, story: MessageHistory, event: Event) -> None:
         story.log.append(f"{event.actor} crashed: {event.detail}")
-        if not any(leg.target == event.actor for leg in story.legs):  # after its work, its way is drawn already
+        if not any(
+            leg.target == event.actor for leg in story.legs
+        ):  # after its work, its way is drawn already
             self._deliver(story, event, "lost")
 
     def _stalled(self, story: MessageHistory, event: Event) -> None:
@@ -181,7 +212,9 @@ class _SceneBuilder:
         failed = [leg for leg in story.legs if leg.outcome == "lost"]
         if failed:
             last = failed[-1]
-            story.legs[story.legs.index(last)] = Leg(last.source, last.target, last.begin, last.end, "dead-lettered")
+            story.legs[story.legs.index(last)] = Leg(
+                last.source, last.target, last.begin, last.end, "dead-lettered"
+            )
 
     def _acked(self, story: MessageHistory, event: Event) -> None:
         story.log.append(f"{event.actor} acknowledged it")
@@ -199,7 +232,15 @@ class _SceneBuilder:
         story.log.append(f"the confirmation came back to {event.actor}")
         if self.consumers:
             receiver = next(iter(self.consumers))
-            story.legs.append(Leg(receiver, event.actor, self.step + ARRIVES, self.step + CONFIRMED_AT, "confirmation"))
+            story.legs.append(
+                Leg(
+                    receiver,
+                    event.actor,
+                    self.step + ARRIVES,
+                    self.step + CONFIRMED_AT,
+                    "confirmation",
+                )
+            )
 
     def _outcome(self, story: MessageHistory, event: Event) -> None:
         story.log.append(f"{event.actor} got the outcome: {event.outcome}")
@@ -210,7 +251,9 @@ class _SceneBuilder:
         story.silently_lost = event.outcome in ACKNOWLEDGEMENTS
         self.acknowledgement = event.outcome if story.silently_lost else self.acknowledgement
 
-    HANDLERS: ClassVar[dict[EventKind, Callable[["_SceneBuilder", MessageHistory, Event], None]]] = {
+    HANDLERS: ClassVar[
+        dict[EventKind, Callable[["_SceneBuilder", MessageHistory, Event], None]]
+    ] = {
         EventKind.CHECKED: _checked,
         EventKind.ACCEPTED: _accepted,
         EventKind.BATCHED: _batched,
@@ -242,25 +285,36 @@ class _SceneBuilder:
             story.silently_lost = story.silently_lost and story.fate == "lost"
             if story.fate == "lost":
                 _mark_lost(story, next(iter(self.consumers), ""))
-            story.legs.sort(key=lambda leg: (leg.begin, leg.end, leg.outcome))  # two connections tell in any order
+            story.legs.sort(
+                key=lambda leg: (leg.begin, leg.end, leg.outcome)
+            )  # two connections tell in any order
         consumers = [name for name in self.consumers if name not in self.producers]
-        still = [(kind, who, begin, float(self.step + 1)) for kind, (who, begin) in self.faults.items()]
+        still = [
+            (kind, who, begin, float(self.step + 1)) for kind, (who, begin) in self.faults.items()
+        ]
         return Scene(
             list(self.producers),
             list(self.channels),
             consumers,
             list(self.stories.values()),
-            list(_bands([*self.bands, *still], list(self.producers), list(self.channels), consumers)),
+            list(
+                _bands([*self.bands, *still], list(self.producers), list(self.channels), consumers)
+            ),
             self.step,
             note,
-            "added" if any(story.is_kept for story in self.stories.values()) else self.acknowledgement,
+            "added"
+            if any(story.is_kept for story in self.stories.values())
+            else self.acknowledgement,
         )
 
 
 def _mark_lost(story: MessageHistory, consumer: str) -> None:
     """A message the server had and nobody handled ended on the way from the server."""
     arrived = [leg for leg in story.legs if leg.outcome == "arrived"]
-    ended = any(leg.outcome == "lost" and (leg.target == consumer or leg.source == POOL) for leg in story.legs)
+    ended = any(
+        leg.outcome == "lost" and (leg.target == consumer or leg.source == POOL)
+        for leg in story.legs
+    )
     if arrived and consumer and not ended:
         last = arrived[-1]
         story.legs.append(Leg(last.target, consumer, last.end, last.end + 0.2, "lost"))
@@ -271,8 +325,14 @@ def _nth(count: int) -> str:
 
 
 def _bands(
-    faults: Iterable[tuple[str, str, float, float]], producers: list[str], channels: list[str], consumers: list[str]
+    faults: Iterable[tuple[str, str, float, float]],
+    producers: list[str],
+    channels: list[str],
+    consumers: list[str],
 ) -> Iterable[Band]:
     for kind, who, begin, end in faults:
         struck = producers if kind in SENDER_FAULTS else [who] if who in consumers else consumers
-        yield from (Band(node, begin, end, kind) for node in (channels if kind in SERVER_FAULTS else struck[:1]))
+        yield from (
+            Band(node, begin, end, kind)
+            for node in (channels if kind in SERVER_FAULTS else struck[:1])
+        )

@@ -10,7 +10,9 @@ _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 
 
 def escape(text: str) -> str:
-    r"""Text for XML, which forbids most control characters even when escaped; a message's id may be any bytes.
+    r"""Text for XML, which forbids most control characters even when escaped.
+
+    A message's id may be any bytes.
 
     >>> escape("a<b \x00")
     'a&lt;b �'
@@ -19,7 +21,10 @@ def escape(text: str) -> str:
 
 
 def bundle(view: Any, svg: str, text: str) -> Bundle:
-    """A MIME bundle with the live view (if there is one), the picture and the text; nothing that differs from run to run."""
+    """A MIME bundle with the live view (if there is one), the picture and the text.
+
+    Nothing that differs from run to run.
+    """
     data = view[0] if isinstance(view, tuple) else view or {}
     live = {WIDGET_VIEW: data[WIDGET_VIEW]} if WIDGET_VIEW in data else {}
     picture = {"image/svg+xml": svg} if svg else {}

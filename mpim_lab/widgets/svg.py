@@ -1,11 +1,15 @@
-"""Svg: the static space-time diagram, for readers without a kernel. The same scene gives the same text."""
+"""Svg: the static space-time diagram, for readers without a kernel.
+
+The same scene gives the same text.
+"""
 
 from collections.abc import Iterable
 
 from mpim_lab.widgets.scene import FATES, Leg, MessageHistory, Scene
 from mpim_lab.widgets.static_picture import escape
 
-# Okabe and Ito's palette: told apart with any kind of colour vision. Every fate has a shape of its own as well.
+# Okabe and Ito's palette: told apart with any kind of colour vision. Every fate has a shape of its
+# own as well.
 COLOURS = {
     "delivered": "#009E73",
     "duplicated": "#CC79A7",
@@ -28,7 +32,10 @@ _STYLE = """
 
 
 def space_time_svg(scene: Scene, title: str) -> str:
-    """Draw the scene: time to the right in steps, a line for everybody, messages as slanted lines between them."""
+    """Draw the scene.
+
+    Time to the right in steps, a line for everybody, messages as slanted lines between them.
+    """
     first, last = _window(scene)
     nodes = [*scene.producers, *scene.channels, *scene.consumers]
     lane = LANE if len(nodes) <= MAX_LANES else LOW_LANE
@@ -103,10 +110,16 @@ def _x(step: float, first: int) -> float:
     return LEFT + (step - first) * STEP
 
 
-def _message(story: MessageHistory, lanes: dict[str, int], channels: list[str], first: int, last: int) -> Iterable[str]:
+def _message(
+    story: MessageHistory, lanes: dict[str, int], channels: list[str], first: int, last: int
+) -> Iterable[str]:
     colour = COLOURS[story.fate]
     for leg in story.legs:
-        if not (first <= leg.begin <= last + 1) or leg.source not in lanes or leg.target not in lanes:
+        if (
+            not (first <= leg.begin <= last + 1)
+            or leg.source not in lanes
+            or leg.target not in lanes
+        ):
             continue
         yield _leg(leg, colour, lanes, first)
         x, y = _end_of(leg, lanes, first)
@@ -127,13 +140,20 @@ def _message(story: MessageHistory, lanes: dict[str, int], channels: list[str], 
 def _leg(leg: Leg, colour: str, lanes: dict[str, int], first: int) -> str:
     x2, y2 = _end_of(leg, lanes, first)
     stroke = COLOURS.get(leg.outcome, colour)  # "arrived" has its message's colour
-    style = ' stroke-dasharray="3 3" stroke-width="1.2"' if leg.outcome == "confirmation" else ' stroke-width="1.8"'
+    style = (
+        ' stroke-dasharray="3 3" stroke-width="1.2"'
+        if leg.outcome == "confirmation"
+        else ' stroke-width="1.8"'
+    )
     x1, y1 = _x(leg.begin, first), lanes[leg.source]
     return f'<line x1="{x1:.1f}" y1="{y1}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{stroke}"{style}/>'
 
 
 def _end_of(leg: Leg, lanes: dict[str, int], first: int) -> tuple[float, float]:
-    """A leg that was lost on the way from the server ends half-way; one that found nobody ends at the server."""
+    """A leg that was lost on the way from the server ends half-way.
+
+    One that found nobody ends at the server.
+    """
     y1, y2 = lanes[leg.source], lanes[leg.target]
     is_half = leg.outcome == "lost" and leg.end - leg.begin < 0.3
     return _x(leg.end, first), (y1 + (y2 - y1) * 0.5) if is_half else y2
@@ -148,9 +168,7 @@ def shape(fate: str, x: float, y: float) -> str:
     """The mark of a fate: disc, cross, diamond, ring, square."""
     colour = COLOURS[fate]
     if fate == "lost":
-        return (
-            f'<path d="M{x - 5:.1f} {y - 5:.1f}l10 10m0-10l-10 10" stroke="{colour}" stroke-width="2.6" fill="none"/>'
-        )
+        return f'<path d="M{x - 5:.1f} {y - 5:.1f}l10 10m0-10l-10 10" stroke="{colour}" stroke-width="2.6" fill="none"/>'
     if fate == "duplicated":
         return f'<path d="M{x:.1f} {y - 6.5:.1f}l6.5 6.5l-6.5 6.5l-6.5-6.5z" fill="{colour}"/>'
     if fate == "dead-lettered":

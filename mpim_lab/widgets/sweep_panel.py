@@ -19,8 +19,9 @@ Rows = AsyncIterator[dict[str, Any]]
 class SweepPanel(ui.VBox):
     """Measure the rows of `sweep()`, one after another, and draw them as they come.
 
-    steps: how many rows are expected. The others are those of `sweep_chart`. What the buttons do can be called, too:
-    `await panel.run()` gives the table, `panel.stop()` ends a run at once and keeps the rows it has.
+    steps: how many rows are expected. The others are those of `sweep_chart`. What the buttons do
+    can be called, too: `await panel.run()` gives the table, `panel.stop()` ends a run at once and
+    keeps the rows it has.
     """
 
     def __init__(self, sweep: Callable[[], Rows], *, steps: int, title: str, **chart: Any) -> None:
@@ -34,7 +35,8 @@ class SweepPanel(ui.VBox):
         self.status = ui.HTML("Press Measure.")
         self.plot = sweep_chart(self._empty(), title=title, **chart)
         row = ui.HBox(
-            [self.run_button, self.stop_button, self.progress, self.status], layout=ui.Layout(flex_flow="row wrap")
+            [self.run_button, self.stop_button, self.progress, self.status],
+            layout=ui.Layout(flex_flow="row wrap"),
         )
         super().__init__([row, self.plot])
         self.add_class("mpim-panel")
@@ -46,7 +48,10 @@ class SweepPanel(ui.VBox):
         return pd.DataFrame(self.rows) if self.rows else self._empty()
 
     async def run(self) -> pd.DataFrame:
-        """Measure everything; gives the table. One at a time: a second call while one runs gives what there is."""
+        """Measure everything; gives the table.
+
+        One at a time: a second call while one runs gives what there is.
+        """
         if self._measuring is None:
             self.rows, self.progress.value = [], 0
             self._busy(True)
@@ -106,4 +111,6 @@ class SweepPanel(ui.VBox):
         self.run_button.disabled, self.stop_button.disabled = busy, not busy
 
     def _repr_mimebundle_(self, **options: Any) -> Bundle:
-        return bundle(super()._repr_mimebundle_(**options), self.plot.svg, f"SweepPanel: {self._title}")
+        return bundle(
+            super()._repr_mimebundle_(**options), self.plot.svg, f"SweepPanel: {self._title}"
+        )

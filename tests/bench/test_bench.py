@@ -24,10 +24,27 @@ MACHINE = {"cpu": "Z80", "cores": 1, "python": "CPython 3.11", "server": "Valkey
 def result(messages_per_s, **changes):
     percentiles = {"p50_ms": 1.0, "p90_ms": 2.0, "p99_ms": 3.0, "max_ms": 4.0}
     faults = {"lost": 0, "duplicates": 0, "reordered": 0}
-    costs = {"publisher_rss_bytes": 1, "receiver_rss_bytes": 2, "publisher_cpu_s": 0.5, "receiver_cpu_s": 0.25}
-    run = {"who": "x", "tasks": 16, "offered_per_s": None, "payload_bytes": 100, "sent": 1_000, "received": 1_000}
+    costs = {
+        "publisher_rss_bytes": 1,
+        "receiver_rss_bytes": 2,
+        "publisher_cpu_s": 0.5,
+        "receiver_cpu_s": 0.25,
+    }
+    run = {
+        "who": "x",
+        "tasks": 16,
+        "offered_per_s": None,
+        "payload_bytes": 100,
+        "sent": 1_000,
+        "received": 1_000,
+    }
     return LoadResult(
-        **run | percentiles | faults | costs | {"seconds": 1.0, "messages_per_s": messages_per_s} | changes
+        **run
+        | percentiles
+        | faults
+        | costs
+        | {"seconds": 1.0, "messages_per_s": messages_per_s}
+        | changes
     )
 
 
@@ -36,10 +53,22 @@ def samples_of_all_sorts():
     samples = []
     for number, (own, peer) in enumerate([(100.0, 50.0), (200.0, 180.0)], start=1):
         for case in (CLOSED, FAST):
-            samples += [Sample("peer", case, number, result(peer)), Sample("mpim_lab", case, number, result(own))]
-        samples += [Sample("limit", CLOSED, number, 400.0), Sample("limit", FAST, number, reason="has no open loop")]
-        samples += [Sample("open only", CLOSED, number, reason="ended"), Sample("open only", FAST, number, result(9.0))]
-    return [*samples, *(Sample("absent", case, 1, reason="is not installed: pip") for case in (CLOSED, FAST))]
+            samples += [
+                Sample("peer", case, number, result(peer)),
+                Sample("mpim_lab", case, number, result(own)),
+            ]
+        samples += [
+            Sample("limit", CLOSED, number, 400.0),
+            Sample("limit", FAST, number, reason="has no open loop"),
+        ]
+        samples += [
+            Sample("open only", CLOSED, number, reason="ended"),
+            Sample("open only", FAST, number, result(9.0)),
+        ]
+    return [
+        *samples,
+        *(Sample("absent", case, 1, reason="is not installed: pip") for case in (CLOSED, FAST)),
+    ]
 
 
 def row_of(rows, who, case):
@@ -57,7 +86,10 @@ async def run_at_100_per_s(who, case):
 
 @pytest.mark.parametrize("candidates", [3, 4])
 async def test_everybody_begins_once_in_every_case(candidates):
-    """Also where there are as many cases as candidates: whoever runs first may find the machine in another mood."""
+    """Also where there are as many cases as candidates.
+
+    Whoever runs first may find the machine in another mood.
+    """
     whos = [f"candidate {number}" for number in range(candidates)]
     schedule = Schedule((Case(1), Case(16), Case(128)), rounds=candidates, seconds=1.0)
     samples = await played(whos, schedule, run_at_100_per_s)
@@ -78,7 +110,9 @@ async def test_an_error_becomes_a_sample_with_its_last_line_for_a_reason():
 
     async def run(who, case):
         if who == "broken":
-            raise LoadFailed("the publisher ended with code 1:\n  File x\nConnectionError: refused\n")
+            raise LoadFailed(
+                "the publisher ended with code 1:\n  File x\nConnectionError: refused\n"
+            )
         return result(100.0)
 
     samples = await played(["broken", "sound"], Schedule((CLOSED,), rounds=2, seconds=1.0), run)
@@ -106,21 +140,43 @@ async def test_whoever_fell_far_behind_is_spared_the_higher_rates():
         runs.append((who, case))
         return result(0.5 * (case.offered_per_s or 100))
 
-    samples = await played(["mpim_lab", "peer"], Schedule((CLOSED, SLOW, FAST), rounds=2, seconds=1.0), run)
+    samples = await played(
+        ["mpim_lab", "peer"], Schedule((CLOSED, SLOW, FAST), rounds=2, seconds=1.0), run
+    )
     assert runs.count(("peer", FAST)) == 0
-    assert {s.reason for s in samples if (s.who, s.case) == ("peer", FAST)} == {"fell behind at 20,000 msg/s"}
-    for pair in (("mpim_lab", CLOSED), ("mpim_lab", SLOW), ("mpim_lab", FAST), ("peer", CLOSED), ("peer", SLOW)):
+    assert {s.reason for s in samples if (s.who, s.case) == ("peer", FAST)} == {
+        "fell behind at 20,000 msg/s"
+    }
+    for pair in (
+        ("mpim_lab", CLOSED),
+        ("mpim_lab", SLOW),
+        ("mpim_lab", FAST),
+        ("peer", CLOSED),
+        ("peer", SLOW),
+    ):
         assert runs.count(pair) == 2
 
 
 def test_a_row_holds_the_medians_and_the_spread_of_its_rounds():
     """Faults add up, the worst latency and the most memory stand."""
     rates = [(10.0, 1), (40.0, 0), (20.0, 2)]
-    samples = [Sample("peer", CLOSED, n, result(rate, lost=lost, max_ms=rate)) for n, (rate, lost) in enumerate(rates)]
+    samples = [
+        Sample("peer", CLOSED, n, result(rate, lost=lost, max_ms=rate))
+        for n, (rate, lost) in enumerate(rates)
+    ]
     [row] = rows_of("pubsub", samples)
     assert (row["messages_per_s"], row["spread"], row["rounds"]) == (20.0, [10.0, 40.0], 3)
-    assert (row["lost"], row["max_ms"], row["p50_ms"], row["p99_spread_ms"]) == (3, 40.0, 1.0, [3.0, 3.0])
-    assert (row["publisher_cpu_us"], row["receiver_cpu_us"], row["sent_per_s"]) == (500.0, 250.0, 1_000.0)
+    assert (row["lost"], row["max_ms"], row["p50_ms"], row["p99_spread_ms"]) == (
+        3,
+        40.0,
+        1.0,
+        [3.0, 3.0],
+    )
+    assert (row["publisher_cpu_us"], row["receiver_cpu_us"], row["sent_per_s"]) == (
+        500.0,
+        250.0,
+        1_000.0,
+    )
     assert row["vs_mpim_lab"] is None  # ours did not run
 
 
@@ -146,8 +202,13 @@ def test_whoever_has_no_numbers_stands_there_with_the_reason():
 def test_an_open_loop_that_mostly_kept_up_kept_up():
     """A row says whether the rate was reached in more than half of its rounds."""
     kept = result(1_000.0, offered_per_s=1_000.0)
-    for runs, verdict in (([kept, kept, replace(kept, sent=500)], True), ([kept, replace(kept, sent=500)], False)):
-        [row] = rows_of("pubsub", [Sample("peer", SLOW, number, run) for number, run in enumerate(runs)])
+    for runs, verdict in (
+        ([kept, kept, replace(kept, sent=500)], True),
+        ([kept, replace(kept, sent=500)], False),
+    ):
+        [row] = rows_of(
+            "pubsub", [Sample("peer", SLOW, number, run) for number, run in enumerate(runs)]
+        )
         assert row["kept_up"] is verdict
 
 
@@ -159,11 +220,26 @@ def test_the_json_holds_the_machine_and_the_rows(tmp_path, monkeypatch, capsys):
         return {"machine": MACHINE, "rows": rows_of("pubsub", samples_of_all_sorts())}
 
     monkeypatch.setattr(command, "bench_pubsub", bench_pubsub)
-    assert cli.main(["bench", "pubsub", "--quick", "--rounds", "7", "--json", str(tmp_path / "found.json")]) == 0
+    assert (
+        cli.main(
+            ["bench", "pubsub", "--quick", "--rounds", "7", "--json", str(tmp_path / "found.json")]
+        )
+        == 0
+    )
     report = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
     assert report == {"machine": MACHINE, "rows": rows_of("pubsub", samples_of_all_sorts())}
     row = row_of(report["rows"], "peer", CLOSED)
-    assert {"bench", "who", "case", "messages_per_s", "p50_ms", "p99_ms", "lost", "spread", "vs_mpim_lab"} <= set(row)
+    assert {
+        "bench",
+        "who",
+        "case",
+        "messages_per_s",
+        "p50_ms",
+        "p99_ms",
+        "lost",
+        "spread",
+        "vs_mpim_lab",
+    } <= set(row)
     assert row_of(report["rows"], "absent", FAST)["reason"] == "is not installed: pip"
     assert "not measured" in capsys.readouterr().out
 
@@ -193,7 +269,10 @@ def test_the_table_of_live_has_both_ways_of_every_case():
     numbers = {"p50_ms": 1.0, "p99_ms": 2.0, "lost": 0}
     rates = [(WAYS[0], 100.0, 0), (WAYS[1], 90.0, 0), (WAYS[0], 300.0, 1), (WAYS[1], 300.0, 1)]
     rows = rows_of_live(
-        [{"case": "c", "way": way, "round": n, "messages_per_s": rate} | numbers for way, rate, n in rates]
+        [
+            {"case": "c", "way": way, "round": n, "messages_per_s": rate} | numbers
+            for way, rate, n in rates
+        ]
     )
     assert [(row["ratio"], row["messages_per_s"], row["spread"]) for row in rows] == [
         (1.0, 200.0, [100.0, 300.0]),
@@ -234,7 +313,11 @@ def test_a_limit_program_that_gives_no_rate_is_quoted(said):
 
 @pytest.mark.parametrize(
     ("url", "case", "reason"),
-    [("redis://x", SLOW, "no open loop"), ("redis://:pw@x", CLOSED, "password"), ("rediss://x", CLOSED, "TLS")],
+    [
+        ("redis://x", SLOW, "no open loop"),
+        ("redis://:pw@x", CLOSED, "password"),
+        ("rediss://x", CLOSED, "TLS"),
+    ],
 )
 async def test_what_the_limit_cannot_measure_is_refused(url, case, reason):
     """LoadFailed, before the program starts."""

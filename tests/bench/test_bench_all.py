@@ -18,7 +18,9 @@ from mpim_lab.errors import InvalidParameter
 from mpim_lab.load.load import start_load
 from mpim_lab.load.redis.candidates import CANDIDATES
 
-pytestmark = pytest.mark.timeout(400)  # dozens of processes, one after the other, beside the other tests
+pytestmark = pytest.mark.timeout(
+    400
+)  # dozens of processes, one after the other, beside the other tests
 
 CLOSED, OPEN = Case(2), Case(offered_per_s=1_000)
 POINTS = ((SIZE, (16,)), (CHANNELS, (3,)), (SUBSCRIBERS, (3,)), (TASKS, (2,)))
@@ -36,11 +38,15 @@ def tiny(monkeypatch):
         "QUICK_GROWTH": GrowthSchedule(POINTS, rounds=1, seconds=0.05),
     }.items():
         monkeypatch.setattr(command, name, schedule)
-    monkeypatch.setattr(command, "bench_compression", functools.partial(bench_compression, sizes=(64,)))
+    monkeypatch.setattr(
+        command, "bench_compression", functools.partial(bench_compression, sizes=(64,))
+    )
     monkeypatch.setattr(command, "bench_pool", functools.partial(bench_pool, callers=(2,)))
     ours = {"mpim_lab": CANDIDATES["mpim_lab"]}
     monkeypatch.setattr(pubsub, "candidates_for", lambda bench: ours)
-    monkeypatch.setattr(streams, "candidates_for", lambda bench: {"mpim_lab": CANDIDATES["streams:mpim_lab"]})
+    monkeypatch.setattr(
+        streams, "candidates_for", lambda bench: {"mpim_lab": CANDIDATES["streams:mpim_lab"]}
+    )
 
 
 def run(tmp_path, *arguments):
@@ -54,7 +60,9 @@ def test_everything_is_one_file_and_one_page(tiny, tmp_path, capsys):
     page = tmp_path / "all.html"
     report = run(tmp_path, "all", "--page", str(page))
     assert report["machine"]["server"]
-    rows = {name: [row for row in report["rows"] if row["bench"] == name] for name in MEASURED_IN_ALL}
+    rows = {
+        name: [row for row in report["rows"] if row["bench"] == name] for name in MEASURED_IN_ALL
+    }
     assert all(rows.values()) and sum(map(len, rows.values())) == len(report["rows"])
     assert not [row for row in report["rows"] if "reason" in row and row["who"] != "limit"]
     cases = [(str(case), who) for case in (CLOSED, OPEN) for who in COMPARED]  # ours first
@@ -62,7 +70,9 @@ def test_everything_is_one_file_and_one_page(tiny, tmp_path, capsys):
     assert all((row["lost"], row["duplicates"]) == (0, 0) for row in rows["batching"])
     assert [row["who"] for row in rows["pool"]] == list(CONNECTION_STRATEGIES)
     assert all(row["calls_per_s"] > 0 and row["p50_ms"] <= row["p99_ms"] for row in rows["pool"])
-    assert [(row["axis"], row["value"]) for row in rows["growth"]] == [(axis, values[0]) for axis, values in POINTS]
+    assert [(row["axis"], row["value"]) for row in rows["growth"]] == [
+        (axis, values[0]) for axis, values in POINTS
+    ]
     for row in rows["growth"]:
         assert row["messages_per_s"] > 0 and row["lost"] == 0
         assert min(row["server_bytes"], row["client_bytes"]) > 100_000
@@ -70,7 +80,9 @@ def test_everything_is_one_file_and_one_page(tiny, tmp_path, capsys):
     assert cases == {"64 bytes", "chat message"}
     assert page.read_text(encoding="utf-8").count('class="figure"') == 3 + 1 + 1 + len(POINTS)
     said = capsys.readouterr()
-    assert all(f"bench {name}\n" in said.err and f"{name}\n\n" in said.out for name in MEASURED_IN_ALL)
+    assert all(
+        f"bench {name}\n" in said.err and f"{name}\n\n" in said.out for name in MEASURED_IN_ALL
+    )
 
 
 @pytest.mark.parametrize("bench", ["compression", "pool"])
@@ -78,18 +90,31 @@ def test_a_sweep_has_its_picture(bench, tiny, tmp_path, capsys):
     """As a page of its own."""
     picture = tmp_path / "picture.html"
     rows = run(tmp_path, bench, "--rounds", "2", "--picture", str(picture))["rows"]
-    assert all(row["spread"][0] <= row["spread"][1] and row["rounds"] == 2 for row in rows if "spread" in row)
+    assert all(
+        row["spread"][0] <= row["spread"][1] and row["rounds"] == 2
+        for row in rows
+        if "spread" in row
+    )
     assert picture.read_text(encoding="utf-8").count('class="figure"') == 1
     said = capsys.readouterr().out
     assert all(row["who"] in said for row in rows)
 
 
 async def test_nothing_is_lost_with_many_channels_or_many_subscribers(server):
-    """A message counts once the last subscriber has it; each channel that is drawn at random has a subscription."""
-    one, three = [await measure_point(server.url, "t:", Point(SUBSCRIBERS, value), 0.05) for value in (1, 3)]
+    """A message counts once the last subscriber has it.
+
+    Each channel that is drawn at random has a subscription.
+    """
+    one, three = [
+        await measure_point(server.url, "t:", Point(SUBSCRIBERS, value), 0.05) for value in (1, 3)
+    ]
     many = await measure_point(server.url, "t:", Point(CHANNELS, 50), 0.05)
     assert [row["lost"] for row in (one, three, many)] == [0, 0, 0]
-    assert (one["case"], three["case"], many["case"]) == ("subscribers 1", "subscribers 3", "channels 50")
+    assert (one["case"], three["case"], many["case"]) == (
+        "subscribers 1",
+        "subscribers 3",
+        "channels 50",
+    )
     assert all(row["messages_per_s"] > 0 for row in (one, three, many))
 
 
@@ -102,7 +127,10 @@ async def test_a_point_that_cannot_be_measured_says_why(server):
 
 async def test_a_load_has_many_channels_or_many_subscribers_and_of_pubsub_alone(server):
     """What would not be counted rightly is refused."""
-    for who, options in (("mpim_lab", {"channels": 2, "subscribers": 2}), ("streams:mpim_lab", {"channels": 2})):
+    for who, options in (
+        ("mpim_lab", {"channels": 2, "subscribers": 2}),
+        ("streams:mpim_lab", {"channels": 2}),
+    ):
         with pytest.raises(InvalidParameter, match="either many channels or many subscribers"):
             start_load(server.url, who, **options)
 

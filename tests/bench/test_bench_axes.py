@@ -15,7 +15,9 @@ VALUES = st.lists(st.floats(1e-3, 1e7), min_size=1, max_size=8)
 
 def figure_of(values, **error_y):
     figure = make_subplots(cols=2)
-    figure.add_scatter(x=list(range(1, len(values) + 1)), y=values, error_y=error_y or None, row=1, col=2)
+    figure.add_scatter(
+        x=list(range(1, len(values) + 1)), y=values, error_y=error_y or None, row=1, col=2
+    )
     figure.update_yaxes(type="log", row=1, col=2)
     return figure
 
@@ -49,6 +51,9 @@ def test_the_page_says_who_was_not_measured_and_why():
     """Each reason once, with the picture of the others."""
     row = {"bench": "pool", "case": "1 caller", "callers": 1}
     numbers = {"calls_per_s": 10.0, "p99_ms": 1.0, "spread": [9.0, 11.0]}
-    rows = [row | {"who": "this pool"} | numbers, *[row | {"who": "naive", "reason": "it broke"}] * 2]
+    rows = [
+        row | {"who": "this pool"} | numbers,
+        *[row | {"who": "naive", "reason": "it broke"}] * 2,
+    ]
     [(_, sentence, figure)] = sections_of({"machine": {}, "rows": rows})
     assert sentence.endswith(". Not measured: naive (it broke).") and figure is not None

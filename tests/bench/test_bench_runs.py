@@ -28,21 +28,41 @@ def test_a_comparison_from_its_arguments_to_its_files(monkeypatch, tmp_path, cap
     monkeypatch.delenv("MPIM_REDIS_URL", raising=False)
     monkeypatch.setattr(command, "QUICK", Schedule((CLOSED, OPEN), rounds=5, seconds=0.1))
     there = candidates.find_spec  # type: ignore[attr-defined]
-    monkeypatch.setattr(candidates, "find_spec", lambda name: None if name == "coredis" else there(name))
-    monkeypatch.setattr(pubsub, "candidates_for", lambda bench: {who: CANDIDATES[who] for who in COMPARED})
+    monkeypatch.setattr(
+        candidates, "find_spec", lambda name: None if name == "coredis" else there(name)
+    )
+    monkeypatch.setattr(
+        pubsub, "candidates_for", lambda bench: {who: CANDIDATES[who] for who in COMPARED}
+    )
     found, picture = tmp_path / "found.json", tmp_path / "found.html"
-    arguments = ["pubsub", "--quick", "--rounds", "1", "--json", str(found), "--picture", str(picture)]
+    arguments = [
+        "pubsub",
+        "--quick",
+        "--rounds",
+        "1",
+        "--json",
+        str(found),
+        "--picture",
+        str(picture),
+    ]
     assert run_bench_command(arguments) == 0
 
     report = json.loads(found.read_text(encoding="utf-8"))
     assert report["machine"]["server"].startswith(("Valkey ", "Redis "))
     rows = {(row["who"], row["case"]): row for row in report["rows"]}
-    assert set(rows) == {(who, str(case)) for who in (*COMPARED, "limit") for case in (CLOSED, OPEN)}
+    assert set(rows) == {
+        (who, str(case)) for who in (*COMPARED, "limit") for case in (CLOSED, OPEN)
+    }
     for case in (CLOSED, OPEN):
         for who in COMPARED[:2]:
             row = rows[who, str(case)]
             assert "reason" not in row
-            assert (row["bench"], row["rounds"], row["lost"], row["duplicates"]) == ("pubsub", 1, 0, 0)
+            assert (row["bench"], row["rounds"], row["lost"], row["duplicates"]) == (
+                "pubsub",
+                1,
+                0,
+                0,
+            )
             assert row["spread"][0] <= row["messages_per_s"] <= row["spread"][1]
             assert row["p50_ms"] <= row["p99_ms"] <= row["max_ms"]
         assert "pip install 'mpim_lab[peers]'" in rows["coredis", str(case)]["reason"]
@@ -69,13 +89,19 @@ async def test_the_machine_is_described_with_the_server_it_measured(server):
     """And it can be written down as JSON."""
     machine = await describe_machine(server.url)
     assert ("Valkey" in machine["server"]) == ("valkey" in server.binary)
-    assert {"cpu", "cores", "os", "python", "packages", "load_average", "measured_at"} <= set(machine)
+    assert {"cpu", "cores", "os", "python", "packages", "load_average", "measured_at"} <= set(
+        machine
+    )
     assert json.loads(json.dumps(machine)) == machine
 
 
 @pytest.mark.parametrize("bench", ["pubsub", "streams", "live"])
-@pytest.mark.parametrize("name", ["no such directory/found.json", ".", "read-only.json", "read-only/found.json"])
-def test_a_file_that_cannot_be_written_is_refused_before_the_run(bench, name, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    "name", ["no such directory/found.json", ".", "read-only.json", "read-only/found.json"]
+)
+def test_a_file_that_cannot_be_written_is_refused_before_the_run(
+    bench, name, tmp_path, monkeypatch, capsys
+):
     """Not after an hour of measuring."""
     (tmp_path / "read-only.json").write_text("{}")
     (tmp_path / "read-only").mkdir()
@@ -112,7 +138,9 @@ def test_what_watching_costs_is_measured_in_a_kernel(monkeypatch, tmp_path, caps
     rows = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))["rows"]
     assert [row["case"].partition(", ")[2] for row in rows] == [*WAYS, *WAYS]
     assert [row["ratio"] for row in rows[::2]] == [1.0, 1.0]
-    assert all(row["lost"] == 0 and row["ratio"] > 0 and row["p50_ms"] <= row["p99_ms"] for row in rows)
+    assert all(
+        row["lost"] == 0 and row["ratio"] > 0 and row["p50_ms"] <= row["p99_ms"] for row in rows
+    )
     said = capsys.readouterr().out
     assert all(row["case"] in said for row in rows)
 
@@ -120,7 +148,10 @@ def test_what_watching_costs_is_measured_in_a_kernel(monkeypatch, tmp_path, caps
 @pytest.mark.parametrize(
     ("error", "told"),
     [
-        (CellExecutionError("\x1b[31mLoadFailed\x1b[39m", "LoadFailed", "it ended"), "LoadFailed: it ended"),
+        (
+            CellExecutionError("\x1b[31mLoadFailed\x1b[39m", "LoadFailed", "it ended"),
+            "LoadFailed: it ended",
+        ),
         (CellTimeoutError("too slow"), "too slow"),
         (DeadKernelError("Kernel died"), "Kernel died"),
     ],
@@ -143,15 +174,28 @@ def test_streams_are_compared_with_acknowledgements_and_without(monkeypatch, tmp
     monkeypatch.setattr(command, "QUICK", Schedule((CLOSED, OPEN), rounds=1, seconds=0.1))
     there = candidates.find_spec  # type: ignore[attr-defined]
     peers = ("taskiq_redis", "faststream")
-    monkeypatch.setattr(candidates, "find_spec", lambda name: None if name in peers else there(name))
+    monkeypatch.setattr(
+        candidates, "find_spec", lambda name: None if name in peers else there(name)
+    )
     found, picture = tmp_path / "found.json", tmp_path / "found.html"
-    assert run_bench_command(["streams", "--quick", "--json", str(found), "--picture", str(picture)]) == 0
+    assert (
+        run_bench_command(["streams", "--quick", "--json", str(found), "--picture", str(picture)])
+        == 0
+    )
     rows = {row["who"]: row for row in json.loads(found.read_text(encoding="utf-8"))["rows"]}
-    assert {"mpim_lab", "mpim_lab, add_many", "mpim_lab, no group", "redis-py", "mpim_lab, Pub/Sub"} <= set(rows)
+    assert {
+        "mpim_lab",
+        "mpim_lab, add_many",
+        "mpim_lab, no group",
+        "redis-py",
+        "mpim_lab, Pub/Sub",
+    } <= set(rows)
     drawn = picture.read_text(encoding="utf-8")
     for who in ("taskiq", "FastStream pipelined"):
         assert "pip install 'mpim_lab[peers]'" in rows.pop(who)["reason"]
-    assert all(who in drawn for who in ("mpim_lab, add_many", "mpim_lab, no group", "redis-py pipelined"))
+    assert all(
+        who in drawn for who in ("mpim_lab, add_many", "mpim_lab, no group", "redis-py pipelined")
+    )
     for row in rows.values():
         assert (row["bench"], row["case"]) == ("streams", str(CLOSED))
         assert row["messages_per_s"] > 0

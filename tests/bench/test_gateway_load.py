@@ -33,14 +33,19 @@ OPCODES = {TEXT: Opcode.TEXT, BINARY: Opcode.BINARY, PING: Opcode.PING}
 
 @given(
     st.lists(
-        st.tuples(st.sampled_from(list(OPCODES)), st.binary(max_size=125) | st.binary(min_size=126, max_size=70_000))
+        st.tuples(
+            st.sampled_from(list(OPCODES)),
+            st.binary(max_size=125) | st.binary(min_size=126, max_size=70_000),
+        )
     ),
     st.data(),
 )
 def test_frames_are_read_however_they_are_cut(frames, data):
     """A server's frames, as websockets writes them, come out whole and in order, wherever the network cuts them."""
     frames = [(first, payload[:125] if first == PING else payload) for first, payload in frames]
-    stream = b"".join(Frame(OPCODES[first], payload).serialize(mask=False) for first, payload in frames)
+    stream = b"".join(
+        Frame(OPCODES[first], payload).serialize(mask=False) for first, payload in frames
+    )
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=8)))
     reader, read = FrameReader(), []
     for begin, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
@@ -97,7 +102,9 @@ def test_what_a_client_says_is_what_a_gateway_reads(bob):
     hello = wire.decode_client(bob.hello())
     assert isinstance(hello, wire.Hello) and hello.packed
     assert wire.decode_client(bob.send("m1", "alice", "hi")) == wire.Send("m1", "hi", to="alice")
-    assert wire.decode_client(bob.send_group("m2", "tea", "hi")) == wire.Send("m2", "hi", group="tea")
+    assert wire.decode_client(bob.send_group("m2", "tea", "hi")) == wire.Send(
+        "m2", "hi", group="tea"
+    )
     frame, count = bob.create_group("tea", [f"u{number}" for number in range(1_000)])
     assert count == len(wire.decode_client(frame).members) == wire.MAX_WATCHED
     assert wire.decode_client(bob.join_group("tea")) == wire.Group("tea", "join")
@@ -117,7 +124,9 @@ def test_a_gap_is_asked_about_once_and_filled_by_the_page(bob):
     heard = [each for frame in (push(1), push(3), push(4)) for each in bob.receive(frame)]
     (reply,) = [each.reply for each in heard if each.reply]
     assert wire.decode_client(reply) == wire.Sync("alice:bob", 1)
-    messages = tuple(ChatMessage("alice:bob", number, f"m{number}", "alice", "x") for number in (2, 3, 4))
+    messages = tuple(
+        ChatMessage("alice:bob", number, f"m{number}", "alice", "x") for number in (2, 3, 4)
+    )
     page = bob.receive(wire.encode(wire.Page("alice:bob", messages, last=5)))
     assert [each.kind for each in page[:3]] == [FrameKind.PUSHED] * 3
     assert wire.decode_client(page[3].reply) == wire.Sync("alice:bob", 4)  # there is one more
@@ -133,7 +142,9 @@ def test_being_behind_is_asked_about_unless_it_is_the_acknowledgement_that_lacks
     """The gateway reminds a client of what it has not acknowledged."""
     bob.receive(push(1))
     bob.flush()
-    assert bob.receive(wire.encode(wire.SyncHint({"alice:bob": 1}))) == (ReceivedEvent(FrameKind.NOTHING),)
+    assert bob.receive(wire.encode(wire.SyncHint({"alice:bob": 1}))) == (
+        ReceivedEvent(FrameKind.NOTHING),
+    )
     assert [wire.decode_client(frame) for frame in bob.flush()] == [wire.Ack("alice:bob", 1)]
     (behind,) = bob.receive(wire.encode(wire.SyncHint({"alice:bob": 2})))
     assert wire.decode_client(behind.reply) == wire.Sync("alice:bob", 1)
@@ -181,12 +192,18 @@ def test_packets_of_socket_io_are_events_and_their_answers():
     assert (first[:3], second[:3]) == (b"421", b"422")
     assert json.loads(first[3:]) == ["send", {"id": "m1", "to": "bob", "text": "hi"}]
     assert alice.receive(b'431[{"id":"m1"}]') == (ReceivedEvent(FrameKind.ANSWERED),)
-    assert alice.receive(b'42["push",{"id":"m2","text":"ho"}]') == (ReceivedEvent(FrameKind.PUSHED, "ho"),)
-    assert alice.receive(b'42["notice",{"text":"lunch"}]') == (ReceivedEvent(FrameKind.NOTICE, "lunch"),)
+    assert alice.receive(b'42["push",{"id":"m2","text":"ho"}]') == (
+        ReceivedEvent(FrameKind.PUSHED, "ho"),
+    )
+    assert alice.receive(b'42["notice",{"text":"lunch"}]') == (
+        ReceivedEvent(FrameKind.NOTICE, "lunch"),
+    )
     assert alice.receive(b"41")[0].kind is FrameKind.FAILED
 
 
-@pytest.mark.parametrize("frame", [b"42", b"42{}", b'42["push"]', b'42["push",{}]', b'42["push",7]', b"42\xff"])
+@pytest.mark.parametrize(
+    "frame", [b"42", b"42{}", b'42["push"]', b'42["push",{}]', b'42["push",7]', b"42\xff"]
+)
 def test_an_event_that_cannot_be_read_is_refused(frame):
     """With an error of ours."""
     with pytest.raises(CorruptPayload):
@@ -209,19 +226,39 @@ def test_everybody_writes_to_somebody_else_and_nobody_is_left_out(clients, parts
 def test_rows_have_medians_sums_and_ratios_of_the_same_round():
     """A loss is not hidden by the median, a reason not by the other rounds."""
     rounds = [
-        {"who": who, "case": "closed", "note": "n", "messages_per_s": rate, "lost": lost, "kept_up": True}
+        {
+            "who": who,
+            "case": "closed",
+            "note": "n",
+            "messages_per_s": rate,
+            "lost": lost,
+            "kept_up": True,
+        }
         for who, rate, lost in (("mpim_lab", 10.0, 0), ("mpim_lab", 40.0, 3), ("peer", 20.0, 0))
     ]
     rounds.append({"who": "peer", "case": "closed", "note": "n", "reason": "it ended"})
     ours, peer = gateway_rows(rounds, ["closed"], ["mpim_lab", "peer"])
-    assert (ours["messages_per_s"], ours["spread"], ours["lost"], ours["vs_mpim_lab"]) == (25.0, [10.0, 40.0], 3, 1.0)
-    assert (peer["vs_mpim_lab"], peer["reason"], peer["failed_rounds"], peer["rounds"]) == (2.0, "it ended", 1, 1)
+    assert (ours["messages_per_s"], ours["spread"], ours["lost"], ours["vs_mpim_lab"]) == (
+        25.0,
+        [10.0, 40.0],
+        3,
+        1.0,
+    )
+    assert (peer["vs_mpim_lab"], peer["reason"], peer["failed_rounds"], peer["rounds"]) == (
+        2.0,
+        "it ended",
+        1,
+        1,
+    )
     assert msgspec.json.encode([ours, peer])
 
 
 def test_the_table_shows_who_could_not_be_measured():
     """Each reason once, and what each one promises."""
     machine = {"cpu": "Z80", "cores": 1, "python": "3.11", "server": "Valkey 9"}
-    rows = [{"who": "peer", "case": case, "note": "at most once", "reason": "npm is not installed"} for case in "ab"]
+    rows = [
+        {"who": "peer", "case": case, "note": "at most once", "reason": "npm is not installed"}
+        for case in "ab"
+    ]
     table = gateway_table_of(rows, machine)
     assert table.count("peer: npm is not installed") == table.count("peer: at most once") == 1

@@ -13,7 +13,9 @@ from mpim_lab.load.load import measure, start_load
 @contextlib.asynccontextmanager
 async def asking(server):
     """A client of the test's own."""
-    async with Redis.from_url(server.url, protocol=3, driver_info=None, decode_responses=True) as client:
+    async with Redis.from_url(
+        server.url, protocol=3, driver_info=None, decode_responses=True
+    ) as client:
         yield client
 
 
@@ -29,7 +31,11 @@ async def test_messages_to_many_channels_all_arrive(server):
         assert not load.done
     result = await load.result()
     assert (result.sent, result.received, result.lost, result.duplicates) == (5_000, 5_000, 0, 0)
-    assert (result.channels, result.subscribers, result.deliveries_per_s) == (2_500, 1, result.messages_per_s)
+    assert (result.channels, result.subscribers, result.deliveries_per_s) == (
+        2_500,
+        1,
+        result.messages_per_s,
+    )
     assert result.ready_s > 0
 
 
@@ -37,7 +43,10 @@ async def test_every_subscriber_gets_every_message(server):
     """A message counts once the last of them has it; the deliveries are those of all together."""
     result = await measure(server.url, subscribers=40, messages=500, tasks=4)
     assert (result.sent, result.received, result.lost, result.duplicates) == (500, 500, 0, 0)
-    assert result.deliveries_per_s == pytest.approx(40 * result.messages_per_s) and result.subscribers == 40
+    assert (
+        result.deliveries_per_s == pytest.approx(40 * result.messages_per_s)
+        and result.subscribers == 40
+    )
     assert 0 < result.p50_ms <= result.p99_ms <= result.max_ms
 
 

@@ -61,14 +61,19 @@ async def test_a_number_out_of_bounds_is_refused_before_anything_starts(pids, ba
 async def test_a_candidate_that_is_not_installed_is_named_with_the_advice(pids, monkeypatch):
     """LoadFailed, before anything starts."""
     monkeypatch.setattr(candidates, "find_spec", lambda name: None)
-    with pytest.raises(LoadFailed, match=r"coredis is not installed: pip install 'mpim_lab\[peers\]'"):
+    with pytest.raises(
+        LoadFailed, match=r"coredis is not installed: pip install 'mpim_lab\[peers\]'"
+    ):
         start_load("redis://127.0.0.1:1", "coredis")
     assert pids == []
 
 
 @pytest.mark.parametrize("who", ["mpim_lab", "redis-py"])
 async def test_a_server_that_dies_ends_the_load_with_the_reason(server, pids, who):
-    """LoadFailed ends with the error itself, not with the frame around the errors of 32 tasks; nobody is left."""
+    """LoadFailed ends with the error itself, not with the frame around the errors of 32 tasks.
+
+    Nobody is left.
+    """
     trace = Trace()
     load = start_load(server.url, who, tasks=32, seconds=60.0, trace=trace)
     await is_going(load, trace)
@@ -83,10 +88,14 @@ async def test_a_server_that_dies_ends_the_load_with_the_reason(server, pids, wh
 async def test_a_user_who_may_not_subscribe_is_told_so(server):
     """The server's own words, at once and not after a time-out."""
     async with Redis.from_url(server.url) as client:
-        await client.execute_command("ACL", "SETUSER", "bob", "on", ">secret", "+@all", "resetchannels")
+        await client.execute_command(
+            "ACL", "SETUSER", "bob", "on", ">secret", "+@all", "resetchannels"
+        )
     with pytest.raises(LoadFailed, match="NOPERM") as caught:
         async with asyncio.timeout(20):
-            await measure(server.url.replace("redis://", "redis://bob:secret@"), "bare protocol", seconds=0.1)
+            await measure(
+                server.url.replace("redis://", "redis://bob:secret@"), "bare protocol", seconds=0.1
+            )
     assert "secret" not in str(caught.value)
 
 
@@ -116,7 +125,9 @@ async def test_whoever_cancels_the_result_ends_both_processes(server, pids, when
 @pytest.mark.parametrize("future", ["ready", "summary"])
 async def test_a_process_is_killed_although_the_wait_for_its_word_was_cancelled(server, future):
     """A cancelled wait cancels the future it waits for; what comes for it later is no error."""
-    plan = LoadPlan(url=server.url, who="mpim_lab", channel="load", tasks=1, messages=1, seconds=1.0)
+    plan = LoadPlan(
+        url=server.url, who="mpim_lab", channel="load", tasks=1, messages=1, seconds=1.0
+    )
     async with LoadProcess("receiver", plan, lambda *interval: None) as process:
         getattr(process, future).cancel()
         if future == "ready":
@@ -148,7 +159,9 @@ async def main():
     await running.result()
 asyncio.run(main())
 """
-    python = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=subprocess.PIPE)
+    python = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, stdout=subprocess.PIPE
+    )
     pids = [int(await python.stdout.readline()) for _ in range(2)]
     assert await python.stdout.readline() == b"going\n"
     assert all(map(is_alive, pids))
@@ -172,7 +185,11 @@ LONG_LINE = "print('x' * 3_000_000, flush=True)"
 
 @pytest.mark.parametrize(
     "said",
-    ["""print('{"type": ', flush=True)""", """print('{"type": "interval", "x": }', flush=True)""", LONG_LINE],
+    [
+        """print('{"type": ', flush=True)""",
+        """print('{"type": "interval", "x": }', flush=True)""",
+        LONG_LINE,
+    ],
     ids=["half a line", "no JSON", "a line without end"],
 )
 async def test_a_process_that_writes_what_cannot_be_read_is_ended(pids, monkeypatch, said):
@@ -189,8 +206,13 @@ async def test_a_process_that_has_summed_up_and_does_not_end_is_ended(monkeypatc
     holder = "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(5)'])"
     said = """print('{"type": "ready"}', flush=True); print('{"type": "summary"}', flush=True)"""
     speaks(monkeypatch, f"import subprocess, sys, time; {holder}; {said}; time.sleep(60)")
-    plan = LoadPlan(url="redis://127.0.0.1:1", who="mpim_lab", channel="load", tasks=1, messages=1, seconds=1.0)
-    async with asyncio.timeout(10), LoadProcess("receiver", plan, lambda *interval: None) as process:
+    plan = LoadPlan(
+        url="redis://127.0.0.1:1", who="mpim_lab", channel="load", tasks=1, messages=1, seconds=1.0
+    )
+    async with (
+        asyncio.timeout(10),
+        LoadProcess("receiver", plan, lambda *interval: None) as process,
+    ):
         await process.summary
     assert not is_alive(process.pid)
 
@@ -200,7 +222,9 @@ async def test_a_load_process_that_hangs_ends_with_its_parent():
     code = "from mpim_lab.lab.server.process_guard import end_with_parent; import os, time; end_with_parent(0.05); "
     code += "print(os.getpid(), flush=True); time.sleep(60)"
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {code!r}])"
-    python = await asyncio.create_subprocess_exec(sys.executable, "-c", parent, stdout=subprocess.PIPE)
+    python = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", parent, stdout=subprocess.PIPE
+    )
     pid = int(await python.stdout.readline())
     assert is_alive(pid)
     python.kill()
@@ -232,7 +256,9 @@ async def test_an_answer_that_comes_too_late_is_nobody_elses(monkeypatch):
         assert await swarm.ask("last") == {"did": "last"}
 
 
-@pytest.mark.parametrize("said", ["no JSON", "x" * 3_000_000], ids=["no JSON", "a line without end"])
+@pytest.mark.parametrize(
+    "said", ["no JSON", "x" * 3_000_000], ids=["no JSON", "a line without end"]
+)
 async def test_an_answer_that_cannot_be_read_is_named(monkeypatch, said):
     """LoadFailed, and the process is gone."""
     code = CROWD.replace('order.get("say")', repr(said) if len(said) < 100 else "'x' * 3_000_000")

@@ -22,7 +22,12 @@ FRACTIONS = st.floats(min_value=0.0, max_value=1.0)
 
 
 def plan(**changes):
-    defaults = {"url": "redis://bob:secret@127.0.0.1/0", "who": "mpim_lab", "channel": "load", "tasks": 8}
+    defaults = {
+        "url": "redis://bob:secret@127.0.0.1/0",
+        "who": "mpim_lab",
+        "channel": "load",
+        "tasks": 8,
+    }
     return LoadPlan(**defaults | {"messages": 1_000, "seconds": 1.0} | changes)
 
 
@@ -114,7 +119,9 @@ def test_the_counter_counts_what_the_checker_finds(arrivals):
     counter = DeliveryCounter()
     for number, sequence in enumerate(arrivals):
         assert counter.add(HEAD.pack(sequence, 0.0) + b"padding", at=float(number)) == sequence
-    verdict = check([str(sequence) for sequence in range(10)], [str(sequence) for sequence in arrivals])
+    verdict = check(
+        [str(sequence) for sequence in range(10)], [str(sequence) for sequence in arrivals]
+    )
     assert counter.lost(10) == len(verdict.lost)
     assert counter.different == verdict.delivered
     assert counter.duplicates == len(arrivals) - verdict.delivered
@@ -135,7 +142,11 @@ def test_a_cut_begins_anew_and_the_whole_remains():
     counter.add(HEAD.pack(0, 0.0), at=0.001)
     first = counter.cut()
     counter.add(HEAD.pack(1, 0.0), at=1.0)
-    assert (first.max_s, counter.cut().max_s, counter.cut().percentile_ms(0.5)) == (0.001, 1.0, None)
+    assert (first.max_s, counter.cut().max_s, counter.cut().percentile_ms(0.5)) == (
+        0.001,
+        1.0,
+        None,
+    )
     assert counter.latencies.percentile_ms(0.0) == pytest.approx(1.0, rel=0.01)
     assert counter.latencies.max_s == 1.0
 

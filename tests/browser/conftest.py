@@ -30,7 +30,13 @@ def jupyter(tmp_path_factory):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    options = ["--no-browser", "--ip=127.0.0.1", f"--port={port}", "--IdentityProvider.token=", "--allow-root"]
+    options = [
+        "--no-browser",
+        "--ip=127.0.0.1",
+        f"--port={port}",
+        "--IdentityProvider.token=",
+        "--allow-root",
+    ]
     process = subprocess.Popen(
         [sys.executable, "-m", "jupyterlab", *options],
         cwd=folder / "notebooks",
@@ -72,7 +78,9 @@ def notebook_of(jupyter, tmp_path_factory):
 @pytest.fixture(scope="session")
 def chromium():
     """Start the system's Chromium."""
-    playwright = pytest.importorskip("playwright.sync_api") if not os.environ.get("MPIM_TEST_FULL") else None
+    playwright = (
+        pytest.importorskip("playwright.sync_api") if not os.environ.get("MPIM_TEST_FULL") else None
+    )
     if playwright is None:
         from playwright import sync_api as playwright
     path = next(filter(None, map(shutil.which, BROWSERS)), None)

@@ -12,7 +12,10 @@ WITHIN_S = 30
 
 
 class Front:
-    """One address before the gateways, as a load balancer is: who connects is taken to `first`, or to another one."""
+    """One address before the gateways, as a load balancer is.
+
+    Who connects is taken to `first`, or to another one.
+    """
 
     def __init__(self, mpim, first):
         self._mpim, self._first = mpim, first
@@ -36,7 +39,9 @@ class Front:
         gateways = self._mpim.gateways
         gateway = gateways.get(self._first) or next(iter(gateways.values()), None)
         try:
-            from_gateway, to_gateway = await asyncio.open_connection("127.0.0.1", gateway.port if gateway else 1)
+            from_gateway, to_gateway = await asyncio.open_connection(
+                "127.0.0.1", gateway.port if gateway else 1
+            )
         except OSError:
             return writer.close()
         both = {writer, to_gateway}
@@ -53,7 +58,10 @@ class Front:
 
 
 class Hall:
-    """A system of two gateways, on a thread of its own: Playwright's plain interface has this one."""
+    """A system of two gateways, on a thread of its own.
+
+    Playwright's plain interface has this one.
+    """
 
     def __enter__(self):
         self._loop = asyncio.new_event_loop()
@@ -74,7 +82,9 @@ class Hall:
         database = "sqlite+aiosqlite:///:memory:"
         mpim = ImSystem(server.url, gateways=2, database=database, allow_login=True)
         self.mpim = await self._stack.enter_async_context(mpim)
-        self.fronts = [await self._stack.enter_async_context(Front(mpim, name)) for name in ("gw-1", "gw-2")]
+        self.fronts = [
+            await self._stack.enter_async_context(Front(mpim, name)) for name in ("gw-1", "gw-2")
+        ]
 
     def do(self, work):
         """Have something done there; gives what it gives."""
@@ -135,7 +145,9 @@ class Window:
             self.see("send").click()
 
     def presence_of(self, uid, status):
-        expect(self.page.locator(f'[data-testid=presence][data-uid="{uid}"]')).to_have_attribute("data-status", status)
+        expect(self.page.locator(f'[data-testid=presence][data-uid="{uid}"]')).to_have_attribute(
+            "data-status", status
+        )
 
     def members_are(self, *uids):
         """Nobody else, and no "and others"; how many there are stands beside the name."""

@@ -10,13 +10,19 @@ class NotebookPage:
         self.page, self.name = page, name
         page.goto(f"{lab_url}/tree/{name}?reset")
         page.locator(".jp-NotebookPanel:visible .jp-Cell").first.wait_for(timeout=60_000)
-        page.get_by_text("(ipykernel) | Idle").wait_for(timeout=60_000)  # before that, a menu asks for a kernel
+        page.get_by_text("(ipykernel) | Idle").wait_for(
+            timeout=60_000
+        )  # before that, a menu asks for a kernel
 
     def menu(self, *labels):
         """Choose from the menu bar."""
-        self.page.locator(".lm-MenuBar-itemLabel", has_text=re.compile(f"^{labels[0]}$")).first.click()
+        self.page.locator(
+            ".lm-MenuBar-itemLabel", has_text=re.compile(f"^{labels[0]}$")
+        ).first.click()
         for label in labels[1:]:
-            item = self.page.locator(".lm-Menu-itemLabel:visible").filter(has_text=re.compile(f"^{label}"))
+            item = self.page.locator(".lm-Menu-itemLabel:visible").filter(
+                has_text=re.compile(f"^{label}")
+            )
             item.first.hover()
             if label is labels[-1]:
                 item.first.click()
@@ -28,7 +34,10 @@ class NotebookPage:
         self.page.locator(f"body[data-jp-theme-light='{light}']").wait_for(state="attached")
 
     def run_all(self):
-        """Run every cell and wait until the last one has its number, a new one. Fails at once when a cell fails."""
+        """Run every cell and wait until the last one has its number, a new one.
+
+        Fails at once when a cell fails.
+        """
         self.menu("Edit", "Clear Outputs of All Cells")
         try:
             self.begin()
@@ -42,7 +51,10 @@ class NotebookPage:
         assert not errors, f"{self.name}:\n" + "\n".join(errors)
 
     def begin(self):
-        """Choose "Run All Cells" until cells are marked as waiting: on a busy machine a menu closes under the click."""
+        """Choose "Run All Cells" until cells are marked as waiting.
+
+        On a busy machine a menu closes under the click.
+        """
         for _ in range(3):
             self.menu("Run", "Run All Cells")
             for _ in range(20):
@@ -53,7 +65,11 @@ class NotebookPage:
 
     def cell(self, text):
         """The code cell whose source contains `text`, scrolled to."""
-        cell = self.page.locator(".jp-CodeCell").filter(has=self.page.locator(".cm-content", has_text=text)).first
+        cell = (
+            self.page.locator(".jp-CodeCell")
+            .filter(has=self.page.locator(".cm-content", has_text=text))
+            .first
+        )
         cell.scroll_into_view_if_needed()
         return cell
 
@@ -73,14 +89,19 @@ class NotebookPage:
                 yield f"{self.name[:2]}-{name}-{theme.lower()}", self.picture(source)
 
     def picture(self, source):
-        """What is under a cell, in view. Cells above it that are drawn meanwhile push it out, so it is scrolled to again."""
+        """What is under a cell, in view.
+
+        Cells above it that are drawn meanwhile push it out, so it is scrolled to again.
+        """
         for _ in range(120):
             output = self.cell(source).locator(".jp-OutputArea-output").last
             output.scroll_into_view_if_needed()
             if output.locator(":is(svg, canvas, table, pre, .js-plotly-plot):visible").count():
                 return output
             self.page.wait_for_timeout(500)
-        raise AssertionError(f"{self.name}: no picture under {source!r}, but:\n{output.inner_text()}")
+        raise AssertionError(
+            f"{self.name}: no picture under {source!r}, but:\n{output.inner_text()}"
+        )
 
 
 # JupyterLab shows the traceback of a cell that failed as it shows what was written to stderr.

@@ -26,7 +26,10 @@ def wait_for_count(page, view, fate, test, within_ms=30_000):
 
 
 def test_the_pictures_show_what_was_lost_and_follow_the_keyboard_and_the_theme(chapter, page):
-    """The broken run shows 18 delivered and 6 lost; at the beginning of time nothing is lost yet."""
+    """The broken run shows 18 delivered and 6 lost.
+
+    At the beginning of time nothing is lost yet.
+    """
     view = chapter.cell("broken.trace, title").locator(".mpim-flow")
     view.wait_for()
     wait_for_count(page, view, "delivered", 18)
@@ -38,7 +41,9 @@ def test_the_pictures_show_what_was_lost_and_follow_the_keyboard_and_the_theme(c
     assert count_of(view, "lost") == 0
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowDown")
-    assert "m2 lost, although it was acknowledged" in view.locator(".mpim-story-title").text_content()
+    assert (
+        "m2 lost, although it was acknowledged" in view.locator(".mpim-story-title").text_content()
+    )
     assert "handed it to 0 subscribers" in view.locator(".mpim-story").inner_text()
     page.keyboard.press("+")
     page.keyboard.press(" ")
@@ -59,14 +64,17 @@ def test_the_panel_runs_what_its_parameters_say_and_breaks_it_on_a_click(chapter
     for _ in range(16):
         page.keyboard.press("ArrowRight")
     page.wait_for_function(
-        "(each) => each.textContent.trim() === '40'", arg=messages.locator(".widget-readout").element_handle()
+        "(each) => each.textContent.trim() === '40'",
+        arg=messages.locator(".widget-readout").element_handle(),
     )
     pace = panel.locator(".widget-hslider", has_text="pace")
     pace.locator(".noUi-handle").focus()
     for _ in range(6):
         page.keyboard.press("ArrowRight")
     panel.get_by_role("button", name="Run").click()
-    page.wait_for_function("(each) => each.textContent.includes('running: message')", arg=panel.element_handle())
+    page.wait_for_function(
+        "(each) => each.textContent.includes('running: message')", arg=panel.element_handle()
+    )
     panel.get_by_role("button", name="away").click()
     keep(panel, "panel-running")
     panel.get_by_text("sent 40").wait_for(timeout=60_000)
@@ -102,7 +110,10 @@ def test_the_quiz_hides_the_answer_until_it_is_asked_for(chapter, page):
 
 
 def test_a_page_that_is_loaded_again_shows_the_same_pictures(chapter, page):
-    """The kernel lives on when a tab is closed: the pictures come back, and ask it for what they show."""
+    """The kernel lives on when a tab is closed.
+
+    The pictures come back, and ask it for what they show.
+    """
     chapter.menu("File", "Save Notebook$")
     page.locator(".lm-TabBar-tab.jp-mod-dirty").wait_for(state="detached")
     page.reload()

@@ -28,7 +28,10 @@ pytestmark = [pytest.mark.timeout(600), chapters(*PICTURES)]
 
 
 def test_the_pictures_are_there_in_both_themes(chapter, page):
-    """Kept as screenshots, to be looked at; the challenges show what is wrong with what the reader begins with."""
+    """Kept as screenshots, to be looked at.
+
+    The challenges show what is wrong with what the reader begins with.
+    """
     for name, output in chapter.pictures(PICTURES[chapter.name]):
         keep(output, name)
     assert "✘" in page.locator(".jp-Notebook:visible").inner_text()
@@ -50,6 +53,9 @@ def test_the_panel_runs_what_its_parameters_say(chapter, page):
     panel = chapter.cell("panel = Panel(").locator(".mpim-panel")
     panel.get_by_role("button", name="Run").click()
     panel.locator("pre").first.wait_for(timeout=60_000)
-    assert "sent" in panel.locator("pre").first.inner_text() or "done" in panel.locator("pre").first.inner_text()
+    assert (
+        "sent" in panel.locator("pre").first.inner_text()
+        or "done" in panel.locator("pre").first.inner_text()
+    )
     panel.get_by_role("button", name="to the end").click()
     keep(panel, f"{chapter.name[:2]}-panel")

@@ -17,18 +17,30 @@ FlowView(result.trace)
 
 
 def test_two_thousand_messages_play(notebook_of, page, jupyter):
-    """All of them in view while they play; the time a frame takes is printed, not judged: that is this machine's."""
+    """All of them in view while they play.
+
+    The time a frame takes is printed, not judged: that is this machine's.
+    """
     chapter = NotebookPage(page, jupyter, notebook_of("many.ipynb", CELL, "1"))
     chapter.run_all()
     view = chapter.cell("FlowView(result.trace)").locator(".mpim-flow")
     view.wait_for()
-    for name in ("fit everything", "to the beginning", "faster", "faster", "faster", "play or pause"):
+    for name in (
+        "fit everything",
+        "to the beginning",
+        "faster",
+        "faster",
+        "faster",
+        "play or pause",
+    ):
         view.get_by_role("button", name=name).click()
     page.wait_for_function("() => window.__mpimFrameStats.draws > 30")
     frames = page.evaluate(FRAMES)
     view.get_by_role("button", name="to the end").click()
     stats = page.evaluate("window.__mpimFrameStats")
-    print(f"\n2,000 messages: {frames:.0f} frames/s, drawing {stats['medianMs']:.1f} ms (p95 {stats['p95Ms']:.1f} ms)")
+    print(
+        f"\n2,000 messages: {frames:.0f} frames/s, drawing {stats['medianMs']:.1f} ms (p95 {stats['p95Ms']:.1f} ms)"
+    )
     keep(view, "many-messages")
     assert stats["messages"] == 2_000
     assert "1800 delivered" in view.inner_text()

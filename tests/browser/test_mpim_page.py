@@ -44,7 +44,10 @@ def alice_and_bob(hall, window):
 
 
 def test_two_users_on_two_gateways_read_the_same_conversation_in_the_same_order(alice_and_bob):
-    """Both ways, each message once, under its number; what I wrote says that it is kept, and that it was pushed."""
+    """Both ways, each message once, under its number.
+
+    What I wrote says that it is kept, and that it was pushed.
+    """
     alice, bob = alice_and_bob
     alice.say("Hello Bob", "消息各到一次 <b>&amp;", "two\nlines")
     expect(bob.see("message")).to_have_count(3)
@@ -58,7 +61,10 @@ def test_two_users_on_two_gateways_read_the_same_conversation_in_the_same_order(
 
 
 def test_a_member_of_a_group_who_was_away_gets_everything_on_return(hall, window, alice_and_bob):
-    """Unread ones are counted, and in order when opened; somebody may read them on a narrow screen."""
+    """Unread ones are counted, and in order when opened.
+
+    Somebody may read them on a narrow screen.
+    """
     alice, bob = alice_and_bob
     alice.create_group("tea", "bob, carol")
     alice.say(*(f"cup {number}" for number in range(1, 8)))
@@ -81,7 +87,11 @@ def test_a_message_under_the_id_of_somebody_elses_takes_nobodys_place(hall, alic
     alice.say("Pay 10 to Carol")
     bob.conversation("#tea").click()
     expect(bob.see("message")).to_have_count(1)
-    hall.do(hall.join("tea", "eve", "Pay 999 to Eve", id=bob.see("message").first.get_attribute("data-id")))
+    hall.do(
+        hall.join(
+            "tea", "eve", "Pay 999 to Eve", id=bob.see("message").first.get_attribute("data-id")
+        )
+    )
     alice.say("agreed?")
     wanted = [(1, "Pay 10 to Carol"), (2, "Pay 999 to Eve"), (3, "agreed?")]
     assert bob.numbered(3) == alice.numbered(3) == wanted
@@ -107,7 +117,9 @@ def test_a_notice_is_seen_by_everybody_and_can_be_dismissed(hall, alice_and_bob)
     expect(alice.see("notice")).to_have_count(0)
 
 
-def test_when_a_gateway_closes_both_go_on_through_the_other_and_nothing_is_lost(hall, alice_and_bob):
+def test_when_a_gateway_closes_both_go_on_through_the_other_and_nothing_is_lost(
+    hall, alice_and_bob
+):
     """Said before, meanwhile and after; a cable that is pulled changes nothing either."""
     alice, bob = alice_and_bob
     alice.say("before 1", "before 2")
@@ -124,7 +136,9 @@ def test_when_a_gateway_closes_both_go_on_through_the_other_and_nothing_is_lost(
     assert [text for _, text in seen if not text.startswith("from bob")] == mine
 
 
-def test_what_is_written_while_no_gateway_answers_is_sent_later_also_after_a_reload(hall, alice_and_bob):
+def test_what_is_written_while_no_gateway_answers_is_sent_later_also_after_a_reload(
+    hall, alice_and_bob
+):
     """The message waits in the window under the id it was given, and arrives once."""
     alice, bob = alice_and_bob
     port = hall.mpim.gateways["gw-2"].port

@@ -19,7 +19,11 @@ class Side:
 
     def buffer(self, limit, overflow_policy):
         return SubscriberBuffer(
-            limit, overflow_policy, pause=self.pause, resume=self.resume, dropped=self.dropped.append
+            limit,
+            overflow_policy,
+            pause=self.pause,
+            resume=self.resume,
+            dropped=self.dropped.append,
         )
 
     def pause(self, buffer):
@@ -39,7 +43,10 @@ def message(number):
     steps=st.lists(st.booleans(), max_size=60),
 )
 def test_every_message_is_read_or_reported_and_order_is_kept(limit, overflow_policy, steps):
-    """For any interleaving of puts and gets: read + dropped + held = put, in order; the limit holds where it must."""
+    """For any interleaving of puts and gets: read + dropped + held = put, in order.
+
+    The limit holds where it must.
+    """
 
     async def play():
         side = Side()

@@ -33,7 +33,9 @@ class AlwaysOptimistic(Sender):
 class AsksAfterwards(Sender):
     async def send(self, uid, payload):
         await self.queue.publish(user_channel(uid), payload)
-        return "delivered" if await self.queue.subscriber_count(user_channel(uid)) else "nobody there"
+        return (
+            "delivered" if await self.queue.subscriber_count(user_channel(uid)) else "nobody there"
+        )
 
 
 class RaisesWhenNobodyIsThere(Sender):
@@ -105,7 +107,9 @@ async def test_a_sender_that_does_not_tell_the_truth_fails_every_time(lab_server
     assert len(set(map(repr, outcomes))) == 1
 
 
-@pytest.mark.parametrize("bad", [NaiveSender, TruthfulSender, TriesTwice, SendsEverythingTwice, WaitsAndHopes])
+@pytest.mark.parametrize(
+    "bad", [NaiveSender, TruthfulSender, TriesTwice, SendsEverythingTwice, WaitsAndHopes]
+)
 async def test_a_sender_that_loses_or_repeats_fails_every_time(lab_server, bad):
     """A solution of the first challenge is not one of the second."""
     assert not (await deliver_everything().check(bad)).passed

@@ -53,7 +53,10 @@ async def test_two_that_send_the_same_message_at_once_are_both_told(server):
         await asyncio.sleep(0)
 
     async with talk(server, handle) as sender:
-        assert await asyncio.gather(*(sender.send("bob", b"m1 hi") for _ in range(3))) == ["delivered"] * 3
+        assert (
+            await asyncio.gather(*(sender.send("bob", b"m1 hi") for _ in range(3)))
+            == ["delivered"] * 3
+        )
         assert sender._unacked == {}
 
 

@@ -28,11 +28,16 @@ from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.support import tls_relay, wait_until
 
-QUICK = ConnectionConfig(timeout_s=0.4, connect_timeout_s=0.4, backoff=Backoff(initial_s=0.005, max_s=0.02))
+QUICK = ConnectionConfig(
+    timeout_s=0.4, connect_timeout_s=0.4, backoff=Backoff(initial_s=0.005, max_s=0.02)
+)
 
 
 async def test_a_cut_connection_comes_back_and_subscribes_again(server):
-    """Nobody has to do anything; the observer is told how long the gap was and how many channels are back."""
+    """Nobody has to do anything.
+
+    The observer is told how long the gap was and how many channels are back.
+    """
     trace, got = Trace(), []
     async with MessageQueue(server.url, name="bob", observer=trace, config=QUICK) as mq:
         await mq.subscribe("a", got.append)
@@ -60,12 +65,18 @@ async def test_commands_in_flight_when_the_line_breaks_may_have_happened(server)
     server.resume()
     assert all(isinstance(outcome, ConnectionLost) and not outcome.definite for outcome in outcomes)
     await wait_until(lambda: link.is_connected)
-    assert int(await link.call("GET", "counter") or 0) in (0, 10)  # as the server saw it, but never more
+    assert int(await link.call("GET", "counter") or 0) in (
+        0,
+        10,
+    )  # as the server saw it, but never more
     await link.close()
 
 
 async def test_a_command_that_was_not_written_yet_certainly_did_not_happen(server):
-    """Within the loop turn of `send` nothing has left; a line that breaks then gives NotConnected, definite=True."""
+    """Within the loop turn of `send` nothing has left.
+
+    A line that breaks then gives NotConnected, definite=True.
+    """
     link = ReconnectingConnection(Address.parse(server.url), config=QUICK)
     await link.open()
     reply = link.connection.send(b"*1\r\n$4\r\nPING\r\n")
@@ -91,7 +102,10 @@ async def test_a_command_without_an_answer_times_out(server):
 
 
 async def test_replies_meet_their_commands_after_cancellation(server):
-    """A caller that gives up leaves its place in the order to be used up; the next ones get their own answers."""
+    """A caller that gives up leaves its place in the order to be used up.
+
+    The next ones get their own answers.
+    """
     link = ReconnectingConnection(Address.parse(server.url))
     await link.open()
     calls = [asyncio.create_task(link.call("ECHO", str(number))) for number in range(100)]
@@ -100,13 +114,22 @@ async def test_replies_meet_their_commands_after_cancellation(server):
         call.cancel()
     replies = await asyncio.gather(*calls, return_exceptions=True)
     for number, reply in enumerate(replies):
-        assert isinstance(reply, asyncio.CancelledError) if number % 3 == 0 else reply == str(number).encode()
+        assert (
+            isinstance(reply, asyncio.CancelledError)
+            if number % 3 == 0
+            else reply == str(number).encode()
+        )
     await link.close()
 
 
 async def test_callers_beyond_the_limit_wait_and_all_are_served(server):
-    """At most max_commands wait for the server at any time; the others wait for room, first come, first served."""
-    link = ReconnectingConnection(Address.parse(server.url), config=ConnectionConfig(max_commands=8))
+    """At most max_commands wait for the server at any time.
+
+    The others wait for room, first come, first served.
+    """
+    link = ReconnectingConnection(
+        Address.parse(server.url), config=ConnectionConfig(max_commands=8)
+    )
     await link.open()
     most, order = 0, []
 
@@ -124,7 +147,9 @@ async def test_callers_beyond_the_limit_wait_and_all_are_served(server):
 
 async def test_bytes_are_bounded_too(server):
     """Large commands wait when max_bytes are waiting already, and all of them arrive."""
-    link = ReconnectingConnection(Address.parse(server.url), config=ConnectionConfig(max_bytes=100_000))
+    link = ReconnectingConnection(
+        Address.parse(server.url), config=ConnectionConfig(max_bytes=100_000)
+    )
     await link.open()
     replies = await asyncio.gather(*(link.call("ECHO", b"x" * 60_000) for _ in range(50)))
     assert [len(reply) for reply in replies] == [60_000] * 50
@@ -133,14 +158,19 @@ async def test_bytes_are_bounded_too(server):
 
 async def test_no_room_in_time_is_a_named_error(server):
     """QueueFull, definite=True: the server is stopped, the limit is reached, the caller was never written."""
-    link = ReconnectingConnection(Address.parse(server.url), config=ConnectionConfig(timeout_s=0.4, max_commands=2))
+    link = ReconnectingConnection(
+        Address.parse(server.url), config=ConnectionConfig(timeout_s=0.4, max_commands=2)
+    )
     await link.open()
     server.pause()
     calls = [asyncio.create_task(link.call("PING")) for _ in range(5)]
     outcomes = await asyncio.gather(*calls, return_exceptions=True)
     server.resume()
     assert [type(outcome) for outcome in outcomes[:2]] == [CommandTimeout] * 2
-    assert all(isinstance(outcome, QueueFull | NotConnected) and outcome.definite for outcome in outcomes[2:])
+    assert all(
+        isinstance(outcome, QueueFull | NotConnected) and outcome.definite
+        for outcome in outcomes[2:]
+    )
     await link.close()
 
 
@@ -152,7 +182,10 @@ async def test_callers_wait_for_a_line_that_is_down_and_go_on_when_it_is_back(se
 
 
 async def test_a_server_that_is_gone_is_named_with_the_cause(server):
-    """NotConnected, definite=True, within the time-out; the address is in the message, the password is not."""
+    """NotConnected, definite=True, within the time-out.
+
+    The address is in the message, the password is not.
+    """
     url = server.url.replace("redis://", "redis://default:secret@")
     mq = MessageQueue(server.url, config=QUICK)
     await mq.open()
@@ -185,7 +218,9 @@ async def test_a_killed_server_is_found_again_after_its_restart(server):
 async def test_a_silent_line_is_given_up(server):
     """A server that is stopped for longer than heartbeat and time-out is noticed without any command of ours."""
     trace = Trace()
-    limits = ConnectionConfig(timeout_s=0.2, connect_timeout_s=0.2, heartbeat_s=0.1, backoff=Backoff(0.005, 0.02))
+    limits = ConnectionConfig(
+        timeout_s=0.2, connect_timeout_s=0.2, heartbeat_s=0.1, backoff=Backoff(0.005, 0.02)
+    )
     async with MessageQueue(server.url, config=limits, observer=trace) as mq:
         server.pause()
         await wait_until(lambda: any(trace.by_kind(EventKind.DISCONNECTED)))
@@ -205,7 +240,9 @@ async def test_user_and_password_are_used_on_every_connection(server):
         await wait_until(lambda: mq.is_connected)
         assert await mq._commands.call("ACL", "WHOAMI") == b"alice"
     with pytest.raises(LoginRejected):
-        await MessageQueue(server.url.replace("redis://", "redis://alice:wrong@"), config=QUICK).open()
+        await MessageQueue(
+            server.url.replace("redis://", "redis://alice:wrong@"), config=QUICK
+        ).open()
 
 
 async def test_the_database_of_the_url_is_selected(server):
@@ -231,7 +268,10 @@ async def test_a_unix_socket_works_as_tcp_does(server):
 
 @contextlib.asynccontextmanager
 async def tls_in_front_of(url, tmp_path):
-    """A TLS end before the server, with a certificate of our own authority; gives a rediss:// URL."""
+    """A TLS end before the server, with a certificate of our own authority.
+
+    Gives a rediss:// URL.
+    """
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -278,7 +318,10 @@ async def test_something_that_does_not_speak_resp_is_named():
 
 
 async def test_a_server_that_hangs_up_before_it_is_asked_is_quoted():
-    """One that takes no more clients does so: its words are the reason, whether or not the login was under way."""
+    """One that takes no more clients does so.
+
+    Its words are the reason, whether or not the login was under way.
+    """
     full = b"-ERR max number of clients reached\r\n"
     async with something_that_says(full, once_asked=False) as address:
         with pytest.raises((NotConnected, LoginRejected), match="max number of clients reached"):

@@ -13,7 +13,10 @@ from tests.support import REPEATS, wait_until
 
 
 def duration_of(fault):
-    """How long a fault must last to bite: the slow subscriber's buffer takes a few photos before it is full."""
+    """How long a fault must last to bite.
+
+    The slow subscriber's buffer takes a few photos before it is full.
+    """
     return 10 if fault == "slow" else 3
 
 
@@ -25,9 +28,13 @@ async def test_without_a_fault_both_designs_deliver_everything(lab_server):
 
 
 @pytest.mark.parametrize("seed", range(REPEATS))
-async def test_the_naive_version_loses_exactly_the_messages_published_while_bob_was_away(lab_server, seed):
+async def test_the_naive_version_loses_exactly_the_messages_published_while_bob_was_away(
+    lab_server, seed
+):
     """And alice was told "delivered" for each of them."""
-    verdict = (await PubSubDelivery(design="naive", fault="away", duration=6, seed=seed).run()).verdict
+    verdict = (
+        await PubSubDelivery(design="naive", fault="away", duration=6, seed=seed).run()
+    ).verdict
     hit = tuple(f"m{fault.at}" for fault in schedule_faults(seed, "away", messages=24, duration=6))
     assert verdict.lost == hit
     assert verdict.silently_lost == hit
@@ -37,7 +44,11 @@ async def test_the_naive_version_loses_exactly_the_messages_published_while_bob_
 @pytest.mark.parametrize("seed", [1, 7][:REPEATS])
 async def test_every_fault_catches_the_naive_version(lab_server, fault, seed):
     """A checker that passes the naive twin would be worth nothing."""
-    verdict = (await PubSubDelivery(design="naive", fault=fault, duration=duration_of(fault), seed=seed).run()).verdict
+    verdict = (
+        await PubSubDelivery(
+            design="naive", fault=fault, duration=duration_of(fault), seed=seed
+        ).run()
+    ).verdict
     assert verdict.lost
     assert verdict.semantics.startswith("at most once")
 
@@ -47,7 +58,9 @@ async def test_every_fault_catches_the_naive_version(lab_server, fault, seed):
 async def test_confirmation_loses_nothing_under_the_same_faults(lab_server, fault, seed):
     """At least once: nothing lost, nobody misinformed; repeats may arrive twice."""
     verdict = (
-        await PubSubDelivery(design="confirmed", fault=fault, duration=duration_of(fault), seed=seed).run()
+        await PubSubDelivery(
+            design="confirmed", fault=fault, duration=duration_of(fault), seed=seed
+        ).run()
     ).verdict
     assert verdict.lost == ()
     assert verdict.silently_lost == ()
@@ -56,22 +69,32 @@ async def test_confirmation_loses_nothing_under_the_same_faults(lab_server, faul
 async def test_a_slow_subscriber_is_handed_messages_that_it_never_gets(lab_server):
     """The server counts him as a receiver until his buffer is full: receivers=1 is no delivery."""
     result = await PubSubDelivery(design="naive", fault="slow", duration=10).run()
-    counted = {event.message_id for event in result.trace.by_kind(EventKind.PUBLISHED) if event.count}
+    counted = {
+        event.message_id for event in result.trace.by_kind(EventKind.PUBLISHED) if event.count
+    }
     assert set(result.verdict.lost) & counted
 
 
 async def test_a_repeat_may_arrive_twice(lab_server):
-    """A slow receiver confirms late: the sender has repeated meanwhile. That is why idempotency exists."""
+    """A slow receiver confirms late: the sender has repeated meanwhile.
+
+    That is why idempotency exists.
+    """
     verdict = (await PubSubDelivery(design="confirmed", fault="slow", duration=10).run()).verdict
     assert verdict.duplicated
     assert verdict.semantics.startswith("at least once")
 
 
 async def test_a_publish_that_timed_out_was_done_all_the_same(lab_server):
-    """alice was told "failed, perhaps sent"; the stopped server went on and handed the message over."""
+    """alice was told "failed, perhaps sent".
+
+    The stopped server went on and handed the message over.
+    """
     result = await PubSubDelivery(design="naive", fault="pause", duration=2).run()
     told = {event.message_id: event.outcome for event in result.trace.by_kind(EventKind.OUTCOME)}
-    (perhaps,) = [message for message, detail in told.items() if detail.startswith("failed, perhaps sent")]
+    (perhaps,) = [
+        message for message, detail in told.items() if detail.startswith("failed, perhaps sent")
+    ]
     assert perhaps not in result.verdict.lost
 
 
@@ -79,7 +102,11 @@ async def test_a_publish_that_timed_out_was_done_all_the_same(lab_server):
 async def test_the_same_seed_gives_the_same_verdict(lab_server, fault):
     """Whatever the machine does meanwhile; `tests/load` has the hundred repeats."""
     verdicts = [
-        (await PubSubDelivery(design="naive", fault=fault, duration=duration_of(fault), messages=16).run()).verdict
+        (
+            await PubSubDelivery(
+                design="naive", fault=fault, duration=duration_of(fault), messages=16
+            ).run()
+        ).verdict
         for _ in range(max(2, REPEATS))
     ]
     assert len(set(verdicts)) == 1
@@ -113,7 +140,9 @@ async def test_a_run_that_is_cancelled_leaves_no_server_behind(lab_server, monke
     await wait_until(lambda: not started[0].is_running)
 
 
-async def test_on_the_readers_own_server_process_faults_say_why_they_are_not_offered(server, monkeypatch):
+async def test_on_the_readers_own_server_process_faults_say_why_they_are_not_offered(
+    server, monkeypatch
+):
     """kill, pause and slow need a server of the lab's own; away and cut work anywhere."""
     monkeypatch.setenv("MPIM_REDIS_URL", server.url)
     for fault in ("kill", "pause", "slow"):

@@ -34,7 +34,9 @@ def reads_a_cancelled_future():
     future.result()
 
 
-async def test_an_async_handler_that_meets_anothers_cancellation_has_failed_and_the_next_message_comes(server):
+async def test_an_async_handler_that_meets_anothers_cancellation_has_failed_and_the_next_message_comes(
+    server,
+):
     """The subscription lives on, whatever else listens goes on, and the failure is reported as any other."""
     events, got, other = [], [], []
 
@@ -56,7 +58,9 @@ async def test_an_async_handler_that_meets_anothers_cancellation_has_failed_and_
 
 
 @pytest.mark.parametrize("where", ["handler", "unpack"])
-async def test_plain_code_that_meets_anothers_cancellation_does_not_break_the_connection(server, where):
+async def test_plain_code_that_meets_anothers_cancellation_does_not_break_the_connection(
+    server, where
+):
     """A CancelledError out of plain code is an error like any other."""
     gaps, got = [], []
 
@@ -95,7 +99,15 @@ class _CallsAGenerator:
 
 @pytest.mark.parametrize(
     "handler",
-    [_generator, _plain_generator, functools.partial(_generator), _CallsAGenerator(), None, "print", 7],
+    [
+        _generator,
+        _plain_generator,
+        functools.partial(_generator),
+        _CallsAGenerator(),
+        None,
+        "print",
+        7,
+    ],
     ids=lambda handler: type(handler).__name__,
 )
 async def test_what_can_never_be_a_handler_is_refused(one_server, handler):
@@ -114,7 +126,9 @@ async def test_a_plain_handler_that_returns_something_has_failed(one_server, res
         await mq.subscribe("a", lambda message: result)
         await mq.publish("a", b"m1")
         await mq.drain()
-    kinds = [event.kind for event in events if event.message_id == "m1"]  # two connections: either is heard first
+    kinds = [
+        event.kind for event in events if event.message_id == "m1"
+    ]  # two connections: either is heard first
     assert EventKind.FAILED in kinds and EventKind.HANDLED not in kinds
 
 
@@ -193,7 +207,9 @@ async def test_a_handler_may_drain_and_end_its_own_subscription_and_begin_it_aga
     assert got == [("first", b"1"), ("second", b"2")]
 
 
-async def test_after_an_unsubscribe_nothing_reaches_its_handler_also_when_the_channel_is_used_again(server):
+async def test_after_an_unsubscribe_nothing_reaches_its_handler_also_when_the_channel_is_used_again(
+    server,
+):
     """The same name at the same moment is another subscription."""
     async with MessageQueue(server.url) as mq, MessageQueue(server.url) as other:
         for _ in range(20):
@@ -212,7 +228,9 @@ async def test_after_an_unsubscribe_nothing_reaches_its_handler_also_when_the_ch
 
 
 @pytest.mark.parametrize("first", ["its handler", "a caller that is cancelled"])
-async def test_whoever_unsubscribes_waits_for_the_handler_also_when_another_has_begun_to(server, first):
+async def test_whoever_unsubscribes_waits_for_the_handler_also_when_another_has_begun_to(
+    server, first
+):
     """Once it has returned the handler is called no more, whoever asked before."""
     got, goes_on = [], asyncio.Event()
     async with MessageQueue(server.url) as mq:
@@ -265,7 +283,9 @@ async def test_whoever_unsubscribes_waits_for_an_earlier_handler_too_that_fell_b
         assert seen == got == ["0", "1", "2"]
 
 
-async def test_a_subscribe_that_is_cancelled_handles_nothing_more_also_when_it_fell_behind(server, monkeypatch):
+async def test_a_subscribe_that_is_cancelled_handles_nothing_more_also_when_it_fell_behind(
+    server, monkeypatch
+):
     """Messages may follow the server's answer at once, and be too many, before its caller is told."""
     got, goes_on = [], asyncio.Event()
     async with MessageQueue(server.url) as mq:
@@ -285,7 +305,9 @@ async def test_a_subscribe_that_is_cancelled_handles_nothing_more_also_when_it_f
             got.append(message.text)
 
         monkeypatch.setattr(subscriptions.link, "call", answered_and_overrun)
-        subscribing = asyncio.create_task(mq.subscribe("a", handler, max_buffered=2, overflow_policy="disconnect"))
+        subscribing = asyncio.create_task(
+            mq.subscribe("a", handler, max_buffered=2, overflow_policy="disconnect")
+        )
         with pytest.raises(asyncio.CancelledError):
             await subscribing
         monkeypatch.undo()
@@ -342,7 +364,9 @@ async def test_several_tasks_may_listen_together(server):
 # Observers and other callbacks
 
 
-@pytest.mark.parametrize("error", [RuntimeError("away"), asyncio.CancelledError(), NoException()], ids=repr)
+@pytest.mark.parametrize(
+    "error", [RuntimeError("away"), asyncio.CancelledError(), NoException()], ids=repr
+)
 async def test_an_observer_that_raises_at_everything_changes_nothing(server, error, caplog):
     """It is logged; messages are handled, lines that break come back."""
     caplog.set_level(logging.CRITICAL)
@@ -385,10 +409,15 @@ def test_only_errors_of_the_package_reach_a_user():
 
 
 @pytest.mark.parametrize(
-    "given", [None, 7, b"12", "12", [1, 2], ["1"], {b"1": 2}, object()], ids=lambda given: repr(given)[:12]
+    "given",
+    [None, 7, b"12", "12", [1, 2], ["1"], {b"1": 2}, object()],
+    ids=lambda given: repr(given)[:12],
 )
 async def test_an_unpack_that_gives_no_list_of_payloads_fails_for_its_message_only(server, given):
-    """It is reported as a handler's error is: the line stays, and the next message comes, to its neighbours, too."""
+    """It is reported as a handler's error is.
+
+    The line stays, and the next message comes, to its neighbours, too.
+    """
     gaps, got, neighbour = [], [], []
     async with MessageQueue(server.url, on_gap=gaps.append) as mq:
         unpack = lambda payload: given if payload == b"odd" else iter([payload, payload])  # noqa: E731
@@ -407,7 +436,9 @@ async def _async_unpack(payload):
     return [payload]
 
 
-@pytest.mark.parametrize("unpack", [7, "json", _async_unpack], ids=lambda unpack: type(unpack).__name__)
+@pytest.mark.parametrize(
+    "unpack", [7, "json", _async_unpack], ids=lambda unpack: type(unpack).__name__
+)
 async def test_what_can_never_unpack_is_refused(one_server, unpack):
     """Before the server hears of it: the channel may be subscribed afterwards."""
     async with MessageQueue(one_server.url) as mq:
@@ -422,7 +453,10 @@ async def test_what_can_never_unpack_is_refused(one_server, unpack):
 @pytest.mark.parametrize("error", [NoException, GeneratorExit, asyncio.InvalidStateError])
 @pytest.mark.parametrize("where", ["plain", "async", "unpack"])
 async def test_whatever_a_handler_raises_the_next_message_comes(server, error, where):
-    """Also what is no Exception: the subscription does not die without a word, nor does the line break."""
+    """Also what is no Exception.
+
+    The subscription does not die without a word, nor does the line break.
+    """
     gaps, got, events = [], [], []
 
     def plain(message):
@@ -461,7 +495,9 @@ async def test_an_unsubscribe_that_is_cancelled_keeps_nothing_of_a_handler_that_
             await mq.subscribe("a", handler)
             await mq.publish("a", b"x")
             leaving = asyncio.create_task(mq.unsubscribe("a"))
-            await wait_until(lambda: mq._subscriptions._finishing and not mq._subscriptions._channels)
+            await wait_until(
+                lambda: mq._subscriptions._finishing and not mq._subscriptions._channels
+            )
             leaving.cancel()
             await asyncio.wait([leaving])
         assert len(mq._subscriptions._finishing) == 3

@@ -1,4 +1,7 @@
-"""Hostile payloads: whatever arrives gives messages or a named error, and no bomb goes off. Large ones: tests/load."""
+"""Hostile payloads: whatever arrives gives messages or a named error, and no bomb goes off.
+
+Large ones: tests/load.
+"""
 
 import random
 import zlib
@@ -8,7 +11,13 @@ import lz4.frame
 import pytest
 import zstandard
 
-from mpim_lab.errors import CorruptPayload, InvalidParameter, OversizedPayload, UnknownFormat, UnreadablePayload
+from mpim_lab.errors import (
+    CorruptPayload,
+    InvalidParameter,
+    OversizedPayload,
+    UnknownFormat,
+    UnreadablePayload,
+)
 from mpim_lab.mq.compression.codec import Algorithm, Codec
 from mpim_lab.mq.compression.dictionary import ZstdDictionary, train_dictionary
 from mpim_lab.mq.compression.framing import (
@@ -22,7 +31,11 @@ from mpim_lab.mq.compression.framing import (
     encode_plain,
 )
 
-LINES = [f"see you at {hour} o'clock in the {place}".encode() for hour in range(24) for place in ("park", "office")]
+LINES = [
+    f"see you at {hour} o'clock in the {place}".encode()
+    for hour in range(24)
+    for place in ("park", "office")
+]
 DICTIONARY = train_dictionary(LINES * 20, size_bytes=1_024, id=7)
 MIB = 1024 * 1024
 READER = Codec("none", dictionaries=[DICTIONARY])
@@ -34,7 +47,10 @@ def sender(algorithm, **options):
 
 
 def zstd_head(size, window=None):
-    """A frame's head that claims so many bytes; with a window of its own, or as large as the content."""
+    """A frame's head that claims so many bytes.
+
+    With a window of its own, or as large as the content.
+    """
     if window is None:
         return bytes([ZSTD, 0xE0]) + size.to_bytes(8, "little")
     return bytes([ZSTD, 0xC0, window]) + size.to_bytes(8, "little")
@@ -56,7 +72,9 @@ def mutated(payload, chance):
     if kind == 2:
         changed[0] = chance.randrange(0xF8, 0x100)
     for _ in range(chance.randrange(1, 5)):
-        changed[chance.randrange(min(len(changed), 30 if kind == 3 else len(changed)))] = chance.randrange(256)
+        changed[chance.randrange(min(len(changed), 30 if kind == 3 else len(changed)))] = (
+            chance.randrange(256)
+        )
     return bytes(changed)
 
 
@@ -64,12 +82,19 @@ def test_10_000_mutated_frames_give_messages_or_a_named_error():
     """Single messages and batches of every algorithm; every named error is among the outcomes."""
     chance = random.Random(6)
     senders = [sender(each) for each in Algorithm]
-    frames = [each.compress(encode_batch(LINES[:many], b"confirm", 3)) for each in senders for many in (1, 9, 48)]
+    frames = [
+        each.compress(encode_batch(LINES[:many], b"confirm", 3))
+        for each in senders
+        for many in (1, 9, 48)
+    ]
     frames += [each.encode(line * 3) for each in senders for line in LINES[:4]]
     reader, outcomes = Codec(max_bytes=4_000, dictionaries=[DICTIONARY]), Counter()
     for _ in range(10_000):
         payload = mutated(chance.choice(frames), chance)
-        for read in (lambda data: decode_messages(reader.decompress(data)), lambda data: [reader.decode(data)]):
+        for read in (
+            lambda data: decode_messages(reader.decompress(data)),
+            lambda data: [reader.decode(data)],
+        ):
             try:
                 assert all(type(message) is bytes for message in read(payload))
                 outcomes["messages"] += 1
@@ -110,7 +135,9 @@ def test_a_batch_of_more_messages_than_it_has_bytes_is_refused():
             decode_batch(READER.decompress(packed))
 
 
-@pytest.mark.parametrize("window", [None, 0x00, 0x70, 0xA8, 0xF8], ids=["content", "1 KiB", "16 MiB", "2 GiB", "2 TiB"])
+@pytest.mark.parametrize(
+    "window", [None, 0x00, 0x70, 0xA8, 0xF8], ids=["content", "1 KiB", "16 MiB", "2 GiB", "2 TiB"]
+)
 def test_a_zstandard_head_alone_reserves_nothing(window):
     """It claims up to 2 TiB of content, or as much for its window, and no content follows."""
     for size in (2**63, 2**40, MIB + 1):
@@ -121,7 +148,10 @@ def test_a_zstandard_head_alone_reserves_nothing(window):
 
 
 def test_a_zstandard_frame_holds_what_its_head_says_and_nothing_more():
-    """Too much, too little, another frame behind it; also where the head says that there is nothing."""
+    """Too much, too little, another frame behind it.
+
+    Also where the head says that there is nothing.
+    """
     block = zstd_zeros(1_000)
     assert READER.decode(zstd_head(1_000) + block) == bytes(1_000)
     for wrong in (
@@ -181,7 +211,10 @@ def test_a_mark_of_the_future_is_unknown_not_corrupt():
 
 
 def test_a_changed_byte_is_noticed_where_the_frame_has_a_checksum():
-    """zlib always; a Zstandard frame of a sender who asked for one. A plain payload has none either."""
+    """zlib always; a Zstandard frame of a sender who asked for one.
+
+    A plain payload has none either.
+    """
     text = b"".join(LINES)
     options = zstandard.ZstdCompressionParameters.from_level(
         3, format=zstandard.FORMAT_ZSTD1_MAGICLESS, write_checksum=True
@@ -192,7 +225,9 @@ def test_a_changed_byte_is_noticed_where_the_frame_has_a_checksum():
             changed = bytearray(packed)
             changed[place] ^= 0x01
             try:
-                assert READER.decode(bytes(changed)) == text  # a bit that says nothing about the content
+                assert (
+                    READER.decode(bytes(changed)) == text
+                )  # a bit that says nothing about the content
             except UnreadablePayload:
                 continue
     plain_text = encode_plain(text)
@@ -203,10 +238,14 @@ def test_a_dictionary_that_is_none_or_not_the_only_one_of_its_number_is_refused(
     """When it is made known, not when the first message comes."""
     with pytest.raises(InvalidParameter, match="behind its head"):
         ZstdDictionary(DICTIONARY.content[:8] + bytes(range(256)) * 2)
-    other = train_dictionary([line.upper() for line in LINES] * 20, size_bytes=1_024, id=DICTIONARY.id)
+    other = train_dictionary(
+        [line.upper() for line in LINES] * 20, size_bytes=1_024, id=DICTIONARY.id
+    )
     with pytest.raises(InvalidParameter, match="two dictionaries have the number 7"):
         Codec(dictionaries=[DICTIONARY, other])
-    assert Codec(dictionaries=[DICTIONARY, ZstdDictionary(DICTIONARY.content)]).dictionaries.keys() == {7}
+    assert Codec(
+        dictionaries=[DICTIONARY, ZstdDictionary(DICTIONARY.content)]
+    ).dictionaries.keys() == {7}
 
 
 @pytest.mark.parametrize("algorithm", ["zlib", "lz4", "zstd"])

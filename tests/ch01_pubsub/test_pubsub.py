@@ -47,7 +47,9 @@ async def test_text_travels_as_utf8(server):
     assert got[0].text == "晚上好"
 
 
-@pytest.mark.parametrize("payload", [b"", b"\x00\r\n\xff", b"x" * 100_000, bytearray(b"ba"), memoryview(b"mv")])
+@pytest.mark.parametrize(
+    "payload", [b"", b"\x00\r\n\xff", b"x" * 100_000, bytearray(b"ba"), memoryview(b"mv")]
+)
 async def test_any_bytes_arrive_unchanged(server, payload):
     """Payloads are bytes, whatever is in them."""
     got = []
@@ -59,7 +61,10 @@ async def test_any_bytes_arrive_unchanged(server, payload):
 
 
 async def test_messages_of_one_channel_arrive_in_order(server):
-    """One publisher, one channel: the server keeps the order, and so do we, from tasks that do not wait for each other."""
+    """One publisher, one channel.
+
+    The server keeps the order, and so do we, from tasks that do not wait for each other.
+    """
     got = []
     async with MessageQueue(server.url) as mq:
         await mq.subscribe("user:1001", lambda message: got.append(int(message.payload)))
@@ -181,15 +186,24 @@ async def test_subscribing_twice_is_refused(server):
 
 @pytest.mark.parametrize("channel", ["", b"", None, 7, ["list"], "\ud800"])
 async def test_a_bad_channel_is_refused_before_anything_is_sent(server, channel):
-    """A channel is a non-empty text or bytes; the error is InvalidMessage and certainly nothing happened."""
+    """A channel is a non-empty text or bytes.
+
+    The error is InvalidMessage and certainly nothing happened.
+    """
     async with MessageQueue(server.url) as mq:
-        for attempt in (mq.publish(channel, b"x"), mq.subscribe(channel, print), mq.subscriber_count(channel)):
+        for attempt in (
+            mq.publish(channel, b"x"),
+            mq.subscribe(channel, print),
+            mq.subscriber_count(channel),
+        ):
             with pytest.raises(InvalidMessage) as caught:
                 await attempt
             assert caught.value.definite
 
 
-@pytest.mark.parametrize("payload", [None, 7, 1.5, ["x"], {"a": 1}, "\ud800", b"x" * 1_001, "é" * 501])
+@pytest.mark.parametrize(
+    "payload", [None, 7, 1.5, ["x"], {"a": 1}, "\ud800", b"x" * 1_001, "é" * 501]
+)
 async def test_a_bad_payload_is_refused_before_anything_is_sent(server, payload):
     """Payloads are bytes or text of at most max_payload_bytes, counted in bytes."""
     async with MessageQueue(server.url, max_payload_bytes=1_000) as mq:
@@ -219,7 +233,10 @@ async def test_a_bad_inbox_is_refused(server, options):
 
 @pytest.mark.parametrize("is_async", [False, True])
 async def test_a_handler_that_raises_stops_nobody(server, caplog, is_async):
-    """The error goes to the log and to the observer; the next message and the other handlers are not touched."""
+    """The error goes to the log and to the observer.
+
+    The next message and the other handlers are not touched.
+    """
     trace, got = Trace(), []
 
     def fail(message):
@@ -273,7 +290,10 @@ async def test_waiting_for_a_slow_handler_loses_nothing(server):
 
 
 async def test_a_slow_handler_does_not_hold_up_publishing_on_its_own_queue(server):
-    """Messages and commands have a connection each: a full buffer stops reading the one, not the other."""
+    """Messages and commands have a connection each.
+
+    A full buffer stops reading the one, not the other.
+    """
     go = asyncio.Event()
 
     async def handler(message):
@@ -298,16 +318,31 @@ async def test_dropping_the_oldest_keeps_the_newest(server):
         await mq.subscribe("a", handler, max_buffered=3, overflow_policy="drop oldest")
         for number in range(10):
             await mq.publish("a", f"m{number}")
-            await wait_until(lambda: sum(1 for _ in trace.by_kind(EventKind.RECEIVED)) == number + 1)  # noqa: B023
+            await wait_until(
+                lambda seen=number + 1: sum(1 for _ in trace.by_kind(EventKind.RECEIVED)) == seen
+            )
         go.set()
         await mq.drain()
     assert got == ["m0", "m7", "m8", "m9"]  # m0 was with the handler already
-    assert [event.message_id for event in trace.by_kind(EventKind.DROPPED)] == ["m1", "m2", "m3", "m4", "m5", "m6"]
+    assert [event.message_id for event in trace.by_kind(EventKind.DROPPED)] == [
+        "m1",
+        "m2",
+        "m3",
+        "m4",
+        "m5",
+        "m6",
+    ]
 
 
 async def test_disconnecting_a_slow_reader_ends_its_subscription_with_an_error(server):
-    """Policy "disconnect": the iterator gives what it held, then raises SlowSubscriber; the server sends nothing more."""
-    async with MessageQueue(server.url) as mq, mq.listen("a", max_buffered=2, overflow_policy="disconnect") as messages:
+    """Policy "disconnect": the iterator gives what it held, then raises SlowSubscriber.
+
+    The server sends nothing more.
+    """
+    async with (
+        MessageQueue(server.url) as mq,
+        mq.listen("a", max_buffered=2, overflow_policy="disconnect") as messages,
+    ):
         for number in range(3):
             await mq.publish("a", str(number))
         await mq.drain()
@@ -323,7 +358,12 @@ async def test_a_closed_queue_refuses_with_a_named_error(server):
     await mq.open()
     await mq.close()
     await mq.close()
-    for attempt in (mq.publish("a", b"x"), mq.subscribe("a", print), mq.subscriber_count("a"), mq.open()):
+    for attempt in (
+        mq.publish("a", b"x"),
+        mq.subscribe("a", print),
+        mq.subscriber_count("a"),
+        mq.open(),
+    ):
         with pytest.raises(QueueClosed):
             await attempt
     assert not mq.is_connected
@@ -353,7 +393,10 @@ async def test_closing_finishes_what_was_begun(server):
 async def test_a_prefix_keeps_two_labs_on_one_server_apart(server):
     """The prefix is on the server's side only: channels look the same to handlers."""
     got = []
-    async with MessageQueue(server.url, prefix="lab-1:") as one, MessageQueue(server.url, prefix="lab-2:") as two:
+    async with (
+        MessageQueue(server.url, prefix="lab-1:") as one,
+        MessageQueue(server.url, prefix="lab-2:") as two,
+    ):
         await one.subscribe("a", got.append)
         await one.subscribe("b*", got.append, pattern=True)
         assert await two.publish("a", b"x") == 0
@@ -366,7 +409,9 @@ async def test_a_prefix_keeps_two_labs_on_one_server_apart(server):
 async def test_a_server_that_refuses_a_channel_is_heard(server):
     """An ACL that forbids the channel gives CommandRejected, and later replies still meet their commands."""
     async with MessageQueue(server.url) as admin:
-        await admin._commands.call("ACL", "SETUSER", "guest", "on", "nopass", "+@all", "resetchannels", "&open:*")
+        await admin._commands.call(
+            "ACL", "SETUSER", "guest", "on", "nopass", "+@all", "resetchannels", "&open:*"
+        )
     async with MessageQueue(server.url.replace("redis://", "redis://guest:x@")) as mq:
         with pytest.raises(CommandRejected, match="NOPERM"):
             await mq.subscribe("closed", lambda message: None)

@@ -13,7 +13,10 @@ COMMANDS = st.lists(st.binary(min_size=1, max_size=20), min_size=1, max_size=50)
 
 @given(st.lists(st.one_of(st.binary(), st.none()), min_size=1, max_size=20))
 def test_each_command_has_its_own_outcome_in_order(outcomes):
-    """A refusal stands in its place; it is done with the last one, not before, and never fails as a whole."""
+    """A refusal stands in its place.
+
+    It is done with the last one, not before, and never fails as a whole.
+    """
     loop = asyncio.new_event_loop()
     replies, error = PipelineFuture(len(outcomes), loop=loop), CommandRejected("no")
     for outcome in outcomes:
@@ -45,7 +48,10 @@ def test_what_comes_late_changes_nothing(count, answered, cancelled):
 
 @given(COMMANDS, st.integers(1, 10), st.integers(1, 100))
 def test_all_commands_go_in_order_within_the_limits(commands, max_commands, max_bytes):
-    """Each time at least one; never more than there are slots, and only the last one may reach the limit on bytes."""
+    """Each time at least one.
+
+    Never more than there are slots, and only the last one may reach the limit on bytes.
+    """
     left, written = commands, []
     while left:
         some = take_fitting(left, max_commands, max_bytes)

@@ -1,4 +1,7 @@
-"""The options of a server's URL do what they say, as redis-py reads them; one that does nothing is refused by name."""
+"""The options of a server's URL do what they say, as redis-py reads them.
+
+One that does nothing is refused by name.
+"""
 
 import asyncio
 import contextlib
@@ -60,8 +63,12 @@ def test_times_and_names_of_the_url_are_used():
     mq = MessageQueue(url)
     limits = mq._commands.config
     assert (limits.timeout_s, limits.connect_timeout_s, limits.heartbeat_s) == (2, 3, 7)
-    assert b"shop" in [word.encode() for word in mq._address.handshake_commands("mq")[0] if isinstance(word, str)]
-    assert Address.parse("redis://h?health_check_interval=0").config_overrides["heartbeat_s"] == float("inf")
+    assert b"shop" in [
+        word.encode() for word in mq._address.handshake_commands("mq")[0] if isinstance(word, str)
+    ]
+    assert Address.parse("redis://h?health_check_interval=0").config_overrides[
+        "heartbeat_s"
+    ] == float("inf")
 
 
 async def test_the_pool_uses_the_times_of_the_url(one_server):
@@ -95,7 +102,10 @@ def test_a_password_is_never_shown():
 
 @pytest.fixture
 def certificates(tmp_path):
-    """An authority's certificate, in a file and in a folder; a server's and a client's; the client's key encrypted."""
+    """An authority's certificate, in a file and in a folder.
+
+    A server's and a client's; the client's key encrypted.
+    """
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     (tmp_path / "folder").mkdir()
@@ -117,7 +127,10 @@ def certificates(tmp_path):
 
 @contextlib.asynccontextmanager
 async def tls_end(url, folder, version=None):
-    """A TLS end before the server that asks for the client's certificate; gives the beginning of its URL."""
+    """A TLS end before the server that asks for the client's certificate.
+
+    Gives the beginning of its URL.
+    """
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=folder / "ca.pem")
     context.load_cert_chain(folder / "server.pem", folder / "server.key")
     context.verify_mode = ssl.CERT_REQUIRED
@@ -160,15 +173,30 @@ async def through_the_pool(url):
 CLIENT = "ssl_ca_certs={0}/ca.pem&ssl_certfile={0}/client.pem&"
 CASES = {
     "a plain key": (CLIENT + "ssl_keyfile={0}/client.key", True),
-    "an encrypted key and its pass phrase": (CLIENT + "ssl_keyfile={0}/encrypted.key&ssl_password=open%20sesame", True),
+    "an encrypted key and its pass phrase": (
+        CLIENT + "ssl_keyfile={0}/encrypted.key&ssl_password=open%20sesame",
+        True,
+    ),
     "a wrong pass phrase": (CLIENT + "ssl_keyfile={0}/encrypted.key&ssl_password=wrong", False),
     "no pass phrase": (CLIENT + "ssl_keyfile={0}/encrypted.key", False),
     "no certificate of ours": ("ssl_ca_certs={0}/ca.pem", False),
     "an unknown authority": ("ssl_certfile={0}/client.pem&ssl_keyfile={0}/client.key", False),
-    "no verification": ("ssl_cert_reqs=none&ssl_certfile={0}/client.pem&ssl_keyfile={0}/client.key", True),
-    "a host name that is not looked at": (CLIENT + "ssl_keyfile={0}/client.key&ssl_check_hostname=false", True),
-    "a version that the other end has": (CLIENT + "ssl_keyfile={0}/client.key&ssl_min_version=771", True),
-    "a version that the other end lacks": (CLIENT + "ssl_keyfile={0}/client.key&ssl_min_version=772", False),
+    "no verification": (
+        "ssl_cert_reqs=none&ssl_certfile={0}/client.pem&ssl_keyfile={0}/client.key",
+        True,
+    ),
+    "a host name that is not looked at": (
+        CLIENT + "ssl_keyfile={0}/client.key&ssl_check_hostname=false",
+        True,
+    ),
+    "a version that the other end has": (
+        CLIENT + "ssl_keyfile={0}/client.key&ssl_min_version=771",
+        True,
+    ),
+    "a version that the other end lacks": (
+        CLIENT + "ssl_keyfile={0}/client.key&ssl_min_version=772",
+        False,
+    ),
     "ciphers": (CLIENT + "ssl_keyfile={0}/client.key&ssl_ciphers=ECDHE%2BAESGCM", True),
     "a missing file": ("ssl_ca_certs={0}/nowhere.pem", False),
 }
@@ -176,7 +204,10 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 async def test_tls_options_do_what_they_do_in_redis_py(one_server, certificates, name):
-    """The queue and the pool get through where redis-py does; where it does not, the error is one of ours."""
+    """The queue and the pool get through where redis-py does.
+
+    Where it does not, the error is one of ours.
+    """
     options, works = CASES[name]
     async with tls_end(one_server.url, certificates, ssl.TLSVersion.TLSv1_2) as base:
         url = f"{base}?{options.format(quote(str(certificates)))}"
@@ -202,10 +233,14 @@ async def test_authorities_may_stand_in_a_folder(one_server, certificates):
 
 
 @pytest.mark.parametrize(
-    "url", ["redis://:se/cret@h", "redis://:1/secret@h", "redis://:se#cret@h", "redis://:secret\uff0f@h"]
+    "url",
+    ["redis://:se/cret@h", "redis://:1/secret@h", "redis://:se#cret@h", "redis://:secret\uff0f@h"],
 )
 def test_a_url_that_cannot_be_read_shows_no_piece_of_the_password(url):
-    """Characters that belong into %XX take it apart wrongly; neither the error nor its cause says where."""
+    """Characters that belong into %XX take it apart wrongly.
+
+    Neither the error nor its cause says where.
+    """
     with pytest.raises(InvalidParameter, match="%XX") as caught:
         Address.parse(url)
     assert "cret" not in str(caught.value) and "se'" not in str(caught.value)

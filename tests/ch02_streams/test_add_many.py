@@ -22,7 +22,9 @@ from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.support import wait_until
 
 LAST_ID = "18446744073709551615-18446744073709551615"
-QUICK = ConnectionConfig(timeout_s=0.4, connect_timeout_s=0.4, backoff=Backoff(initial_s=0.005, max_s=0.02))
+QUICK = ConnectionConfig(
+    timeout_s=0.4, connect_timeout_s=0.4, backoff=Backoff(initial_s=0.005, max_s=0.02)
+)
 
 
 def texts(count):
@@ -30,14 +32,24 @@ def texts(count):
 
 
 async def test_many_are_added_in_their_order(server):
-    """Their ids come back in that order; payloads and fields as with `add`; none of them is no error."""
+    """Their ids come back in that order.
+
+    Payloads and fields as with `add`; none of them is no error.
+    """
     async with MessageQueue(server.url) as mq:
         stream = mq.stream("orders")
         assert await stream.add_many([]) == []
-        ids = await stream.add_many(part for part in (b"a", "晚", bytearray(b"c"), {"order": "17", "item": b"\xff"}))
+        ids = await stream.add_many(
+            part for part in (b"a", "晚", bytearray(b"c"), {"order": "17", "item": b"\xff"})
+        )
         entries = await stream.range()
         assert [entry.id for entry in entries] == ids
-        fields = [{"data": b"a"}, {"data": "晚".encode()}, {"data": b"c"}, {"order": b"17", "item": b"\xff"}]
+        fields = [
+            {"data": b"a"},
+            {"data": "晚".encode()},
+            {"data": b"c"},
+            {"order": b"17", "item": b"\xff"},
+        ]
         assert [entry.fields for entry in entries] == fields
 
 
@@ -53,7 +65,9 @@ async def test_one_that_cannot_be_added_stops_all_before_anything_is_sent(server
 
 
 @pytest.mark.parametrize(
-    "limits", [ConnectionConfig(max_commands=8), ConnectionConfig(max_bytes=2_000)], ids=["commands", "bytes"]
+    "limits",
+    [ConnectionConfig(max_commands=8), ConnectionConfig(max_bytes=2_000)],
+    ids=["commands", "bytes"],
 )
 async def test_more_than_the_limits_allow_waits_for_room(server, limits):
     """Also beside others who want the same connection; everybody's own order is kept."""
@@ -70,7 +84,9 @@ async def test_more_than_the_limits_allow_waits_for_room(server, limits):
 
         connection.send_many = watched
         singles = asyncio.gather(*(stream.add(f"one {number}") for number in range(100)))
-        many = await asyncio.gather(*(stream.add_many([f"{who} {text}" for text in texts(300)]) for who in "ab"))
+        many = await asyncio.gather(
+            *(stream.add_many([f"{who} {text}" for text in texts(300)]) for who in "ab")
+        )
         await singles
         assert most <= limits.max_commands
         data = {entry.id: entry.data.decode() for entry in await stream.range()}
@@ -81,7 +97,10 @@ async def test_more_than_the_limits_allow_waits_for_room(server, limits):
 
 
 async def test_what_the_server_refuses_is_told_one_by_one(server):
-    """PartlyAdded: here the stream's ids are used up after two; definite, because the server itself said no."""
+    """PartlyAdded: here the stream's ids are used up after two.
+
+    Definite, because the server itself said no.
+    """
     async with MessageQueue(server.url) as mq:
         stream = mq.stream("orders")
         await stream.add("x", id=LAST_ID[:-1] + "3")
@@ -94,7 +113,10 @@ async def test_what_the_server_refuses_is_told_one_by_one(server):
 
 
 async def test_a_server_that_does_not_answer_leaves_it_open_what_was_added(server):
-    """What was written timed out and may be added, the rest had no room and is not; later replies meet their commands."""
+    """What was written timed out and may be added, the rest had no room and is not.
+
+    Later replies meet their commands.
+    """
     limits = ConnectionConfig(timeout_s=0.4, max_commands=3, backoff=QUICK.backoff)
     async with MessageQueue(server.url, config=limits) as mq:
         stream = mq.stream("orders")
@@ -113,7 +135,10 @@ async def test_a_server_that_does_not_answer_leaves_it_open_what_was_added(serve
 
 
 async def test_a_line_that_breaks_tells_what_was_written_from_what_was_not(server):
-    """Written: it may have been added. Within the loop turn of sending nothing has left: certainly not."""
+    """Written: it may have been added.
+
+    Within the loop turn of sending nothing has left: certainly not.
+    """
     async with MessageQueue(server.url, config=QUICK) as mq:
         stream = mq.stream("orders")
         assert await stream.length() == 0  # the layout of the keys was looked at
@@ -161,8 +186,13 @@ async def test_whoever_is_cancelled_leaves_the_others_their_own_replies(server):
             task.cancel()
         outcomes = await asyncio.gather(*adding, return_exceptions=True)
         ids = [entry.id for entry in await stream.range()]
-        assert [isinstance(outcome, asyncio.CancelledError) for outcome in outcomes] == [True, False] * 3
-        assert [added for outcome in outcomes[1::2] for added in outcome] == ids[50:100] + ids[150:200] + ids[250:300]
+        assert [isinstance(outcome, asyncio.CancelledError) for outcome in outcomes] == [
+            True,
+            False,
+        ] * 3
+        assert [added for outcome in outcomes[1::2] for added in outcome] == ids[50:100] + ids[
+            150:200
+        ] + ids[250:300]
 
 
 async def test_a_closed_queue_refuses_with_its_own_name(server):

@@ -4,7 +4,12 @@ import asyncio
 import contextlib
 
 from mpim_lab.chapters.ch02_streams.challenges import lose_nothing, survive_the_poison
-from mpim_lab.chapters.ch02_streams.naive import AckFirstWorker, EndlessRetryWorker, NoAckWorker, NoClaimWorker
+from mpim_lab.chapters.ch02_streams.naive import (
+    AckFirstWorker,
+    EndlessRetryWorker,
+    NoAckWorker,
+    NoClaimWorker,
+)
 from mpim_lab.chapters.ch02_streams.solutions import ClaimingWorker, DeadLetteringWorker
 from mpim_lab.mq.streams.consumer import Consumer
 from tests.challenges import assert_all_pass, assert_each_fails, assert_hints_come_one_at_a_time
@@ -16,9 +21,13 @@ class ClaimsByHand(ClaimingWorker):
     claim_idle_ms = None
 
     async def run(self):
-        async with Consumer(self.group, self.name, batch_size=1, claim_idle_ms=None) as self.consumer:
+        async with Consumer(
+            self.group, self.name, batch_size=1, claim_idle_ms=None
+        ) as self.consumer:
             while not self.stopping:
-                for delivery in await self.group.claim(self.name, idle_ms=60) or await self.consumer.fetch(50):
+                for delivery in await self.group.claim(
+                    self.name, idle_ms=60
+                ) or await self.consumer.fetch(50):
                     await self.process(delivery)
 
 
@@ -81,7 +90,10 @@ class NeverStops(ClaimingWorker):
 
 
 async def test_the_reference_solutions_pass(lab_server):
-    """Both challenges can be solved with what the chapter has shown; the second one's solution solves the first, too."""
+    """Both challenges can be solved with what the chapter has shown.
+
+    The second one's solution solves the first, too.
+    """
     await assert_all_pass(
         lose_nothing().check(ClaimingWorker),
         lose_nothing().check(ClaimsByHand),

@@ -29,7 +29,10 @@ async def test_a_consumer_claims_from_the_dead_by_itself(server):
 
 async def test_reading_ahead_is_bounded_by_what_is_in_hand(server):
     """Then a fetch waits for an acknowledgement, for as long as it was told to."""
-    async with shop(server, *"abcdef") as (group, _), Consumer(group, "c", max_in_flight=3, batch_size=2) as consumer:
+    async with (
+        shop(server, *"abcdef") as (group, _),
+        Consumer(group, "c", max_in_flight=3, batch_size=2) as consumer,
+    ):
         held = await fetched(consumer, 3)
         assert data(held) == ["a", "b", "c"]
         assert await consumer.fetch(20) == []
@@ -75,9 +78,15 @@ async def test_an_iterator_gives_one_delivery_after_the_other(server):
 
 
 async def test_a_line_that_is_cut_in_the_middle_of_a_read_loses_nothing(server):
-    """What the broken line swallowed is pending in my name: it is picked up; nothing acknowledged comes again."""
+    """What the broken line swallowed is pending in my name: it is picked up.
+
+    Nothing acknowledged comes again.
+    """
     limits = ConnectionConfig(backoff=Backoff(initial_s=0.002, max_s=0.01))
-    async with shop(server, config=limits) as (group, stream), Consumer(group, "c 1", batch_size=3) as consumer:
+    async with (
+        shop(server, config=limits) as (group, stream),
+        Consumer(group, "c 1", batch_size=3) as consumer,
+    ):
         seen = []
 
         async def read():
@@ -116,7 +125,10 @@ async def test_an_answer_that_was_lost_on_the_way_is_asked_for_again(server, mon
 
 
 async def test_a_group_that_the_server_forgot_is_made_again(lab_server):
-    """Persistence "none": after a restart neither stream nor group is there; reading fixes it, what was in them is gone."""
+    """Persistence "none": after a restart neither stream nor group is there.
+
+    Reading fixes it, what was in them is gone.
+    """
     limits = ConnectionConfig(backoff=Backoff(initial_s=0.002, max_s=0.02))
     async with EmbeddedServer() as server, MessageQueue(server.url, config=limits) as mq:
         stream = mq.stream("orders")

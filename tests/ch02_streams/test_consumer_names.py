@@ -22,23 +22,44 @@ class Text(str):
     """A text of a class of its own."""
 
 
-NAMES = ["billing", Text("a text"), "with spaces\nand lines", "a:b", "{a}", "50%", "%s", "größe", b"raw", b"\xff\x00"]
+NAMES = [
+    "billing",
+    Text("a text"),
+    "with spaces\nand lines",
+    "a:b",
+    "{a}",
+    "50%",
+    "%s",
+    "größe",
+    b"raw",
+    b"\xff\x00",
+]
 
 
 @pytest.mark.parametrize("name", NAMES, ids=repr)
 async def test_a_name_is_a_name_whatever_it_is_made_of(one_server, name):
-    """For groups and consumers: read, claimed, given back, acknowledged, and gone without a trace."""
+    """For groups and consumers.
+
+    Read, claimed, given back, acknowledged, and gone without a trace.
+    """
     async with shop(one_server, *"ab") as (_, stream):
         group = await stream.group(name)
         async with Consumer(group, name) as consumer:
             first, second = await fetched(consumer, 2)
             await consumer.ack(first)
-            assert [line.consumer for line in await group.pending(consumer=name)] == [name_text(name_bytes(name))]
+            assert [line.consumer for line in await group.pending(consumer=name)] == [
+                name_text(name_bytes(name))
+            ]
         async with Consumer(group, "heir", claim_idle_ms=1) as heir:
             (again,) = await fetched(heir, 1)
             assert (again.id, await group.lag()) == (second.id, 0)
             await heir.ack_all([again])
-        assert await group.context.connection.call("XINFO", "CONSUMERS", group.context.key, group.raw_name) == []
+        assert (
+            await group.context.connection.call(
+                "XINFO", "CONSUMERS", group.context.key, group.raw_name
+            )
+            == []
+        )
 
 
 @pytest.mark.parametrize("name", ["", b"", "\ud800"])
@@ -82,14 +103,19 @@ async def test_a_worker_that_crashed_is_followed_by_one_of_its_name_at_once(serv
         with pytest.raises(Power):
             await Worker(group, "w", dies, claim_idle_ms=claim_idle_ms).run()
         async with asyncio.timeout(5):
-            async with working(group, lambda entry: got.append(entry.data), "w", claim_idle_ms=claim_idle_ms):
+            async with working(
+                group, lambda entry: got.append(entry.data), "w", claim_idle_ms=claim_idle_ms
+            ):
                 await everything_done(group)
     assert got == [b"a", b"b", b"c"]
 
 
 async def test_the_later_life_does_not_take_what_the_earlier_is_still_at(server):
     """It cannot know whether that one is dead: what is kept alive is not abandoned."""
-    async with shop(server, *"abc") as (group, stream), Consumer(group, "c", claim_idle_ms=90) as earlier:
+    async with (
+        shop(server, *"abc") as (group, stream),
+        Consumer(group, "c", claim_idle_ms=90) as earlier,
+    ):
         held = await fetched(earlier, 3)
         async with Consumer(group, "c", claim_idle_ms=90) as later:
             await stream.add("d")

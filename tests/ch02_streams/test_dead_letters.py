@@ -11,14 +11,29 @@ from mpim_lab.mq.streams.dead_letters import DeadLetter
 from tests.streams import dies_with, everything_done, letters, shop, working
 
 OURS = st.sampled_from(
-    [b"stream", b"group", b"id", b"reason", b"error", b"deliveries", b"_id", b"__data__", b"data", b""]
+    [
+        b"stream",
+        b"group",
+        b"id",
+        b"reason",
+        b"error",
+        b"deliveries",
+        b"_id",
+        b"__data__",
+        b"data",
+        b"",
+    ]
 )
-PAIRS = st.lists(st.tuples(OURS | st.binary(max_size=6), st.binary(max_size=20)), min_size=1, max_size=14)
+PAIRS = st.lists(
+    st.tuples(OURS | st.binary(max_size=6), st.binary(max_size=20)), min_size=1, max_size=14
+)
 
 
 async def add(stream, pairs):
     """As another program does, which may name a field twice and need not write UTF-8."""
-    return await stream._commands.call("XADD", stream.key, "*", *(part for pair in pairs for part in pair))
+    return await stream._commands.call(
+        "XADD", stream.key, "*", *(part for pair in pairs for part in pair)
+    )
 
 
 async def pairs_at(stream, id):
@@ -48,7 +63,9 @@ async def test_a_dead_letter_is_replayed_once_with_its_fields_and_goes_to_the_en
     """A new entry; the second replay finds nothing, and two at once make one entry."""
     async with shop(server) as (group, stream):
         await stream.add({"order": "17", "晚": b"\x00\xff"})
-        assert await group.dead_letter((await dies_with(group))[0], reason="tired", error="x" * 1_000)
+        assert await group.dead_letter(
+            (await dies_with(group))[0], reason="tired", error="x" * 1_000
+        )
         await stream.add("later")
         (letter,) = await group.dead_letters.list()
         assert len(letter.error) == 500
@@ -91,9 +108,13 @@ async def test_dead_letters_are_listed_page_by_page_and_dropped(server):
 # Byte for byte
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(pairs=PAIRS)
-async def test_a_dead_letter_and_the_entry_replayed_from_it_are_byte_for_byte_what_came_in(server, pairs):
+async def test_a_dead_letter_and_the_entry_replayed_from_it_are_byte_for_byte_what_came_in(
+    server, pairs
+):
     """Repeated, empty and non-UTF-8 names, names that are ours."""
     async with shop(server) as (group, stream):
         await round_trip(group, stream, pairs)
@@ -107,7 +128,9 @@ async def test_an_entry_of_thousands_of_fields_is_buried_and_replayed_as_it_was(
         await round_trip(group, stream, [(b"field", b"%d" % number) for number in range(count)])
 
 
-async def test_an_entry_of_thousands_of_fields_becomes_a_dead_letter_and_its_neighbours_are_handled(server):
+async def test_an_entry_of_thousands_of_fields_becomes_a_dead_letter_and_its_neighbours_are_handled(
+    server,
+):
     """It is tried as often as any other and then given up."""
     got = []
 
@@ -154,7 +177,9 @@ async def test_an_entry_that_was_trimmed_meanwhile_is_buried_as_it_was(server):
     ],
     ids=["payload", "odd names", "our names and nothing else"],
 )
-async def test_what_another_program_puts_among_the_dead_letters_is_listed_and_replayed_whole(server, foreign):
+async def test_what_another_program_puts_among_the_dead_letters_is_listed_and_replayed_whole(
+    server, foreign
+):
     """It has no origin, and nothing of it is ours; the letters beside it are not touched."""
     async with shop(server, "a") as (group, stream):
         own = await bury_one(group)
@@ -163,7 +188,12 @@ async def test_what_another_program_puts_among_the_dead_letters_is_listed_and_re
         )
         first, other = await group.dead_letters.list()
         assert first == own
-        assert (other.stream, other.origin_id, other.deliveries, other.pairs) == ("", "", 0, tuple(foreign))
+        assert (other.stream, other.origin_id, other.deliveries, other.pairs) == (
+            "",
+            "",
+            0,
+            tuple(foreign),
+        )
         assert await pairs_at(stream, await group.dead_letters.redrive(other.id)) == tuple(foreign)
 
 
@@ -171,11 +201,24 @@ async def test_a_letter_that_another_program_wrote_like_ours_is_read_whatever_it
     """Numbers that are none, texts that are not UTF-8."""
     async with shop(server) as (group, _):
         for deliveries in (b"many", b"-1", b"9" * 5_000):
-            ours = [b"stream", b"\xff", b"group", b"\xfe", b"id", b"\xfd", b"reason", b"\xfc", b"error", b"\xfb"]
+            ours = [
+                b"stream",
+                b"\xff",
+                b"group",
+                b"\xfe",
+                b"id",
+                b"\xfd",
+                b"reason",
+                b"\xfc",
+                b"error",
+                b"\xfb",
+            ]
             words = (*ours, b"deliveries", deliveries, b"data", b"x")
             await group.context.connection.call("XADD", group.dead_letters.key, "*", *words)
         for letter in await group.dead_letters.list():
-            assert letter == DeadLetter(letter.id, b"\xff", b"\xfe", "\\xfd", "\\xfc", "\\xfb", 0, ((b"data", b"x"),))
+            assert letter == DeadLetter(
+                letter.id, b"\xff", b"\xfe", "\\xfd", "\\xfc", "\\xfb", 0, ((b"data", b"x"),)
+            )
 
 
 async def test_reason_and_error_may_be_any_text(server):
@@ -188,7 +231,10 @@ async def test_reason_and_error_may_be_any_text(server):
 
 
 async def test_an_entry_that_cannot_be_buried_stays_pending_until_that_is_put_right(server):
-    """Somebody's key is where the dead letters go: the error is named, and the entry is buried once that is put right."""
+    """Somebody's key is where the dead letters go.
+
+    The error is named, and the entry is buried once that is put right.
+    """
     got = []
 
     def handle(entry):
@@ -202,7 +248,11 @@ async def test_an_entry_that_cannot_be_buried_stays_pending_until_that_is_put_ri
         (delivery, other) = await dies_with(group)
         with pytest.raises(CommandRejected) as refused:
             await group.dead_letter(delivery, reason="r")
-        assert (refused.value.code, refused.value.definite, refused.value.transient) == ("WRONGTYPE", True, False)
+        assert (refused.value.code, refused.value.definite, refused.value.transient) == (
+            "WRONGTYPE",
+            True,
+            False,
+        )
         assert [line.id for line in await group.pending()] == [delivery.id, other.id]
         await commands.call("DEL", key)
         async with working(group, handle, claim_idle_ms=10):

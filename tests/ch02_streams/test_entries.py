@@ -22,7 +22,9 @@ def test_an_entry_loses_nothing_of_fields_by_other_programs(pairs):
     """Any bytes, repeated or empty: `pairs` has all of them in order, and no two names become the same in `fields`."""
     entry = Entry(b"1-0", [part for pair in pairs for part in pair])
     assert entry.pairs == tuple(pairs)
-    assert {name.encode(errors="surrogateescape"): value for name, value in entry.fields.items()} == dict(pairs)
+    assert {
+        name.encode(errors="surrogateescape"): value for name, value in entry.fields.items()
+    } == dict(pairs)
     assert entry == Entry(b"1-0", [part for pair in reversed(pairs) for part in pair])
 
 
@@ -32,7 +34,10 @@ def test_entries_with_repeated_names_differ_when_one_of_the_values_does():
 
 
 def test_entries_are_equal_when_id_and_fields_are():
-    """Whatever order the fields have; a delivery equals its entry, and another delivery with the same count."""
+    """Whatever order the fields have.
+
+    A delivery equals its entry, and another delivery with the same count.
+    """
     entry = Entry(b"1-0", [b"a", b"1", b"b", b"2"])
     assert entry == Entry(b"1-0", [b"b", b"2", b"a", b"1"])
     assert entry != Entry(b"2-0", [b"a", b"1", b"b", b"2"])
@@ -55,10 +60,15 @@ def test_an_entry_does_not_change():
 def test_an_entry_shows_what_it_is():
     """Id, fields and, once delivered, how often."""
     assert repr(Entry(b"1-0", [b"data", b"x"])) == "Entry(id='1-0', fields={'data': b'x'})"
-    assert repr(Delivery(b"1-0", [b"a", b"x"], 3)) == "Delivery(id='1-0', fields={'a': b'x'}, deliveries=3)"
+    assert (
+        repr(Delivery(b"1-0", [b"a", b"x"], 3))
+        == "Delivery(id='1-0', fields={'a': b'x'}, deliveries=3)"
+    )
 
 
 def test_an_answer_without_entries_gives_none():
     """The server says nil when a read waited in vain."""
     assert parse_entries(None) == parse_deliveries(None) == []
-    assert parse_deliveries({b"orders": [[b"1-0", [b"data", b"x"]]]}) == [Delivery(b"1-0", [b"data", b"x"], 1)]
+    assert parse_deliveries({b"orders": [[b"1-0", [b"data", b"x"]]]}) == [
+        Delivery(b"1-0", [b"data", b"x"], 1)
+    ]

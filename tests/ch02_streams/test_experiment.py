@@ -1,4 +1,7 @@
-"""Chapter 2's experiment: each naive version breaks in its own way, every time; the fix holds; what is on disk survives."""
+"""Chapter 2's experiment: each naive version breaks in its own way, every time.
+
+The fix holds; what is on disk survives.
+"""
 
 import asyncio
 
@@ -26,7 +29,10 @@ ENDS = {  # what becomes of the orders that a fault hits; "" where each of them 
 
 
 def hit(fault, design, seed=SEED, messages=16, duration=3):
-    """The orders a fault hits: one; with the server those that waited, too; behind an endless retry all."""
+    """The orders a fault hits: one.
+
+    With the server those that waited, too; behind an endless retry all.
+    """
     (first,) = (fault.at for fault in schedule_faults(seed, fault, messages, duration))
     last = {"server kill": first + duration}.get(fault, first)
     if (fault, design) == ("poison", "endless retry"):
@@ -36,7 +42,9 @@ def hit(fault, design, seed=SEED, messages=16, duration=3):
 
 def ends(verdict):
     """What a verdict says of the orders that were not done exactly once."""
-    found = {name: getattr(verdict, name) for name in ("lost", "stalled", "duplicated", "dead_lettered")}
+    found = {
+        name: getattr(verdict, name) for name in ("lost", "stalled", "duplicated", "dead_lettered")
+    }
     return {name: ids for name, ids in found.items() if ids}
 
 
@@ -55,13 +63,25 @@ async def keys_on(server):
 async def test_every_design_under_every_fault_ends_as_the_table_says_every_time(lab_server, fault):
     """REPEATS runs of each design with one seed: one verdict, one picture."""
     runs = await all_at_once(
-        *(StreamDelivery(design=design, fault=fault, seed=SEED) for design in DESIGNS for _ in range(REPEATS))
+        *(
+            StreamDelivery(design=design, fault=fault, seed=SEED)
+            for design in DESIGNS
+            for _ in range(REPEATS)
+        )
     )
     for index, (design, end) in enumerate(zip(DESIGNS, ENDS[fault], strict=True)):
         results = runs[REPEATS * index : REPEATS * (index + 1)]
         assert ends(results[0].verdict) == ({end: hit(fault, design)} if end else {})
         assert len({result.verdict for result in results}) == 1
-        assert len({FlowView(result.trace)._repr_mimebundle_()[0]["image/svg+xml"] for result in results}) == 1
+        assert (
+            len(
+                {
+                    FlowView(result.trace)._repr_mimebundle_()[0]["image/svg+xml"]
+                    for result in results
+                }
+            )
+            == 1
+        )
 
 
 async def test_the_chapters_table_has_a_row_for_each_design_and_fault(lab_server, monkeypatch):
@@ -70,15 +90,17 @@ async def test_the_chapters_table_has_a_row_for_each_design_and_fault(lab_server
     table = await streams.compare_designs(SEED)
     assert list(table.index) == [("poison", design) for design in DESIGNS]
     for design, end in zip(DESIGNS, ENDS["poison"], strict=True):
-        counts = dict.fromkeys(("lost", "duplicated", "reordered", "stalled", "dead_lettered"), 0) | {
-            end: len(hit("poison", design))
-        }
+        counts = dict.fromkeys(
+            ("lost", "duplicated", "reordered", "stalled", "dead_lettered"), 0
+        ) | {end: len(hit("poison", design))}
         assert table.loc[("poison", design)].drop("observed").to_dict() == counts
 
 
 async def test_without_a_fault_every_design_does_everything_once(lab_server):
     """The naive versions look right until something goes wrong."""
-    for result in await all_at_once(*(StreamDelivery(design=design, fault="none") for design in DESIGNS)):
+    for result in await all_at_once(
+        *(StreamDelivery(design=design, fault="none") for design in DESIGNS)
+    ):
         assert result.verdict.semantics == "exactly once in this run, in order"
 
 
@@ -109,9 +131,16 @@ async def test_the_correct_design_loses_nothing_under_other_seeds_either(lab_ser
         assert len(result.verdict.dead_lettered) == (fault == "poison")
 
 
-@pytest.mark.parametrize(("persistence", "kept"), [("none", False), ("everysec", True), ("always", True)])
-async def test_what_survives_a_killed_server_depends_on_its_persistence(lab_server, persistence, kept):
-    """What was written stays with the operating system when the process is killed; what never was is gone."""
+@pytest.mark.parametrize(
+    ("persistence", "kept"), [("none", False), ("everysec", True), ("always", True)]
+)
+async def test_what_survives_a_killed_server_depends_on_its_persistence(
+    lab_server, persistence, kept
+):
+    """What was written stays with the operating system when the process is killed.
+
+    What never was is gone.
+    """
     results = await all_at_once(
         *(
             StreamDelivery(design=design, fault="server kill", persistence=persistence)
@@ -130,7 +159,10 @@ async def test_a_poison_is_tried_three_times_before_it_is_buried(lab_server):
     life = result.trace.by_message()[result.verdict.dead_lettered[0]]
     assert [event.count for event in life if event.kind is EventKind.RETRIED] == [2, 3]
     (buried,) = (event for event in life if event.kind is EventKind.DEAD_LETTERED)
-    assert buried.detail == f"tries used up: ValueError: {result.verdict.dead_lettered[0]} cannot be read"
+    assert (
+        buried.detail
+        == f"tries used up: ValueError: {result.verdict.dead_lettered[0]} cannot be read"
+    )
 
 
 @pytest.mark.parametrize(
@@ -155,7 +187,10 @@ def test_a_parameter_out_of_its_bounds_is_refused(parameters):
 
 @pytest.mark.parametrize("pace_ms", [0, 10])
 async def test_a_fault_can_be_caused_by_hand_while_the_run_goes_on(lab_server, pace_ms):
-    """What the panel's buttons do; it hits the next order, also while alice's last one is being worked on."""
+    """What the panel's buttons do.
+
+    It hits the next order, also while alice's last one is being worked on.
+    """
     run = StreamDelivery(design="ack first", fault="none", messages=1_000, pace_ms=pace_ms).start()
     await wait_until(lambda: run.injector is not None)
     await wait_until(lambda: any(run.trace.by_kind(EventKind.EFFECT)))
@@ -200,7 +235,9 @@ async def test_a_run_that_is_stopped_ends_at_its_next_order_with_a_verdict(lab_s
 
 async def test_a_run_that_is_stopped_while_nobody_works_still_finishes_what_waits(lab_server):
     """Stopping is no fault: somebody is hired for what is left."""
-    run = StreamDelivery(design="correct", fault="none", duration=100, messages=1_000, pace_ms=10).start()
+    run = StreamDelivery(
+        design="correct", fault="none", duration=100, messages=1_000, pace_ms=10
+    ).start()
     await wait_until(lambda: run.injector is not None)
     await run.inject("crash before work")
     await wait_until(lambda: any(run.trace.by_kind(EventKind.CRASHED)))
@@ -210,7 +247,9 @@ async def test_a_run_that_is_stopped_while_nobody_works_still_finishes_what_wait
 
 
 @pytest.mark.parametrize("fault", ["none", "zombie"])
-async def test_a_run_that_is_cancelled_leaves_neither_server_nor_task_behind(lab_server, monkeypatch, fault):
+async def test_a_run_that_is_cancelled_leaves_neither_server_nor_task_behind(
+    lab_server, monkeypatch, fault
+):
     """An interrupted cell must not leave processes."""
     started, start, before = [], EmbeddedServer.start, asyncio.all_tasks()
 
@@ -229,7 +268,9 @@ async def test_a_run_that_is_cancelled_leaves_neither_server_nor_task_behind(lab
     await wait_until(lambda: asyncio.all_tasks() == before)
 
 
-async def test_on_the_readers_own_server_a_server_kill_is_refused_and_nothing_is_left(server, monkeypatch):
+async def test_on_the_readers_own_server_a_server_kill_is_refused_and_nothing_is_left(
+    server, monkeypatch
+):
     """Planned or by hand; all other faults work anywhere, and take their keys with them."""
     monkeypatch.setenv("MPIM_REDIS_URL", server.url)
     with pytest.raises(FaultUnavailable, match="yours"):

@@ -58,7 +58,9 @@ async def test_consumers_of_one_group_share_in_parallel(server):
                         shares[name].append(int(delivery.entry.data))
                         await consumer.ack(delivery)
 
-        await asyncio.gather(*map(work, shares), *(stream.add(str(number)) for number in range(500)))
+        await asyncio.gather(
+            *map(work, shares), *(stream.add(str(number)) for number in range(500))
+        )
         assert sorted(number for share in shares.values() for number in share) == list(range(500))
         assert all(share == sorted(share) for share in shares.values())
         assert await group.pending() == []
@@ -78,7 +80,9 @@ async def test_the_pending_list_says_who_has_what_for_how_long_and_how_often(ser
             ]
             assert [line.id for line in await group.pending(consumer="w")] == [third.entry.id]
             assert len(await group.pending(count=2)) == 2
-            assert [line.id for line in await group.pending(first=third.entry.id)] == [third.entry.id]
+            assert [line.id for line in await group.pending(first=third.entry.id)] == [
+                third.entry.id
+            ]
             assert await group.pending(idle_ms=AN_HOUR_MS) == []
             before = (await group.pending())[0].idle_ms
             await asyncio.sleep(0.02)
@@ -127,7 +131,10 @@ async def test_what_a_dead_consumer_had_is_claimed_once_it_is_idle_for_long_enou
         assert await group.claim("heir", idle_ms=AN_HOUR_MS) == []
         await asyncio.sleep(0.02)
         claimed = await group.claim("heir", idle_ms=20)
-        assert (data(claimed), [delivery.deliveries for delivery in claimed]) == (["a", "b"], [2, 2])
+        assert (data(claimed), [delivery.deliveries for delivery in claimed]) == (
+            ["a", "b"],
+            [2, 2],
+        )
         assert {line.consumer for line in await group.pending()} == {"heir"}
 
 
@@ -136,8 +143,12 @@ async def test_two_that_claim_at_once_never_get_the_same(server):
     async with shop(server, *map(str, range(200))) as (group, _):
         await dies_with(group, batch_size=200)
         await asyncio.sleep(0.1)
-        claimed = await asyncio.gather(*(group.claim(f"heir-{n}", idle_ms=100, count=200) for n in range(5)))
-        assert sorted(int(number) for share in claimed for number in data(share)) == list(range(200))
+        claimed = await asyncio.gather(
+            *(group.claim(f"heir-{n}", idle_ms=100, count=200) for n in range(5))
+        )
+        assert sorted(int(number) for share in claimed for number in data(share)) == list(
+            range(200)
+        )
 
 
 async def test_entries_that_were_deleted_meanwhile_are_not_claimed(server):
@@ -151,7 +162,10 @@ async def test_entries_that_were_deleted_meanwhile_are_not_claimed(server):
 
 
 async def test_the_lag_counts_what_nobody_was_given_yet(server):
-    """PendingEntry is not lag; another group's lag is its own; a group that is not there has none."""
+    """PendingEntry is not lag.
+
+    Another group's lag is its own; a group that is not there has none.
+    """
     async with shop(server, *"abc") as (group, stream):
         assert await group.lag() == 3
         await dies_with(group, batch_size=2)

@@ -17,7 +17,10 @@ async def server_command(group, *words):
 
 @pytest.mark.parametrize("start", ["$", "0", "an id"])
 async def test_it_goes_on_where_it_was_wherever_it_had_begun(server, start):
-    """What was handled, or was there before it began, does not come; what was added after the destruction does."""
+    """What was handled, or was there before it began, does not come.
+
+    What was added after the destruction does.
+    """
     got = []
     async with shop(server) as (_, stream):
         ids = await stream.add_many([b"old"] * 300)
@@ -38,7 +41,10 @@ async def test_it_goes_on_where_it_was_wherever_it_had_begun(server, start):
 async def test_a_stream_that_began_anew_is_read_from_its_first_entry(server, how):
     """Also when its ids are below those that the group has seen."""
     got = []
-    async with shop(server, *"abc") as (group, stream), working(group, lambda entry: got.append(entry.data)):
+    async with (
+        shop(server, *"abc") as (group, stream),
+        working(group, lambda entry: got.append(entry.data)),
+    ):
         await everything_done(group)
         await server_command(group, *(("DEL", stream.key) if how == "DEL" else ("FLUSHALL",)))
         await stream.add("after", id="1-1" if how == "lower ids" else None)
@@ -46,7 +52,10 @@ async def test_a_stream_that_began_anew_is_read_from_its_first_entry(server, how
 
 
 async def test_what_waits_for_its_retry_is_pending_again_and_retried(server):
-    """It was in the list that is gone; whoever has it in hand brings it back, with its deliveries counted."""
+    """It was in the list that is gone.
+
+    Whoever has it in hand brings it back, with its deliveries counted.
+    """
     async with shop(server, "a") as (group, stream), Consumer(group, "w") as consumer:
         (delivery,) = await fetched(consumer, 1)
         (delivery,) = [await consumer.redeliver(delivery)]
@@ -58,7 +67,10 @@ async def test_what_waits_for_its_retry_is_pending_again_and_retried(server):
 
 
 async def test_a_member_that_knows_less_does_not_take_the_group_back(server):
-    """One has read to the end, the other nothing: whoever makes it again, it is where the first one knew."""
+    """One has read to the end, the other nothing.
+
+    Whoever makes it again, it is where the first one knew.
+    """
     async with shop(server, *"abc") as (group, stream):
         ignorant = ConsumerGroup(group.context, "billing")  # as of another process
         async with Consumer(group, "reads") as reads, Consumer(ignorant, "idle") as idle:

@@ -16,7 +16,9 @@ async def test_everything_is_handled_once_and_in_order(server):
     """With many there and with few, to the last one."""
     got = []
     async with shop(server) as (group, stream):
-        async with working(group, lambda entry: got.append(int(entry.data)), prefetch=True, batch_size=7):
+        async with working(
+            group, lambda entry: got.append(int(entry.data)), prefetch=True, batch_size=7
+        ):
             for first in range(0, 1_000, 100):
                 await stream.add_many([str(number) for number in range(first, first + 100)])
             await everything_done(group)
@@ -48,7 +50,10 @@ async def test_what_was_read_ahead_counts_as_in_hand(server):
 
 async def test_a_question_that_is_still_open_is_waited_for_no_longer_than_asked(server):
     """And what it brings comes with a later fetch."""
-    async with shop(server, *"ab") as (group, stream), Consumer(group, "c", batch_size=2, prefetch=True) as consumer:
+    async with (
+        shop(server, *"ab") as (group, stream),
+        Consumer(group, "c", batch_size=2, prefetch=True) as consumer,
+    ):
         assert data(await fetched(consumer, 2)) == ["a", "b"]
         assert await consumer.fetch(1) == []
         await stream.add("c")
@@ -72,7 +77,10 @@ async def test_whoever_reads_ahead_claims_from_the_dead_as_well(server):
 
 @pytest.mark.parametrize("cancelled", [False, True])
 async def test_a_broken_line_or_a_cancelled_fetch_loses_nothing(server, cancelled):
-    """What the broken line swallowed is picked up; what a cancelled fetch left is there for the next one."""
+    """What the broken line swallowed is picked up.
+
+    What a cancelled fetch left is there for the next one.
+    """
     limits = ConnectionConfig(backoff=Backoff(initial_s=0.002, max_s=0.01))
     async with shop(server, config=limits) as (group, stream):
         await stream.add_many([str(number) for number in range(300)])

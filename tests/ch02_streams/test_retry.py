@@ -14,7 +14,9 @@ BACKOFFS = st.builds(Backoff, initial_s=st.floats(0.001, 1), max_s=st.floats(1, 
 
 
 @given(TRIES, BACKOFFS, st.integers(1, 10_000), CHANCES)
-def test_there_is_another_try_exactly_while_tries_are_left(max_attempts, backoff, deliveries, jitter):
+def test_there_is_another_try_exactly_while_tries_are_left(
+    max_attempts, backoff, deliveries, jitter
+):
     """Deliveries are counted whoever got them; the last one's failure has no delay after it."""
     delay_s = RetryPolicy(max_attempts, backoff).delay_s(deliveries, jitter)
     assert (delay_s is None) == (deliveries >= max_attempts)
@@ -44,14 +46,18 @@ def test_a_rule_without_a_try_is_refused(max_attempts):
         RetryPolicy(max_attempts=max_attempts)
 
 
-@pytest.mark.parametrize("times", [(0, 1), (-1, 1), (2, 1), (float("nan"), 1), (1, float("nan")), (1, float("inf"))])
+@pytest.mark.parametrize(
+    "times", [(0, 1), (-1, 1), (2, 1), (float("nan"), 1), (1, float("nan")), (1, float("inf"))]
+)
 def test_a_backoff_that_makes_no_sense_is_refused(times):
     """A delay of no time is a busy loop; one for ever is no retry."""
     with pytest.raises(InvalidParameter):
         Backoff(*times)
 
 
-@pytest.mark.parametrize("name", ["timeout_s", "close_timeout_s", "connect_timeout_s", "max_commands", "max_bytes"])
+@pytest.mark.parametrize(
+    "name", ["timeout_s", "close_timeout_s", "connect_timeout_s", "max_commands", "max_bytes"]
+)
 @pytest.mark.parametrize("value", [0, -1, float("nan")])
 def test_limits_that_make_no_sense_are_refused(name, value):
     """A wait of no time, and one that never ends."""

@@ -1,4 +1,7 @@
-"""Stream on a real server: what was added is kept and read, until it is trimmed; what cannot be added has a name."""
+"""Stream on a real server: what was added is kept and read, until it is trimmed.
+
+What cannot be added has a name.
+"""
 
 import asyncio
 
@@ -25,7 +28,14 @@ async def filled(mq, count, **options):
 async def test_a_payload_is_kept_unchanged_in_the_field_data(mq):
     """Text as UTF-8; reading takes nothing away."""
     stream, after = mq.stream("orders"), "0"
-    for payload in (b"", b"\x00\r\n\xff", "晚上好", b"x" * 1_000, bytearray(b"ba"), memoryview(b"mv")):
+    for payload in (
+        b"",
+        b"\x00\r\n\xff",
+        "晚上好",
+        b"x" * 1_000,
+        bytearray(b"ba"),
+        memoryview(b"mv"),
+    ):
         added = await stream.add(payload)
         expected = payload.encode() if isinstance(payload, str) else bytes(payload)
         for _ in range(2):
@@ -52,7 +62,10 @@ async def test_ids_ascend_in_the_order_of_adding(mq):
 
 
 async def test_an_id_of_ones_own_is_refused_the_second_time(mq):
-    """So a repeat after a time-out is not appended twice; the same holds for an id below the last one."""
+    """So a repeat after a time-out is not appended twice.
+
+    The same holds for an id below the last one.
+    """
     stream = mq.stream("orders")
     for payload in ("a", {"order": "a"}):
         fresh = f"{await stream.length() + 17}-1"
@@ -67,7 +80,18 @@ async def test_an_id_of_ones_own_is_refused_the_second_time(mq):
 async def test_what_cannot_be_added_is_refused_before_anything_is_sent(mq):
     """Bytes or text of at most max_payload_bytes, or at least one field of them."""
     stream = mq.stream("orders")
-    for payload in ({}, None, 7, ["x"], {"a": 1}, {7: "a"}, {"a": None}, "\ud800", b"x" * 1_001, {"a": "é" * 501}):
+    for payload in (
+        {},
+        None,
+        7,
+        ["x"],
+        {"a": 1},
+        {7: "a"},
+        {"a": None},
+        "\ud800",
+        b"x" * 1_001,
+        {"a": "é" * 501},
+    ):
         with pytest.raises(InvalidMessage) as caught:
             await stream.add(payload)
         assert caught.value.definite
@@ -86,7 +110,10 @@ async def test_reading_goes_on_after_an_id(mq):
 
 
 async def test_waiting_gives_the_first_entry_that_comes(mq):
-    """Over a connection of its own: adding on the same queue is not held up. A name may be any text."""
+    """Over a connection of its own: adding on the same queue is not held up.
+
+    A name may be any text.
+    """
     stream = mq.stream("the 订单")
     reader = asyncio.create_task(stream.wait(timeout_ms=10_000))
     while not reader.done():
@@ -178,11 +205,16 @@ async def test_a_bad_name_is_refused(mq):
 
 async def test_a_prefix_keeps_two_labs_on_one_server_apart(server):
     """Streams and dead letters carry it on the server, and only there."""
-    async with MessageQueue(server.url, prefix="lab-1:") as one, MessageQueue(server.url, prefix="lab-2:") as two:
+    async with (
+        MessageQueue(server.url, prefix="lab-1:") as one,
+        MessageQueue(server.url, prefix="lab-2:") as two,
+    ):
         await one.stream("orders").add("x")
         assert await two.stream("orders").length() == 0
         assert await one.stream("orders").length() == 1
-        assert (await one.stream("orders").group("g")).dead_letters.key == b"lab-1:stream:{lab-1:orders}:dead:g"
+        assert (
+            await one.stream("orders").group("g")
+        ).dead_letters.key == b"lab-1:stream:{lab-1:orders}:dead:g"
 
 
 async def test_the_observer_sees_an_entry_accepted_and_added_or_failed(server):
@@ -195,11 +227,14 @@ async def test_the_observer_sees_an_entry_accepted_and_added_or_failed(server):
         with pytest.raises(CommandRejected):
             await stream.add("m3", id="1-1")
     lives = {
-        name: [(event.kind, event.actor, event.channel) for event in life] for name, life in trace.by_message().items()
+        name: [(event.kind, event.actor, event.channel) for event in life]
+        for name, life in trace.by_message().items()
     }
     good, bad = [EventKind.ACCEPTED, EventKind.ADDED], [EventKind.ACCEPTED, EventKind.FAILED]
     kinds = {"m1": good, "m2": good, "m3": bad}
-    assert lives == {name: [(kind, "alice", "orders") for kind in life] for name, life in kinds.items()}
+    assert lives == {
+        name: [(kind, "alice", "orders") for kind in life] for name, life in kinds.items()
+    }
     assert next(trace.by_kind(EventKind.ADDED)).detail == added
     assert next(trace.by_kind(EventKind.FAILED)).detail.startswith("CommandRejected: ")
 
@@ -208,7 +243,13 @@ async def test_a_closed_queue_refuses_with_a_named_error(mq):
     """QueueClosed, whatever is asked of the stream."""
     stream = mq.stream("orders")
     await mq.close()
-    for attempt in (stream.add("x"), stream.add({"a": "b"}), stream.read(), stream.length(), stream.group("g")):
+    for attempt in (
+        stream.add("x"),
+        stream.add({"a": "b"}),
+        stream.read(),
+        stream.length(),
+        stream.group("g"),
+    ):
         with pytest.raises(QueueClosed):
             await attempt
     with pytest.raises(QueueClosed):

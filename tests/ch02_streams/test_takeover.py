@@ -9,7 +9,16 @@ from mpim_lab.errors import InvalidParameter
 from mpim_lab.mq.connection.retry import Backoff, RetryPolicy
 from mpim_lab.mq.streams.consumer import Consumer
 from mpim_lab.mq.streams.worker import Worker
-from tests.streams import AN_HOUR_MS, data, dies_with, everything_done, fetched, pending, shop, working
+from tests.streams import (
+    AN_HOUR_MS,
+    data,
+    dies_with,
+    everything_done,
+    fetched,
+    pending,
+    shop,
+    working,
+)
 from tests.support import wait_until
 
 IN_A_MINUTE = RetryPolicy(max_attempts=5, backoff=Backoff(initial_s=60, max_s=600))
@@ -28,7 +37,9 @@ async def owners(group):
 
 async def consumers(group):
     """The names that the server keeps for the group."""
-    found = await group.context.connection.call("XINFO", "CONSUMERS", group.context.key, group.raw_name)
+    found = await group.context.connection.call(
+        "XINFO", "CONSUMERS", group.context.key, group.raw_name
+    )
     return {raw[b"name"].decode() for raw in found}
 
 
@@ -130,7 +141,10 @@ async def test_a_slow_handler_keeps_what_it_has_and_what_waits_behind_it(server)
         await asyncio.sleep(0.05)
         got.append(entry.data)
 
-    async with shop(server, *"abcdefgh") as (group, _), working(group, slow, "slow", claim_idle_ms=60):
+    async with (
+        shop(server, *"abcdefgh") as (group, _),
+        working(group, slow, "slow", claim_idle_ms=60),
+    ):
         await pending(group, 8)
         async with working(group, lambda entry: got.append(b"twice"), "quick", claim_idle_ms=60):
             await everything_done(group)
@@ -143,24 +157,35 @@ async def test_without_a_heartbeat_what_is_slow_passes_on_and_long_delays_are_re
     async with shop(server, "a") as (group, _):
         with pytest.raises(InvalidParameter, match="claim_idle_ms=500"):
             Worker(group, "w", print, heartbeat=False, claim_idle_ms=500, retry=IN_A_MINUTE)
-        Worker(group, "w", print, heartbeat=False, claim_idle_ms=500, retry=RetryPolicy(max_attempts=1))
+        Worker(
+            group, "w", print, heartbeat=False, claim_idle_ms=500, retry=RetryPolicy(max_attempts=1)
+        )
 
         async def frozen(entry):
             await go.wait()
 
         async with working(group, frozen, "frozen", heartbeat=False, claim_idle_ms=60):
             await pending(group, 1)
-            async with working(group, lambda entry: got.append(entry.data), "awake", claim_idle_ms=60):
+            async with working(
+                group, lambda entry: got.append(entry.data), "awake", claim_idle_ms=60
+            ):
                 await wait_until(lambda: got == [b"a"])
             go.set()
 
 
 @pytest.mark.parametrize("claim_idle_ms", [50, None])
-async def test_what_is_trimmed_while_it_waits_for_its_retry_gives_its_slot_back(server, claim_idle_ms):
+async def test_what_is_trimmed_while_it_waits_for_its_retry_gives_its_slot_back(
+    server, claim_idle_ms
+):
     """Be it the heartbeat that notices, or the retry."""
     got = []
     async with shop(server) as (group, stream):
-        options = {"max_in_flight": 5, "batch_size": 5, "claim_idle_ms": claim_idle_ms, "retry": SOON}
+        options = {
+            "max_in_flight": 5,
+            "batch_size": 5,
+            "claim_idle_ms": claim_idle_ms,
+            "retry": SOON,
+        }
         async with working(group, refuses_bad(got), **options) as worker:
             await stream.add_many([b"bad"] * 5)
             await wait_until(lambda: len(worker._retry_heap) == 5)
@@ -172,14 +197,20 @@ async def test_what_is_trimmed_while_it_waits_for_its_retry_gives_its_slot_back(
 
 
 async def test_what_another_has_taken_is_not_handled_by_the_first_nor_taken_back(server):
-    """It waits for a retry, somebody claims it by hand: its slot is free, and its new owner keeps it."""
+    """It waits for a retry, somebody claims it by hand.
+
+    Its slot is free, and its new owner keeps it.
+    """
     tried = []
 
     def handle(entry):
         tried.append(entry.data)
         raise ValueError
 
-    async with shop(server, "a") as (group, _), working(group, handle, retry=SOON, claim_idle_ms=None) as worker:
+    async with (
+        shop(server, "a") as (group, _),
+        working(group, handle, retry=SOON, claim_idle_ms=None) as worker,
+    ):
         await wait_until(lambda: worker._retry_heap)
         assert data(await group.claim("by hand", idle_ms=0)) == ["a"]
         await wait_until(lambda: not (worker._retry_heap or worker.consumer._in_flight))
@@ -192,7 +223,9 @@ async def test_giving_back_leaves_alone_what_others_have_claimed_meanwhile(serve
         async with Consumer(group, "first", claim_idle_ms=None) as first:
             held = await fetched(first, 3)
             await group.claim("other", idle_ms=0, count=1)
-            await group.context.connection.call("XCLAIM", "orders", "billing", "first", "0", held[1].id)
+            await group.context.connection.call(
+                "XCLAIM", "orders", "billing", "first", "0", held[1].id
+            )
         lines = await group.pending()
         assert [line.consumer for line in lines] == ["other", "first", "first"]
         assert [line.idle_ms > AN_HOUR_MS for line in lines] == [False, False, True]

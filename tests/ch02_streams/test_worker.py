@@ -33,7 +33,10 @@ async def test_what_was_handled_is_acknowledged(server, kind):
 
 
 async def test_a_handler_that_raises_is_retried_up_to_the_limit_and_then_buried(server):
-    """Each try counts as a delivery; the dead letter says where it came from, why, and what was in it."""
+    """Each try counts as a delivery.
+
+    The dead letter says where it came from, why, and what was in it.
+    """
     trace, tried = Trace(), []
 
     def refuse(entry):
@@ -47,10 +50,16 @@ async def test_a_handler_that_raises_is_retried_up_to_the_limit_and_then_buried(
         assert await group.pending() == []
     assert tried == [added] * 3
     assert (letter.stream, letter.group, letter.origin_id) == ("orders", "billing", added)
-    assert (letter.reason, letter.error, letter.deliveries) == ("tries used up", "ValueError: no price for tea", 3)
+    assert (letter.reason, letter.error, letter.deliveries) == (
+        "tries used up",
+        "ValueError: no price for tea",
+        3,
+    )
     assert letter.fields == {"order": b"m17", "item": b"tea"}
     assert [event.count for event in trace.by_kind(EventKind.RETRIED)] == [2, 3]
-    assert [event.detail for event in trace.by_kind(EventKind.FAILED)] == ["ValueError: no price for tea"] * 3
+    assert [event.detail for event in trace.by_kind(EventKind.FAILED)] == [
+        "ValueError: no price for tea"
+    ] * 3
 
 
 async def test_a_handler_that_works_the_second_time_leaves_no_letter(server):

@@ -1,4 +1,7 @@
-"""How a Worker's run ends on a real server: stopped, cancelled, refused; whatever its handlers and its server do."""
+"""How a Worker's run ends on a real server: stopped, cancelled, refused.
+
+Whatever its handlers and its server do.
+"""
 
 import asyncio
 import time
@@ -12,7 +15,17 @@ from mpim_lab.mq.ordering.partitioned_stream import PartitionedStream
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from mpim_lab.mq.streams.consumer import Consumer
 from mpim_lab.mq.streams.worker import Worker
-from tests.streams import AN_HOUR_MS, FAST, data, everything_done, fetched, letters, pending, shop, working
+from tests.streams import (
+    AN_HOUR_MS,
+    FAST,
+    data,
+    everything_done,
+    fetched,
+    letters,
+    pending,
+    shop,
+    working,
+)
 from tests.support import wait_until
 
 SOON = ConnectionConfig(close_timeout_s=0.5)
@@ -31,7 +44,9 @@ def tasks_besides(before):
 
 
 @pytest.mark.parametrize("concurrency", [1, 3])
-async def test_a_handler_that_meets_a_foreign_cancellation_has_failed_like_any_other(server, concurrency):
+async def test_a_handler_that_meets_a_foreign_cancellation_has_failed_like_any_other(
+    server, concurrency
+):
     """Counted, retried, a dead letter at last; the worker goes on."""
     got = []
 
@@ -43,7 +58,11 @@ async def test_a_handler_that_meets_a_foreign_cancellation_has_failed_like_any_o
     async with shop(server, *"abcd") as (group, _), working(group, handle, concurrency=concurrency):
         (letter,) = await letters(group)
         await everything_done(group)
-    assert (letter.deliveries, letter.error[:14], sorted(got)) == (3, "CancelledError", [b"a", b"c", b"d"])
+    assert (letter.deliveries, letter.error[:14], sorted(got)) == (
+        3,
+        "CancelledError",
+        [b"a", b"c", b"d"],
+    )
 
 
 async def test_a_plain_handler_that_raises_a_cancellation_has_failed_too(server):
@@ -57,7 +76,10 @@ async def test_a_plain_handler_that_raises_a_cancellation_has_failed_too(server)
 
 
 async def test_a_generator_is_no_handler(server):
-    """Calling it would run nothing of it: refused by name, or failed where it comes to light late."""
+    """Calling it would run nothing of it.
+
+    Refused by name, or failed where it comes to light late.
+    """
 
     def generator(entry):
         yield
@@ -106,7 +128,9 @@ async def test_a_cancelled_run_gives_everything_back_and_may_run_again(server, c
 
 
 @pytest.mark.parametrize("concurrency", [1, 2])
-async def test_a_cancellation_that_a_handler_keeps_for_itself_still_ends_the_run(server, concurrency):
+async def test_a_cancellation_that_a_handler_keeps_for_itself_still_ends_the_run(
+    server, concurrency
+):
     """It was sent to the run. What the handler did is acknowledged."""
     begun = asyncio.Event()
 
@@ -129,7 +153,9 @@ async def test_a_cancellation_that_a_handler_keeps_for_itself_still_ends_the_run
 
 @pytest.mark.parametrize("concurrency", [1, 2])
 @pytest.mark.parametrize("through_a_task", [False, True])
-async def test_a_stop_inside_a_handler_does_not_wait_for_itself(server, concurrency, through_a_task):
+async def test_a_stop_inside_a_handler_does_not_wait_for_itself(
+    server, concurrency, through_a_task
+):
     """The handler goes on, its entry is acknowledged, and the run ends after it."""
     got = []
 
@@ -146,7 +172,9 @@ async def test_a_stop_inside_a_handler_does_not_wait_for_itself(server, concurre
 
 
 @pytest.mark.parametrize("concurrency", [1, 2])
-async def test_a_stop_ends_in_time_and_gives_back_what_a_handler_does_not_finish(server, concurrency):
+async def test_a_stop_ends_in_time_and_gives_back_what_a_handler_does_not_finish(
+    server, concurrency
+):
     """It is cancelled; whoever awaits the run gets no error."""
 
     async def endless(entry):
@@ -205,7 +233,10 @@ async def test_a_stop_ends_in_time_though_the_server_has_stopped(server):
 async def test_a_second_run_at_the_same_time_is_refused(server):
     """And does the first no harm; stopped twice, it may run again."""
     got = []
-    async with shop(server) as (group, stream), working(group, lambda entry: got.append(entry.data)) as worker:
+    async with (
+        shop(server) as (group, stream),
+        working(group, lambda entry: got.append(entry.data)) as worker,
+    ):
         await wait_until(lambda: worker.consumer._membership)
         with pytest.raises(InvalidParameter, match="runs already"):
             await worker.run()
@@ -260,7 +291,10 @@ async def test_an_entry_that_cannot_be_buried_is_kept_and_the_others_go_on(serve
 
 
 async def test_a_fetch_may_wait_longer_than_a_command_and_be_cancelled_at_once(server):
-    """Its time is its own; what was on its way when it was cancelled comes with the next one, counted once."""
+    """Its time is its own.
+
+    What was on its way when it was cancelled comes with the next one, counted once.
+    """
     limits = ConnectionConfig(timeout_s=0.4)
     async with (
         MessageQueue(server.url, config=limits) as mq,
@@ -275,7 +309,9 @@ async def test_a_fetch_may_wait_longer_than_a_command_and_be_cancelled_at_once(s
             await asyncio.sleep(0.0005 * (number % 3))
             fetching.cancel()
             await asyncio.wait([fetching])
-            (found,) = (not fetching.cancelled() and fetching.result()) or await fetched(consumer, 1)
+            (found,) = (not fetching.cancelled() and fetching.result()) or await fetched(
+                consumer, 1
+            )
             assert (found.data, found.deliveries) == (b"%d" % number, 1)
             await consumer.ack(found)
 
@@ -293,13 +329,18 @@ async def test_a_wait_for_entries_that_is_cancelled_ends_at_once(server):
 
 REFUSALS = {
     "READONLY": (("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE")),
-    "NOREPLICAS": (("CONFIG", "SET", "min-replicas-to-write", "1"), ("CONFIG", "SET", "min-replicas-to-write", "0")),
+    "NOREPLICAS": (
+        ("CONFIG", "SET", "min-replicas-to-write", "1"),
+        ("CONFIG", "SET", "min-replicas-to-write", "0"),
+    ),
     "OOM": (("CONFIG", "SET", "maxmemory", "1"), ("CONFIG", "SET", "maxmemory", "0")),
 }
 
 
 @pytest.mark.parametrize("refusal", REFUSALS)
-async def test_a_worker_that_begins_or_works_while_the_server_refuses_for_now_waits_for_its_turn(server, refusal):
+async def test_a_worker_that_begins_or_works_while_the_server_refuses_for_now_waits_for_its_turn(
+    server, refusal
+):
     """A failover, a replica that is missing, a full memory: none of them ends a run."""
     begin, end = REFUSALS[refusal]
     got = []
@@ -328,7 +369,9 @@ async def test_an_ordered_worker_waits_for_its_turn_too(server, refusal):
         stream = PartitionedStream(mq, "orders", partitions=2)
         await stream.append("alice", b"a")
         await admin.connection.call(*begin)
-        worker = OrderedWorker(stream, "billing", "worker-1", lambda ordered, effects: got.append(ordered.data))
+        worker = OrderedWorker(
+            stream, "billing", "worker-1", lambda ordered, effects: got.append(ordered.data)
+        )
         running = asyncio.create_task(worker.run())
         await asyncio.sleep(0.1)
         await admin.connection.call(*end)

@@ -1,4 +1,7 @@
-"""Worker under faults: it dies, it is cancelled, its lines break; nothing is lost, some of it is done twice."""
+"""Worker under faults: it dies, it is cancelled, its lines break.
+
+Nothing is lost, some of it is done twice.
+"""
 
 import asyncio
 
@@ -28,11 +31,17 @@ async def test_an_entry_that_kills_whoever_has_it_is_buried_by_a_later_worker(se
     async with shop(server, "poison", "b") as (group, _):
         for number in range(3):
             with pytest.raises(Power):
-                await Worker(group, f"w{number}", deadly, retry=FAST, batch_size=1, claim_idle_ms=1).run()
+                await Worker(
+                    group, f"w{number}", deadly, retry=FAST, batch_size=1, claim_idle_ms=1
+                ).run()
         async with working(group, deadly, "survivor", claim_idle_ms=1):
             (letter,) = await letters(group)
             await everything_done(group)
-    assert (letter.reason, letter.deliveries, letter.fields) == ("delivered too often", 4, {"data": b"poison"})
+    assert (letter.reason, letter.deliveries, letter.fields) == (
+        "delivered too often",
+        4,
+        {"data": b"poison"},
+    )
     assert sorted(got) == [b"b", b"poison", b"poison", b"poison"]
 
 
@@ -73,7 +82,9 @@ async def test_a_worker_that_is_cancelled_gives_back_what_it_had(server):
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        async with working(group, lambda entry: got.append(entry.data), "second", claim_idle_ms=AN_HOUR_MS):
+        async with working(
+            group, lambda entry: got.append(entry.data), "second", claim_idle_ms=AN_HOUR_MS
+        ):
             await everything_done(group)
     assert got == [b"a", b"b"]
 
@@ -81,7 +92,10 @@ async def test_a_worker_that_is_cancelled_gives_back_what_it_had(server):
 async def test_a_line_that_breaks_while_working_is_waited_for(server):
     """Nothing is lost; what was in hand may come twice."""
     got = []
-    async with shop(server) as (group, stream), working(group, lambda entry: got.append(entry.data), "cut-me"):
+    async with (
+        shop(server) as (group, stream),
+        working(group, lambda entry: got.append(entry.data), "cut-me"),
+    ):
         for number in range(60):
             await stream.add(str(number))
             if number % 20 == 10:
@@ -90,11 +104,16 @@ async def test_a_line_that_breaks_while_working_is_waited_for(server):
         await everything_done(group)
 
 
-@pytest.mark.parametrize(("kind", "concurrency"), [("plain", 1), ("async", 2), ("refuses", 1), ("refuses", 2)])
+@pytest.mark.parametrize(
+    ("kind", "concurrency"), [("plain", 1), ("async", 2), ("refuses", 1), ("refuses", 2)]
+)
 async def test_what_could_not_be_finished_because_the_line_broke_is_handled_again(
     server, monkeypatch, kind, concurrency
 ):
-    """An acknowledgement or a burial that fails: the entry is still pending, and this worker takes it up again."""
+    """An acknowledgement or a burial that fails.
+
+    The entry is still pending, and this worker takes it up again.
+    """
     got = []
 
     def plain(entry):
@@ -117,7 +136,10 @@ async def test_what_could_not_be_finished_because_the_line_broke_is_handled_agai
 
         monkeypatch.setattr(commands, "call", breaks_at_first)
         async with working(
-            group, later if kind == "async" else plain, retry=RetryPolicy(1, FAST.backoff), concurrency=concurrency
+            group,
+            later if kind == "async" else plain,
+            retry=RetryPolicy(1, FAST.backoff),
+            concurrency=concurrency,
         ):
             await everything_done(group)
         assert len(broken) == 2

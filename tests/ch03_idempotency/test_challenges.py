@@ -38,14 +38,22 @@ class NeverMarks(LeasedRecord):
     """A lock while it works, and no memory afterwards."""
 
     async def run(self, id, work):
-        while await self.store.call("SET", self.store.key(id), "claimed", "NX", "PX", self.store.lease_ms) is None:
+        while (
+            await self.store.call(
+                "SET", self.store.key(id), "claimed", "NX", "PX", self.store.lease_ms
+            )
+            is None
+        ):
             await asyncio.sleep(0.01)
         await work()
         await self.store.call("DEL", self.store.key(id))
 
 
 class TidiesUpAfterItsDeath(LeasedRecord):
-    """No lease; whoever dies takes its claim back, it thinks. A process that is gone runs no `finally`."""
+    """No lease; whoever dies takes its claim back, it thinks.
+
+    A process that is gone runs no `finally`.
+    """
 
     async def run(self, id, work):
         if await self.store.call("SET", self.store.key(id), "mine", "NX") is None:
@@ -74,7 +82,10 @@ class MarksAfterwards(FencedRecord):
 
 
 class ChecksTokenBefore(FencedRecord):
-    """Looks at the token, then writes: two steps, and the zombie sleeps before both or between them."""
+    """Looks at the token, then writes.
+
+    Two steps, and the zombie sleeps before both or between them.
+    """
 
     async def finish(self, key, token, commands):
         if await self.store.call("GET", key) == token.encode():
@@ -89,7 +100,9 @@ class NoToken(FencedRecord):
 
 async def test_the_reference_solutions_pass(lab_server):
     """Both challenges can be solved with what the chapter has shown."""
-    await assert_all_pass(do_it_once().check(LeasedRecord), survive_the_zombie().check(FencedRecord))
+    await assert_all_pass(
+        do_it_once().check(LeasedRecord), survive_the_zombie().check(FencedRecord)
+    )
 
 
 async def test_a_receiver_that_does_it_twice_or_never_fails_every_time(lab_server):
@@ -106,7 +119,10 @@ async def test_a_receiver_that_does_it_twice_or_never_fails_every_time(lab_serve
 
 
 async def test_a_receiver_whose_effect_and_mark_are_two_steps_fails_every_time(lab_server):
-    """So does one whose zombie still writes; a solution of the first challenge is not one of the second."""
+    """So does one whose zombie still writes.
+
+    A solution of the first challenge is not one of the second.
+    """
     complaints = {
         MarksAfterwards: "was duplicated",
         ChecksTokenBefore: "was duplicated",

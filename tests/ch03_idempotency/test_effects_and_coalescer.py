@@ -1,4 +1,7 @@
-"""AtomicEffects: what may be added; how it is encoded. Coalescer: many questions, one command, each its own answer."""
+"""AtomicEffects: what may be added; how it is encoded.
+
+Coalescer: many questions, one command, each its own answer.
+"""
 
 import asyncio
 
@@ -12,7 +15,10 @@ from mpim_lab.mq.idempotency.effects import MAX_WORDS, AtomicEffects, encode_eff
 
 
 def test_a_command_is_kept_with_its_key_and_words_as_bytes():
-    """The queue's prefix goes before the key; numbers and text are written as the server reads them."""
+    """The queue's prefix goes before the key.
+
+    Numbers and text are written as the server reads them.
+    """
     effects = AtomicEffects("lab:")
     effects.add("INCRBY", "account:bob", 450)
     effects.add("RPUSH", "账本", "晚", b"\x00\xff", -1)
@@ -29,7 +35,8 @@ def test_a_command_is_kept_with_its_key_and_words_as_bytes():
 
 
 @pytest.mark.parametrize(
-    ("command", "words"), [("", ()), ("SET x", ()), ("SET\r\n", ()), ("SET", ["w"] * (MAX_WORDS + 1))]
+    ("command", "words"),
+    [("", ()), ("SET x", ()), ("SET\r\n", ()), ("SET", ["w"] * (MAX_WORDS + 1))],
 )
 def test_what_is_no_command_on_one_key_is_refused(command, words):
     """At once, where it is said, and nothing is kept of it."""
@@ -63,7 +70,11 @@ def unpacked(keys, words):
     assert not words and not keys
 
 
-@given(st.lists(st.tuples(st.binary(min_size=1), st.binary(), st.lists(st.binary(), max_size=4)), max_size=5))
+@given(
+    st.lists(
+        st.tuples(st.binary(min_size=1), st.binary(), st.lists(st.binary(), max_size=4)), max_size=5
+    )
+)
 def test_what_is_packed_can_be_read_again(cases):
     """Whatever bytes, whatever counts."""
     commands, keys, words = [(name, key, *rest) for name, key, rest in cases], [], []
@@ -106,7 +117,9 @@ def test_no_more_than_the_most_leave_together_and_everyone_gets_its_own_answer(m
     async def ask():
         sent = Sent()
         coalescer = Coalescer(sent, max_items=most)
-        assert await asyncio.gather(*map(coalescer.submit, range(count))) == [10 * number for number in range(count)]
+        assert await asyncio.gather(*map(coalescer.submit, range(count))) == [
+            10 * number for number in range(count)
+        ]
         assert all(len(items) <= most for items in sent.turns)
         assert [item for items in sent.turns for item in items] == list(range(count))
         assert len(sent.turns) == -(-count // most)
@@ -140,10 +153,15 @@ async def test_what_goes_wrong_with_all_is_raised_for_all(answers):
 
 
 async def test_who_does_not_wait_any_more_disturbs_nobody():
-    """A cancelled caller's answer is thrown away; an error that nobody awaits is not reported as forgotten."""
+    """A cancelled caller's answer is thrown away.
+
+    An error that nobody awaits is not reported as forgotten.
+    """
     sent, forgotten = Sent(), []
     sent.go.clear()
-    asyncio.get_running_loop().set_exception_handler(lambda loop, context: forgotten.append(context))
+    asyncio.get_running_loop().set_exception_handler(
+        lambda loop, context: forgotten.append(context)
+    )
     coalescer = Coalescer(sent, max_items=100)
     gone, nobody, waits = coalescer.submit(1), coalescer.submit(-1), coalescer.submit(3)
     await asyncio.sleep(0)

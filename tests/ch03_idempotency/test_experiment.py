@@ -1,11 +1,18 @@
-"""Chapter 3's experiment: each naive version breaks in its own way, every time; the fix books every payment once."""
+"""Chapter 3's experiment: each naive version breaks in its own way, every time.
+
+The fix books every payment once.
+"""
 
 import pytest
 from redis.asyncio import Redis
 
 from mpim_lab.chapters.ch03_idempotency.designs import IDEMPOTENCY_DESIGNS
 from mpim_lab.chapters.ch03_idempotency.experiment import FAULTS, PaymentExperiment
-from mpim_lab.chapters.shared.pipeline_experiment import compare_designs, run_concurrently, summarize
+from mpim_lab.chapters.shared.pipeline_experiment import (
+    compare_designs,
+    run_concurrently,
+    summarize,
+)
 from mpim_lab.errors import FaultUnavailable, InvalidParameter
 from mpim_lab.events import EventKind
 from mpim_lab.lab.faults.injector import schedule_faults
@@ -37,7 +44,11 @@ async def test_every_design_under_every_fault_ends_as_the_table_says_every_time(
     """REPEATS runs of each design with one seed: one verdict, one picture."""
     assert tuple(IDEMPOTENCY_DESIGNS) == DESIGNS
     runs = await run_concurrently(
-        [PaymentExperiment(design=design, fault=fault, seed=SEED) for design in DESIGNS for _ in range(REPEATS)]
+        [
+            PaymentExperiment(design=design, fault=fault, seed=SEED)
+            for design in DESIGNS
+            for _ in range(REPEATS)
+        ]
     )
     (hit,) = (f"m{planned.at}" for planned in schedule_faults(SEED, fault, 12, 3))
     for index, (design, end) in enumerate(zip(DESIGNS, ENDS[fault], strict=True)):
@@ -45,19 +56,25 @@ async def test_every_design_under_every_fault_ends_as_the_table_says_every_time(
         assert summarize(results[0].verdict) == end, design
         assert len({result.verdict for result in results}) == 1, design
         assert len({picture(result) for result in results}) == 1, design
-        wrong = results[0].verdict.lost + results[0].verdict.duplicated + results[0].verdict.reordered
+        wrong = (
+            results[0].verdict.lost + results[0].verdict.duplicated + results[0].verdict.reordered
+        )
         assert wrong in ((), (hit,))
 
 
 async def test_without_a_fault_every_design_books_everything_once(lab_server):
     """The naive versions look right until something goes wrong."""
-    for result in await run_concurrently([PaymentExperiment(design=design, fault="none") for design in DESIGNS]):
+    for result in await run_concurrently(
+        [PaymentExperiment(design=design, fault="none") for design in DESIGNS]
+    ):
         assert result.verdict.semantics == "exactly once in this run, in order"
 
 
 async def test_the_chapters_table_has_a_row_for_each_fault(lab_server):
     """And a column for each design."""
-    table = await compare_designs(PaymentExperiment, seed=SEED, faults=("sent twice", "crash before work"))
+    table = await compare_designs(
+        PaymentExperiment, seed=SEED, faults=("sent twice", "crash before work")
+    )
     assert list(table.columns) == list(DESIGNS)
     for fault in table.index:
         assert tuple(table.loc[fault]) == ENDS[fault]
@@ -69,14 +86,23 @@ async def test_the_correct_design_books_once_under_other_seeds_too(lab_server, f
     for result in await run_concurrently(
         [PaymentExperiment(design="correct", fault=fault, seed=seed) for seed in range(REPEATS)]
     ):
-        assert (result.verdict.lost, result.verdict.duplicated, result.verdict.stalled) == ((), (), ())
+        assert (result.verdict.lost, result.verdict.duplicated, result.verdict.stalled) == (
+            (),
+            (),
+            (),
+        )
 
 
 async def test_the_zombies_own_attempt_is_refused(lab_server):
-    """It wakes up, finishes its work, and nothing of it is kept: the payment was booked by the other worker."""
+    """It wakes up, finishes its work, and nothing of it is kept.
+
+    The payment was booked by the other worker.
+    """
     result = await PaymentExperiment(design="correct", fault="zombie", seed=SEED).run()
     (hit,) = {event.message_id for event in result.trace.by_kind(EventKind.CLAIMED)}
-    booked_by = [event.actor for event in result.trace.by_kind(EventKind.EFFECT) if event.message_id == hit]
+    booked_by = [
+        event.actor for event in result.trace.by_kind(EventKind.EFFECT) if event.message_id == hit
+    ]
     assert booked_by == ["worker-2"]
 
 
@@ -84,7 +110,9 @@ async def test_one_call_of_a_library_that_retries_appends_two_entries(lab_server
     """alice's application made one call, and was told once; the payment is booked twice."""
     result = await PaymentExperiment(design="library retries", fault="answer late", seed=SEED).run()
     (twice,) = result.verdict.duplicated
-    accepted = [event for event in result.trace.by_kind(EventKind.ACCEPTED) if event.message_id == twice]
+    accepted = [
+        event for event in result.trace.by_kind(EventKind.ACCEPTED) if event.message_id == twice
+    ]
     assert len(accepted) == 1
     assert result.outcomes[twice] == "added"
 

@@ -83,7 +83,10 @@ async def test_every_attempt_has_the_same_id_and_every_message_its_own(id):
         ConnectionLost(),
         NotConnected(),
         QueueFull(),
-        *map(CommandRejected, ("LOADING the data set", "BUSY with a script", "TRYAGAIN", "MASTERDOWN", "CLUSTERDOWN")),
+        *map(
+            CommandRejected,
+            ("LOADING the data set", "BUSY with a script", "TRYAGAIN", "MASTERDOWN", "CLUSTERDOWN"),
+        ),
     ],
     ids=repr,
 )
@@ -96,7 +99,13 @@ async def test_what_may_pass_is_tried_again(error):
 
 @pytest.mark.parametrize(
     "error",
-    [InvalidMessage("m"), InvalidParameter("p"), CommandRejected("WRONGTYPE"), QueueClosed("q"), OSError("o")],
+    [
+        InvalidMessage("m"),
+        InvalidParameter("p"),
+        CommandRejected("WRONGTYPE"),
+        QueueClosed("q"),
+        OSError("o"),
+    ],
     ids=repr,
 )
 async def test_what_cannot_pass_is_raised_at_once(error):
@@ -123,13 +132,18 @@ async def test_if_one_attempt_may_have_been_run_the_end_is_unconfirmed(at):
     errors[at] = CommandTimeout("perhaps")
     server = Server(*errors)
     with pytest.raises(Unconfirmed, match="'m17' was sent 3 times") as raised:
-        await IdempotentProducer(server.append, max_attempts=3, backoff=QUICK).send("bob", b"hi", id="m17")
+        await IdempotentProducer(server.append, max_attempts=3, backoff=QUICK).send(
+            "bob", b"hi", id="m17"
+        )
     assert not raised.value.definite and raised.value.__cause__ is errors[-1]
 
 
 @pytest.mark.parametrize("error", [CommandRejected("WRONGTYPE"), QueueClosed()], ids=repr)
 async def test_a_refusal_does_not_unsay_an_attempt_that_may_have_been_run(error):
-    """The second attempt certainly failed; the first may have been taken, and that is what the caller must know."""
+    """The second attempt certainly failed.
+
+    The first may have been taken, and that is what the caller must know.
+    """
     server = Server(ConnectionLost(), error)
     with pytest.raises(Unconfirmed) as raised:
         await IdempotentProducer(server.append, backoff=QUICK).send("bob", b"hi")
@@ -141,13 +155,19 @@ async def test_of_one_conversation_one_message_is_on_its_way_of_several_several(
     """In the order in which they were sent, also while the first is repeated."""
     doors = Doors()
     producer = IdempotentProducer(doors.append)
-    sends = [asyncio.create_task(producer.send(c, b"%s%d" % (c.encode(), n))) for n in range(3) for c in ("a", "b")]
+    sends = [
+        asyncio.create_task(producer.send(c, b"%s%d" % (c.encode(), n)))
+        for n in range(3)
+        for c in ("a", "b")
+    ]
     await wait_until(lambda: len(doors.inside) == 2)
     assert sorted(doors.inside) == ["a", "b"]
     doors.open.set()
     await asyncio.gather(*sends)
     for name in (b"a", b"b"):
-        assert [payload for payload in doors.order if payload[:1] == name] == [name + b"%d" % n for n in range(3)]
+        assert [payload for payload in doors.order if payload[:1] == name] == [
+            name + b"%d" % n for n in range(3)
+        ]
 
 
 async def test_a_message_that_is_repeated_holds_up_those_behind_it():
@@ -162,7 +182,9 @@ async def test_a_message_that_fails_lets_the_next_one_go():
     """Nobody waits for ever for somebody who gave up."""
     server = Server(InvalidMessage("1"))
     producer = IdempotentProducer(server.append)
-    first, second = await asyncio.gather(producer.send("bob", b"1"), producer.send("bob", b"2"), return_exceptions=True)
+    first, second = await asyncio.gather(
+        producer.send("bob", b"1"), producer.send("bob", b"2"), return_exceptions=True
+    )
     assert isinstance(first, InvalidMessage) and second == "taken"
 
 
@@ -175,7 +197,10 @@ async def test_nothing_is_left_of_a_conversation_when_nobody_sends():
 
 
 async def test_a_send_that_is_cancelled_lets_the_next_one_go():
-    """Whether it was on its way, waited for its turn, or for its next attempt; nothing is left of it."""
+    """Whether it was on its way, waited for its turn, or for its next attempt.
+
+    Nothing is left of it.
+    """
     doors = Doors()
     producer = IdempotentProducer(doors.append)
     sends = [asyncio.create_task(producer.send("bob", b"%d" % number)) for number in range(4)]
@@ -189,7 +214,9 @@ async def test_a_send_that_is_cancelled_lets_the_next_one_go():
     assert all(send.cancelled() for send in sends[:2])
     assert doors.order == [b"0", b"2", b"3"]
 
-    waits = IdempotentProducer(Server(CommandTimeout()).append, backoff=Backoff(initial_s=60.0, max_s=60.0))
+    waits = IdempotentProducer(
+        Server(CommandTimeout()).append, backoff=Backoff(initial_s=60.0, max_s=60.0)
+    )
     waiting = asyncio.create_task(waits.send("bob", b"1"))
     await asyncio.sleep(0.01)
     waiting.cancel()
@@ -204,15 +231,21 @@ async def test_at_least_one_attempt():
         IdempotentProducer(Server().append, max_attempts=0)
 
 
-@pytest.mark.parametrize("code", ["READONLY", "NOREPLICAS", "OOM", "LOADING", "MISCONF", "MASTERDOWN"])
+@pytest.mark.parametrize(
+    "code", ["READONLY", "NOREPLICAS", "OOM", "LOADING", "MISCONF", "MASTERDOWN"]
+)
 async def test_what_the_server_refuses_for_now_is_sent_again(code):
     """A failover, a full server: the same list for every part that repeats."""
-    server = Server(CommandRejected(f"{code} not now"), CommandRejected("ERR of a script's", code=code))
+    server = Server(
+        CommandRejected(f"{code} not now"), CommandRejected("ERR of a script's", code=code)
+    )
     assert await IdempotentProducer(server.append, backoff=QUICK).send("bob", b"hi") == "taken"
     assert len(server.calls) == 3
 
 
-@pytest.mark.parametrize("error", [LoginRejected("no"), WrongLoop("elsewhere"), LeaseLost("gone"), NoSuchGroup("none")])
+@pytest.mark.parametrize(
+    "error", [LoginRejected("no"), WrongLoop("elsewhere"), LeaseLost("gone"), NoSuchGroup("none")]
+)
 async def test_what_no_repeat_can_change_is_raised_at_once(error):
     """Of every kind."""
     server = Server(error)
@@ -240,7 +273,9 @@ async def test_a_cancellation_of_somebody_elses_is_named_and_the_next_one_is_sen
 @pytest.mark.parametrize("turn", range(7))
 async def test_a_sender_that_is_cancelled_at_any_moment_leaves_the_conversation_to_the_next(turn):
     """Waiting for its turn, sending, pausing: nothing is kept of it."""
-    producer = IdempotentProducer(Server(NotConnected("down"), NotConnected("down")).append, backoff=QUICK)
+    producer = IdempotentProducer(
+        Server(NotConnected("down"), NotConnected("down")).append, backoff=QUICK
+    )
     senders = [asyncio.create_task(producer.send("bob", payload)) for payload in (b"a", b"b", b"c")]
     for victim in senders[:2]:
         for _ in range(turn):

@@ -36,8 +36,13 @@ def store_at(url, **options):
 
 
 @pytest.mark.parametrize("turn", [*range(0, 60, 4)])
-async def test_a_caller_that_is_cancelled_at_any_moment_gives_its_connection_back(database_url, turn):
-    """The store has one connection: the next caller is served, and sees all of the transaction or nothing."""
+async def test_a_caller_that_is_cancelled_at_any_moment_gives_its_connection_back(
+    database_url, turn
+):
+    """The store has one connection.
+
+    The next caller is served, and sees all of the transaction or nothing.
+    """
     async with asyncio.timeout(IN_TIME_S), store_at(database_url) as store:
         victim = asyncio.create_task(write(store, "victim"))
         waits = asyncio.create_task(write(store, "waits"))
@@ -54,7 +59,11 @@ async def test_a_caller_that_is_cancelled_at_any_moment_gives_its_connection_bac
 async def test_a_lock_that_is_held_for_too_long_is_named(tmp_path):
     """StoreFailed after `timeout_s`: nothing was kept; afterwards the next one is served."""
     url = f"sqlite+aiosqlite:///{tmp_path / 'a.db'}"
-    async with asyncio.timeout(IN_TIME_S), store_at(url) as one, store_at(url, timeout_s=0.2) as other:
+    async with (
+        asyncio.timeout(IN_TIME_S),
+        store_at(url) as one,
+        store_at(url, timeout_s=0.2) as other,
+    ):
         async with one.transaction():
             with pytest.raises(StoreFailed):
                 await write(other, "late")
@@ -64,7 +73,10 @@ async def test_a_lock_that_is_held_for_too_long_is_named(tmp_path):
 
 async def test_a_transaction_inside_another_one_is_named_and_does_not_wait_for_ever(tmp_path):
     """The one connection is out: StoreFailed after `timeout_s`."""
-    async with asyncio.timeout(IN_TIME_S), store_at(f"sqlite+aiosqlite:///{tmp_path / 'a.db'}", timeout_s=0.2) as store:
+    async with (
+        asyncio.timeout(IN_TIME_S),
+        store_at(f"sqlite+aiosqlite:///{tmp_path / 'a.db'}", timeout_s=0.2) as store,
+    ):
         async with store.transaction():
             with pytest.raises(StoreFailed):
                 await write(store, "inner")
@@ -151,7 +163,10 @@ def test_another_event_loop_is_refused_at_once(tmp_path):
 
 
 async def test_a_work_that_meets_somebody_elses_cancellation_has_failed(tmp_path):
-    """By name, so that whoever called does not look cancelled; nothing was kept, and the id may be tried again."""
+    """By name, so that whoever called does not look cancelled.
+
+    Nothing was kept, and the id may be tried again.
+    """
     elsewhere = asyncio.get_running_loop().create_future()
     elsewhere.cancel()
 
@@ -159,7 +174,10 @@ async def test_a_work_that_meets_somebody_elses_cancellation_has_failed(tmp_path
         await connection.execute(insert(LINES).values(what="half"))
         await elsewhere
 
-    async with asyncio.timeout(IN_TIME_S), store_at(f"sqlite+aiosqlite:///{tmp_path / 'a.db'}") as store:
+    async with (
+        asyncio.timeout(IN_TIME_S),
+        store_at(f"sqlite+aiosqlite:///{tmp_path / 'a.db'}") as store,
+    ):
         inbox = SqlInbox(store, "orders")
         with pytest.raises(WorkCancelled):
             await inbox.run("m1", work)
@@ -176,7 +194,10 @@ async def test_a_work_that_cannot_be_awaited_is_refused(tmp_path):
     async def asynchronous(connection):
         yield b"x"
 
-    async with asyncio.timeout(IN_TIME_S), store_at(f"sqlite+aiosqlite:///{tmp_path / 'a.db'}") as store:
+    async with (
+        asyncio.timeout(IN_TIME_S),
+        store_at(f"sqlite+aiosqlite:///{tmp_path / 'a.db'}") as store,
+    ):
         inbox = SqlInbox(store, "orders")
         for work in (generator, asynchronous, lambda connection: b"x"):
             with pytest.raises(InvalidParameter):
@@ -185,17 +206,26 @@ async def test_a_work_that_cannot_be_awaited_is_refused(tmp_path):
 
 
 async def test_a_database_that_cannot_be_opened_leaves_no_thread_behind():
-    """The driver's thread reports to the event loop: one that comes too late writes a traceback to the terminal."""
+    """The driver's thread reports to the event loop.
+
+    One that comes too late writes a traceback to the terminal.
+    """
     before = set(threading.enumerate())
     for _ in range(20):
         with pytest.raises(StoreFailed):
-            async with SqlDatabase("sqlite+aiosqlite:////nowhere/x.db") as store, store.transaction():
+            async with (
+                SqlDatabase("sqlite+aiosqlite:////nowhere/x.db") as store,
+                store.transaction(),
+            ):
                 pass
         assert set(threading.enumerate()) <= before
 
 
 async def loses_its_transaction(connection):
-    """SQLite rolls back by itself, as it does when the disk is full; the work passes the error over, and goes on."""
+    """SQLite rolls back by itself, as it does when the disk is full.
+
+    The work passes the error over, and goes on.
+    """
     await connection.execute(insert(LINES).values(what="before"))
     with contextlib.suppress(IntegrityError):
         await connection.exec_driver_sql("insert or rollback into lines values ('there')")
@@ -204,8 +234,14 @@ async def loses_its_transaction(connection):
 
 
 async def test_a_transaction_that_sqlite_ended_by_itself_is_not_taken_for_committed(tmp_path):
-    """What the block did before is gone, what it did afterwards is kept: StoreUncertain, and nothing else would be true."""
-    async with asyncio.timeout(IN_TIME_S), store_at(f"sqlite+aiosqlite:///{tmp_path / 'a.db'}") as store:
+    """What the block did before is gone, what it did afterwards is kept.
+
+    StoreUncertain, and nothing else would be true.
+    """
+    async with (
+        asyncio.timeout(IN_TIME_S),
+        store_at(f"sqlite+aiosqlite:///{tmp_path / 'a.db'}") as store,
+    ):
         await write(store, "there")
         with pytest.raises(StoreUncertain, match="ended the transaction"):
             async with store.transaction() as connection:
@@ -216,7 +252,10 @@ async def test_a_transaction_that_sqlite_ended_by_itself_is_not_taken_for_commit
 
 async def test_a_work_whose_transaction_sqlite_ended_is_not_told_that_nothing_was_kept(tmp_path):
     """Something was: whoever asks is told that this is not certain, and may run it again."""
-    async with asyncio.timeout(IN_TIME_S), store_at(f"sqlite+aiosqlite:///{tmp_path / 'a.db'}") as store:
+    async with (
+        asyncio.timeout(IN_TIME_S),
+        store_at(f"sqlite+aiosqlite:///{tmp_path / 'a.db'}") as store,
+    ):
         await write(store, "there")
         with pytest.raises(StoreUncertain, match="undid the record") as raised:
             await SqlInbox(store, "work").run("m1", loses_its_transaction)
@@ -225,9 +264,14 @@ async def test_a_work_whose_transaction_sqlite_ended_is_not_told_that_nothing_wa
 
 
 @pytest.mark.parametrize("older_than_s", [-1, float("nan"), float("inf"), 10**30, True, "5", None])
-async def test_an_age_that_makes_no_sense_is_refused_and_nothing_is_forgotten(tmp_path, older_than_s):
+async def test_an_age_that_makes_no_sense_is_refused_and_nothing_is_forgotten(
+    tmp_path, older_than_s
+):
     """By name, and not by what a database or a conversion makes of it."""
-    async with asyncio.timeout(IN_TIME_S), store_at(f"sqlite+aiosqlite:///{tmp_path / 'a.db'}") as store:
+    async with (
+        asyncio.timeout(IN_TIME_S),
+        store_at(f"sqlite+aiosqlite:///{tmp_path / 'a.db'}") as store,
+    ):
         inbox = SqlInbox(store, "work")
 
         async def work(connection):

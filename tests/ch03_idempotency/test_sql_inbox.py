@@ -17,12 +17,21 @@ from sqlalchemy import Column, Integer, MetaData, String, Table, func, insert, s
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from mpim_lab.errors import InvalidMessage, InvalidParameter, StoreFailed, StoreUncertain, WorkCancelled
+from mpim_lab.errors import (
+    InvalidMessage,
+    InvalidParameter,
+    StoreFailed,
+    StoreUncertain,
+    WorkCancelled,
+)
 from mpim_lab.mq.idempotency.sql_database import SqlDatabase
 from mpim_lab.mq.idempotency.sql_inbox import INBOX, SqlInbox
 
 LEDGER = Table(
-    "ledger", MetaData(), Column("line", Integer, primary_key=True), Column("message_id", String(255), nullable=False)
+    "ledger",
+    MetaData(),
+    Column("line", Integer, primary_key=True),
+    Column("message_id", String(255), nullable=False),
 )
 
 
@@ -41,7 +50,9 @@ async def opened(path, scope="payments", **options):
 @pytest.fixture(params=["file", "memory"])
 async def database(request, tmp_path):
     """An inbox and its store."""
-    url = url_of(tmp_path / "shop.db") if request.param == "file" else "sqlite+aiosqlite:///:memory:"
+    url = (
+        url_of(tmp_path / "shop.db") if request.param == "file" else "sqlite+aiosqlite:///:memory:"
+    )
     async with opened(url) as pair:
         yield pair
 
@@ -147,13 +158,18 @@ async def test_ids_that_look_alike_are_different_messages(database):
 async def test_twenty_at_once_have_one_effect(database):
     """All get the same result."""
     inbox, store = database
-    results = await asyncio.gather(*(inbox.run("m1", paying("m1", b"by %d" % number)) for number in range(20)))
+    results = await asyncio.gather(
+        *(inbox.run("m1", paying("m1", b"by %d" % number)) for number in range(20))
+    )
     assert len(set(results)) == 1
     assert await lines(store) == {"m1": 1}
 
 
 async def test_who_is_second_in_a_race_gets_the_first_result(database, monkeypatch):
-    """As on a database where both look before either has inserted: the uniqueness of the record decides."""
+    """As on a database where both look before either has inserted.
+
+    The uniqueness of the record decides.
+    """
     inbox, store = database
     await inbox.run("m1", paying("m1", b"first"))
     look, looks = SqlInbox._read_result, []
@@ -236,7 +252,8 @@ async def test_a_cancelled_run_leaves_neither_and_gives_the_database_free(databa
     second.cancel()
     first.cancel()
     assert all(
-        isinstance(end, asyncio.CancelledError) for end in await asyncio.gather(first, second, return_exceptions=True)
+        isinstance(end, asyncio.CancelledError)
+        for end in await asyncio.gather(first, second, return_exceptions=True)
     )
     assert not await lines(store) and not await records(store)
     assert await inbox.run("m1", paying("m1")) == b"paid"
@@ -261,7 +278,10 @@ async def test_a_run_that_is_cancelled_anywhere_is_kept_whole_or_not_at_all(data
 
 @pytest.mark.parametrize(("how", "kept"), [("refused", False), ("unanswered", True)])
 async def test_a_commit_without_an_answer_is_uncertain_and_running_again_tells(database, how, kept):
-    """The error says that it may have happened; the same id finds out, and the effect happens once either way."""
+    """The error says that it may have happened.
+
+    The same id finds out, and the effect happens once either way.
+    """
     inbox, store = database
     await store.open()
     with commit_that(store, how), pytest.raises(StoreUncertain, match="disk I/O error") as raised:
@@ -290,7 +310,10 @@ async def test_a_work_that_ends_the_transaction_by_itself_is_told(database):
 
 
 async def test_a_work_that_commits_and_then_fails_is_not_taken_for_undone(database):
-    """Its record is kept, with what it did: to say that nothing was, and that it may be tried again, would not be true."""
+    """Its record is kept, with what it did.
+
+    To say that nothing was, and that it may be tried again, would not be true.
+    """
     inbox, _ = database
 
     async def commits_and_fails(connection):
@@ -337,7 +360,10 @@ async def test_a_locked_database_fails_in_time_and_nothing_was_done(tmp_path):
 
 
 async def test_waiting_for_ones_turn_ends_in_time(tmp_path):
-    """A work that takes too long holds the others up, and they are told; a transaction in a transaction, too."""
+    """A work that takes too long holds the others up, and they are told.
+
+    A transaction in a transaction, too.
+    """
     async with opened(tmp_path / "shop.db", timeout_s=0.1) as (inbox, _):
 
         async def nested(connection):
@@ -358,7 +384,9 @@ async def test_a_database_that_is_not_there_has_a_name(tmp_path):
             assert raised.value.definite is True
 
 
-@pytest.mark.parametrize("url", ["nonsense", "sqlite:///plain.db", "oracle9://x", "postgresql+nosuch://u:secret@h/d"])
+@pytest.mark.parametrize(
+    "url", ["nonsense", "sqlite:///plain.db", "oracle9://x", "postgresql+nosuch://u:secret@h/d"]
+)
 def test_a_url_that_cannot_be_used_is_refused_without_repeating_it(url):
     """A driver that is missing, one that is not async; the password stays out of the message."""
     with pytest.raises(InvalidParameter) as raised:
@@ -382,7 +410,9 @@ async def test_a_forgotten_message_is_handled_again(database):
     """A record's lifetime is for how long a repeat is recognised; other scopes keep theirs."""
     _, store = database
     clock = [1_000.0]
-    inbox, other = (SqlInbox(store, scope, clock=lambda: clock[0]) for scope in ("payments", "parcels"))
+    inbox, other = (
+        SqlInbox(store, scope, clock=lambda: clock[0]) for scope in ("payments", "parcels")
+    )
     await inbox.run("old", paying("old"))
     await other.run("old", paying("other"))
     clock[0] += 100
@@ -423,7 +453,9 @@ asyncio.run(main(*sys.argv[1:]))
 def process(path, *words):
     """Another process that works on the same file."""
     script = SCRIPT.format(path=[str(Path(__file__).parent)])
-    return subprocess.Popen([sys.executable, "-c", script, path, *words], stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", script, path, *words], stdout=subprocess.PIPE, text=True
+    )
 
 
 async def test_a_process_that_is_killed_between_effect_and_commit_leaves_neither(tmp_path):
@@ -476,7 +508,11 @@ async def attempt(inbox, store, id, crash, result):
         async def work(connection):
             raise Crash
 
-    faulty = commit_that(store, crash) if crash in ("refused", "unanswered") else contextlib.nullcontext()
+    faulty = (
+        commit_that(store, crash)
+        if crash in ("refused", "unanswered")
+        else contextlib.nullcontext()
+    )
     with contextlib.suppress(Crash, WorkCancelled, StoreUncertain), faulty:
         return await inbox.run(id, work)
     return None
@@ -484,14 +520,18 @@ async def attempt(inbox, store, id, crash, result):
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(CRASHES)), max_size=12))
-def test_whatever_dies_when_each_message_has_its_effect_once_when_repeated_until_it_returns(attempts):
+def test_whatever_dies_when_each_message_has_its_effect_once_when_repeated_until_it_returns(
+    attempts,
+):
     """And all who are told a result are told the same one."""
 
     async def story(path):
         told = {}
         async with opened(path) as (inbox, store):
             await store.open()
-            for number, (name, crash) in enumerate([*attempts, *((name, "none") for name, _ in attempts)]):
+            for number, (name, crash) in enumerate(
+                [*attempts, *((name, "none") for name, _ in attempts)]
+            ):
                 result = await attempt(inbox, store, name, crash, b"attempt %d" % number)
                 assert (await lines(store))[name] <= 1
                 told.setdefault(name, set()).update({result} - {None})

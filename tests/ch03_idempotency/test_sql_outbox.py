@@ -1,4 +1,7 @@
-"""SqlOutbox on real databases and servers: what was committed is sent, at least once, in order; nothing else is."""
+"""SqlOutbox on real databases and servers: what was committed is sent, at least once, in order.
+
+Nothing else is.
+"""
 
 import asyncio
 import contextlib
@@ -27,7 +30,9 @@ from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.streams import everything_done, working
 from tests.support import wait_until
 
-ORDERS = Table("orders", MetaData(), Column("number", Integer, primary_key=True), Column("what", String(255)))
+ORDERS = Table(
+    "orders", MetaData(), Column("number", Integer, primary_key=True), Column("what", String(255))
+)
 A_LONG_TIME_S = 60
 
 
@@ -74,7 +79,10 @@ async def orders(store):
 
 async def sent(mq, stream="orders"):
     """What a stream has: ids and payloads."""
-    return [(entry.fields["id"].decode(), entry.data.decode()) for entry in await mq.stream(stream).read(count=10_000)]
+    return [
+        (entry.fields["id"].decode(), entry.data.decode())
+        for entry in await mq.stream(stream).read(count=10_000)
+    ]
 
 
 def first_copies(entries):
@@ -178,7 +186,12 @@ async def test_rows_outlive_the_process_that_wrote_them(tmp_path, mq):
 async def test_what_cannot_be_sent_is_refused_when_it_is_written(shop):
     """Where its sender still hears of it, and not later in a relay."""
     outbox, store = shop
-    for stream, name, payload in (("", "m", ""), ("s", "", ""), ("s", "m", b"x" * (1024 * 1024 + 1)), ("s", "m", 17)):
+    for stream, name, payload in (
+        ("", "m", ""),
+        ("s", "", ""),
+        ("s", "m", b"x" * (1024 * 1024 + 1)),
+        ("s", "m", 17),
+    ):
         with pytest.raises(InvalidMessage):
             async with store.transaction() as connection:
                 await outbox.add(connection, stream, name, payload)
@@ -189,7 +202,10 @@ async def test_what_cannot_be_sent_is_refused_when_it_is_written(shop):
 
 
 async def test_without_its_table_a_message_is_refused(tmp_path):
-    """A store that has not made it, and another's connection: nothing was written, and the error says so."""
+    """A store that has not made it, and another's connection.
+
+    Nothing was written, and the error says so.
+    """
     async with opened(tmp_path / "shop.db") as (outbox, _):
         engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path / 'other.db'}")
         async with engine.connect() as connection:
@@ -210,7 +226,9 @@ async def test_order_is_kept_over_many_batches(shop, mq):
     relay = outbox.relay(mq, batch_size=100)
     assert [await relay.relay_once() for _ in range(4)] == [100, 100, 50, 0]
     for parity in (0, 1):
-        assert await sent(mq, f"s{parity}") == [(f"m{number}", str(number)) for number in range(parity, 250, 2)]
+        assert await sent(mq, f"s{parity}") == [
+            (f"m{number}", str(number)) for number in range(parity, 250, 2)
+        ]
 
 
 async def test_row_ids_are_never_used_again(shop, mq):
@@ -224,7 +242,9 @@ async def test_row_ids_are_never_used_again(shop, mq):
     assert seen == sorted(set(seen))
 
 
-async def test_a_relay_that_dies_between_sending_and_deleting_sends_again_with_the_same_id(shop, mq, monkeypatch):
+async def test_a_relay_that_dies_between_sending_and_deleting_sends_again_with_the_same_id(
+    shop, mq, monkeypatch
+):
     """At least once, and recognisable."""
     outbox, _ = shop
     ids = [await place(shop, "tea"), await place(shop, "coffee")]
@@ -239,7 +259,10 @@ async def test_a_relay_that_dies_between_sending_and_deleting_sends_again_with_t
 
 async def test_outbox_and_inbox_together_have_each_effect_once(tmp_path, mq, monkeypatch):
     """From one database to another, over relays that die and a worker that gets everything several times."""
-    async with opened(tmp_path / "shop.db") as (outbox, store), opened(tmp_path / "billing.db") as (_, books):
+    async with (
+        opened(tmp_path / "shop.db") as (outbox, store),
+        opened(tmp_path / "billing.db") as (_, books),
+    ):
         inbox, group = SqlInbox(books, "billing"), await mq.stream("orders").group("billing")
         for number in range(20):
             await place((outbox, store), f"order {number}")
@@ -259,7 +282,11 @@ async def test_outbox_and_inbox_together_have_each_effect_once(tmp_path, mq, mon
             await everything_done(group)
         assert await mq.stream("orders").length() == 80
         async with books.transaction() as connection:
-            billed = (await connection.execute(select(ORDERS.c.what).order_by(ORDERS.c.number))).scalars().all()
+            billed = (
+                (await connection.execute(select(ORDERS.c.what).order_by(ORDERS.c.number)))
+                .scalars()
+                .all()
+            )
         assert billed == [f"order {number}" for number in range(20)]
 
 
@@ -301,7 +328,10 @@ async def test_a_cancelled_relay_deletes_what_it_has_sent_and_leaves_the_rest(sh
 
 
 async def test_while_the_server_is_away_rows_stay_and_nothing_is_sent(shop, mq, server):
-    """By hand: the error has a name. Running: it is waited for, and everything arrives once it is back."""
+    """By hand: the error has a name.
+
+    Running: it is waited for, and everything arrives once it is back.
+    """
     outbox, _ = shop
     server.kill()
     await wait_until(lambda: not mq.is_connected)
@@ -334,10 +364,16 @@ async def test_a_server_that_does_not_answer_leaves_the_row(shop, mq, server):
 
 
 async def test_a_row_that_the_server_refuses_stops_its_stream_and_no_other(shop, mq):
-    """It waits, and those after it on its stream, until a person drops it or fixes the cause; nothing is lost."""
+    """It waits, and those after it on its stream, until a person drops it or fixes the cause.
+
+    Nothing is lost.
+    """
     outbox, _ = shop
     await mq.context("list").connection.call("RPUSH", "list", "no stream")
-    ids = [await place(shop, what, stream) for what, stream in (("tea", "orders"), ("a", "list"), ("coffee", "orders"))]
+    ids = [
+        await place(shop, what, stream)
+        for what, stream in (("tea", "orders"), ("a", "list"), ("coffee", "orders"))
+    ]
     ids.append(await place(shop, "b", "list"))
     for _ in range(2):
         with pytest.raises(CommandRejected, match="WRONGTYPE"):
@@ -443,7 +479,10 @@ async def test_a_running_relay_sends_at_once_what_this_process_commits(shop, mq)
 
 async def test_a_running_relay_finds_what_other_processes_wrote(tmp_path, mq):
     """When it looks the next time."""
-    async with opened(tmp_path / "shop.db") as (outbox, _), relaying(outbox, mq, poll_interval_s=0.02):
+    async with (
+        opened(tmp_path / "shop.db") as (outbox, _),
+        relaying(outbox, mq, poll_interval_s=0.02),
+    ):
         async with opened(tmp_path / "shop.db") as other:
             await place(other, "tea")
         await wait_until_sent(mq, 1)

@@ -1,4 +1,7 @@
-"""What inbox and outbox keep comes back byte for byte, from every database; names are compared letter by letter."""
+"""What inbox and outbox keep comes back byte for byte, from every database.
+
+Names are compared letter by letter.
+"""
 
 import enum
 
@@ -11,9 +14,13 @@ from mpim_lab.mq.idempotency.sql_inbox import SqlInbox
 from mpim_lab.mq.idempotency.sql_outbox import SqlOutbox
 
 pytest_plugins = ["tests.databases"]
-PROPERTY = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+PROPERTY = settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 NAMES = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=255)
-PAYLOADS = st.binary(max_size=2_000) | st.sampled_from([b"", b"\0", b"\\'\"%s :b ?", b"x" * 1024 * 1024])
+PAYLOADS = st.binary(max_size=2_000) | st.sampled_from(
+    [b"", b"\0", b"\\'\"%s :b ?", b"x" * 1024 * 1024]
+)
 
 
 class Scope(enum.StrEnum):
@@ -58,20 +65,28 @@ async def test_a_row_of_the_outbox_comes_back_as_it_was(database_url, name, id, 
 
 
 @pytest.mark.parametrize(
-    ("one", "other"), [("a", "A"), ("ss", "ß"), ("e", "é"), ("é", "e\u0301"), ("🫖", "☕"), ("1", "１")]
+    ("one", "other"),
+    [("a", "A"), ("ss", "ß"), ("e", "é"), ("é", "e\u0301"), ("🫖", "☕"), ("1", "１")],
 )
 async def test_ids_that_look_alike_are_different_messages(database_url, one, other):
     """Otherwise the second one would count as a repeat, and be lost."""
     async with SqlDatabase(database_url) as store:
         inbox = SqlInbox(store, "payments")
-        assert [await inbox.run(each, giving(each.encode())) for each in (one, other)] == [one.encode(), other.encode()]
+        assert [await inbox.run(each, giving(each.encode())) for each in (one, other)] == [
+            one.encode(),
+            other.encode(),
+        ]
 
 
 async def test_a_name_may_be_a_text_of_a_class_of_its_own(database_url):
     """Drivers get a plain text."""
     async with SqlDatabase(database_url) as store:
         inbox, outbox = SqlInbox(store, Scope.ORDERS), SqlOutbox(store)
-        assert await inbox.run(Scope.ORDERS, giving(b"1")) == await inbox.run("orders", giving(b"2")) == b"1"
+        assert (
+            await inbox.run(Scope.ORDERS, giving(b"1"))
+            == await inbox.run("orders", giving(b"2"))
+            == b"1"
+        )
         assert await SqlInbox(store, "orders").result(Scope.ORDERS) == b"1"
         async with store.transaction() as connection:
             await outbox.add(connection, Scope.ORDERS, Scope.ORDERS, "tea")

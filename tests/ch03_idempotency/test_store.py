@@ -32,7 +32,11 @@ LEASE_MS = 60
 @contextlib.asynccontextmanager
 async def store_of(server, *, scope="payments", url=None, **options):
     """The records of one kind of work, and the queue they are on."""
-    queue_options = {name: options.pop(name) for name in ("prefix", "config", "max_payload_bytes") if name in options}
+    queue_options = {
+        name: options.pop(name)
+        for name in ("prefix", "config", "max_payload_bytes")
+        if name in options
+    }
     async with MessageQueue(url or server.url, **queue_options) as mq:
         yield IdempotencyStore(mq, scope, **options), mq
 
@@ -101,7 +105,13 @@ async def test_ids_and_scopes_are_apart(server):
         store_of(server, scope="mails") as (mails, _),
         store_of(server, prefix="lab-7:") as (lab, lab_mq),
     ):
-        for marked, name in ((once, "m1"), (once, "m2"), (once, "晚\r\n 1"), (mails, "m1"), (lab, "m1")):
+        for marked, name in (
+            (once, "m1"),
+            (once, "m2"),
+            (once, "晚\r\n 1"),
+            (mails, "m1"),
+            (lab, "m1"),
+        ):
             assert await marked.run(name, paying(name.encode())) == name.encode()
         assert (await account(mq), await account(lab_mq)) == (4 * 450, 450)
 
@@ -117,11 +127,15 @@ async def test_an_id_that_cannot_be_one_is_refused(server):
         assert await account(mq) == 900
 
 
-@pytest.mark.parametrize("options", [{"lease_ms": 0}, {"ttl_s": 0}, {"lease_ms": 2_001, "ttl_s": 2}])
+@pytest.mark.parametrize(
+    "options", [{"lease_ms": 0}, {"ttl_s": 0}, {"lease_ms": 2_001, "ttl_s": 2}]
+)
 async def test_a_lease_and_a_lifetime_have_bounds(server, options):
     """A record outlives its lease."""
     async with MessageQueue(server.url) as mq:
-        with pytest.raises(InvalidParameter, match=r"a whole number from 1|a record outlives its lease"):
+        with pytest.raises(
+            InvalidParameter, match=r"a whole number from 1|a record outlives its lease"
+        ):
             IdempotencyStore(mq, "payments", **options)
 
 
@@ -140,7 +154,9 @@ async def test_of_two_at_once_one_works_and_the_other_gets_its_result(server, to
         return b"%d" % len(begun)
 
     async with store_of(server) as (once, mq), store_of(server) as (other, _):
-        runs = [asyncio.create_task(who.run("m1", work)) for who in (once, once if together else other)]
+        runs = [
+            asyncio.create_task(who.run("m1", work)) for who in (once, once if together else other)
+        ]
         await wait_until(lambda: begun)
         await asyncio.sleep(0.02)
         go.set()
@@ -165,7 +181,9 @@ async def test_many_at_once_make_one_effect(server):
     """Fifty callers through five queues."""
     async with contextlib.AsyncExitStack() as stack:
         all_stores = [await stack.enter_async_context(store_of(server)) for _ in range(5)]
-        runs = [once.run("m1", paying(b"%d" % number)) for number in range(10) for once, _ in all_stores]
+        runs = [
+            once.run("m1", paying(b"%d" % number)) for number in range(10) for once, _ in all_stores
+        ]
         assert len({*await asyncio.gather(*runs)}) == 1
         assert await account(all_stores[0][1]) == 450
 
@@ -185,7 +203,10 @@ async def test_a_crashed_workers_claim_passes_on_after_its_lease(server):
 
 
 async def test_a_worker_that_slept_through_its_lease_has_no_effect(server):
-    """LeaseLost, also when the new owner has not finished; and it cannot release what is another's."""
+    """LeaseLost, also when the new owner has not finished.
+
+    And it cannot release what is another's.
+    """
     async with store_of(server, lease_ms=LEASE_MS) as (once, mq):
 
         async def sleeper(effects):
@@ -260,7 +281,10 @@ async def test_a_work_that_meets_somebody_elses_cancellation_has_failed(server):
 
 @pytest.mark.parametrize("turn", range(0, 24, 2))
 async def test_a_caller_that_is_cancelled_at_any_moment_gives_its_claim_back(one_server, turn):
-    """While it claims, works, or finishes: the next one need not wait for the lease, and the effect happens once."""
+    """While it claims, works, or finishes.
+
+    The next one need not wait for the lease, and the effect happens once.
+    """
 
     async def work(effects):
         paying()(effects)
@@ -338,9 +362,15 @@ async def test_a_works_error_is_raised_even_if_the_line_is_down(server):
 
 
 async def test_a_result_that_is_neither_bytes_nor_text_is_refused_alone(server):
-    """Before it is sent: those of the same loop turn are unharmed, and the id may be tried again."""
+    """Before it is sent.
+
+    Those of the same loop turn are unharmed, and the id may be tried again.
+    """
     async with store_of(server) as (once, mq):
-        runs = [once.run(f"m{number}", paying({} if number == 1 else b"fine", amount=1)) for number in range(3)]
+        runs = [
+            once.run(f"m{number}", paying({} if number == 1 else b"fine", amount=1))
+            for number in range(3)
+        ]
         first, wrong, last = await asyncio.gather(*runs, return_exceptions=True)
         assert (first, last) == (b"fine", b"fine") and isinstance(wrong, InvalidMessage)
         assert await account(mq) == 2
@@ -412,7 +442,10 @@ async def test_marks_have_a_lifetime_and_the_counter_of_tokens_has_none(server):
         for name in ("m1", "m2"):
             assert 95_000 < await ask(mq, "PTTL", f"once:{{payments}}:id:{name}") <= 100_000
         assert await ask(mq, "PTTL", "once:{payments}:tokens") == -1
-        assert sorted(await ask(mq, "KEYS", "once:*:id:*")) == [b"once:{payments}:id:m1", b"once:{payments}:id:m2"]
+        assert sorted(await ask(mq, "KEYS", "once:*:id:*")) == [
+            b"once:{payments}:id:m1",
+            b"once:{payments}:id:m2",
+        ]
 
 
 async def test_tokens_always_ascend(server):
@@ -453,12 +486,17 @@ async def calls_of(mq, *names):
 
 
 async def test_what_is_asked_in_one_loop_turn_leaves_as_few_commands(server):
-    """A hundred claims: one command. A hundred completions: one. A thousand: as many as the bound of one command says."""
+    """A hundred claims: one command.
+
+    A hundred completions: one. A thousand: as many as the bound of one command says.
+    """
     async with store_of(server) as (once, mq):
         await once.run("warm", paying(amount=0))
         for count in (100, 1_000):
             before = await calls_of(mq, "evalsha", "eval")
-            claims = await asyncio.gather(*(once.claim(f"{count}-{number}") for number in range(count)))
+            claims = await asyncio.gather(
+                *(once.claim(f"{count}-{number}") for number in range(count))
+            )
             await asyncio.gather(*(once.complete(claim, b"%d" % claim.token) for claim in claims))
             assert len({claim.token for claim in claims}) == count
             assert await calls_of(mq, "evalsha", "eval") - before == 2 * -(-count // MAX_AT_ONCE)
@@ -479,20 +517,31 @@ async def test_the_same_id_many_times_in_one_loop_turn_is_claimed_once(server):
 
 @pytest.mark.parametrize("lost", ["answer", "request"])
 async def test_running_again_after_complete_was_not_answered_gives_the_first_result(server, lost):
-    """Whether it was done or not: one effect in the end. The proxy breaks the line at the completion, by its effect."""
-    async with FaultProxy(server.url) as proxy, store_of(server, url=proxy.url, lease_ms=LEASE_MS) as (once, mq):
+    """Whether it was done or not: one effect in the end.
+
+    The proxy breaks the line at the completion, by its effect.
+    """
+    async with (
+        FaultProxy(server.url) as proxy,
+        store_of(server, url=proxy.url, lease_ms=LEASE_MS) as (once, mq),
+    ):
         await once.run("warm", paying(amount=0))
         strike = proxy.drop_reply if lost == "answer" else proxy.drop_request
         strike(Match(containing=b"INCRBY"))
         with pytest.raises(ConnectionLost):
             await once.run("m1", paying(b"first"))
-        assert await once.run("m1", paying(b"again"), wait_timeout_s=10) == (b"first" if lost == "answer" else b"again")
+        assert await once.run("m1", paying(b"again"), wait_timeout_s=10) == (
+            b"first" if lost == "answer" else b"again"
+        )
         assert await account(mq) == 450
 
 
 async def test_running_again_after_a_claim_was_not_answered_waits_for_its_lease(server):
     """The claim is somebody's who does not know of it."""
-    async with FaultProxy(server.url) as proxy, store_of(server, url=proxy.url, lease_ms=LEASE_MS) as (once, mq):
+    async with (
+        FaultProxy(server.url) as proxy,
+        store_of(server, url=proxy.url, lease_ms=LEASE_MS) as (once, mq),
+    ):
         await once.run("warm", paying(amount=0))
         proxy.drop_reply(Match("EVALSHA", b"once:{payments}"))
         with pytest.raises(ConnectionLost):
@@ -551,7 +600,10 @@ SHORT_MS = 10
 
 
 class Office:
-    """Three workers, their claims, and what they were told; each answer is checked against what it can only be."""
+    """Three workers, their claims, and what they were told.
+
+    Each answer is checked against what it can only be.
+    """
 
     def __init__(self, once, mq, run):
         self.once, self.mq, self.run = once, mq, run
@@ -620,14 +672,19 @@ def test_whatever_workers_do_each_id_is_done_once(lab_server):
         server = EmbeddedServer()
         runner.run(server.start())
         try:
-            settings(max_examples=40, deadline=None)(given(STEPS)(lambda steps: runner.run(play(server, steps))))()
+            settings(max_examples=40, deadline=None)(
+                given(STEPS)(lambda steps: runner.run(play(server, steps)))
+            )()
         finally:
             runner.run(server.stop())
 
 
 @pytest.mark.parametrize("ids", ["a", "ab"])
 async def test_a_work_that_asks_for_its_own_id_is_told_at_once(server, ids):
-    """It would wait for itself until its lease is over, and then be done twice. By way of another id, too."""
+    """It would wait for itself until its lease is over, and then be done twice.
+
+    By way of another id, too.
+    """
     async with store_of(server) as (once, _):
         calls = []
 

@@ -63,7 +63,9 @@ class TwoSteps(AtomicGateway):
 
 
 class ForgetsTheId(AtomicGateway):
-    script = "\n".join(line for line in SEND.splitlines() if "KEYS[2]" not in line and "given" not in line)
+    script = "\n".join(
+        line for line in SEND.splitlines() if "KEYS[2]" not in line and "given" not in line
+    )
 
 
 class NumberThenScript(AtomicGateway):
@@ -72,7 +74,9 @@ class NumberThenScript(AtomicGateway):
     async def send(self, id, payload):
         keys, number = self.keys, await self.keys.call("INCR", self.keys.counter)
         script = "if redis.call('SET', KEYS[1], 1, 'NX') then redis.call('PUBLISH', ARGV[1], ARGV[2]) end"
-        await keys.call("EVAL", script, 1, keys.sent(id), keys.channel, b"%d %b" % (number, payload))
+        await keys.call(
+            "EVAL", script, 1, keys.sent(id), keys.channel, b"%d %b" % (number, payload)
+        )
         return number
 
 
@@ -90,7 +94,9 @@ class NeverPublishes(AtomicGateway):
 
 async def test_the_reference_solutions_pass(lab_server):
     """Both challenges can be solved with what the chapter has shown."""
-    await assert_all_pass(put_in_order().check(BoundedReorderBuffer), number_in_one_step().check(AtomicGateway))
+    await assert_all_pass(
+        put_in_order().check(BoundedReorderBuffer), number_in_one_step().check(AtomicGateway)
+    )
 
 
 async def test_a_buffer_that_shows_too_early_too_often_or_never_fails_every_time(lab_server):

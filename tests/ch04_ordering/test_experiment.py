@@ -10,7 +10,11 @@ from mpim_lab.chapters.ch04_ordering.experiment import (
     DeliveryGuarantees,
     WorkOrdering,
 )
-from mpim_lab.chapters.shared.pipeline_experiment import compare_designs, run_concurrently, summarize
+from mpim_lab.chapters.shared.pipeline_experiment import (
+    compare_designs,
+    run_concurrently,
+    summarize,
+)
 from mpim_lab.events import EventKind
 from mpim_lab.widgets import FlowView
 from tests.support import REPEATS
@@ -64,12 +68,19 @@ async def assert_ends(kind, designs, fault, ends):
 
 def test_the_tables_are_about_every_fault():
     """None is left out."""
-    assert [tuple(CHAT)[1:], tuple(WORK), tuple(ENDS_OF_MODES)] == [CHAT_FAULTS, WORKER_FAULTS, PIPELINE_FAULTS]
+    assert [tuple(CHAT)[1:], tuple(WORK), tuple(ENDS_OF_MODES)] == [
+        CHAT_FAULTS,
+        WORKER_FAULTS,
+        PIPELINE_FAULTS,
+    ]
 
 
 @pytest.mark.parametrize("fault", CHAT)
 async def test_bob_reads_as_the_table_says_every_time(lab_server, fault):
-    """Numbered in two steps and read as it comes, or patiently; numbered in one step and read with a log beside it."""
+    """Numbered in two steps and read as it comes, or patiently.
+
+    Numbered in one step and read with a log beside it.
+    """
     await assert_ends(ChatOrdering, ("as it comes", "wait for ever", "correct"), fault, CHAT[fault])
 
 
@@ -82,12 +93,16 @@ async def test_workers_keep_the_order_or_not_as_the_table_says_every_time(lab_se
 @pytest.mark.parametrize("fault", ENDS_OF_MODES)
 async def test_each_mode_guarantees_what_the_table_says_every_time(lab_server, fault):
     """At most once loses, at least once repeats, exactly once in effect does neither, and keeps the order."""
-    await assert_ends(DeliveryGuarantees, tuple(DeliveryGuarantees.designs), fault, ENDS_OF_MODES[fault])
+    await assert_ends(
+        DeliveryGuarantees, tuple(DeliveryGuarantees.designs), fault, ENDS_OF_MODES[fault]
+    )
 
 
 async def test_the_final_table_is_made_of_the_same_runs(lab_server):
     """Rows are faults, columns modes."""
-    table = await compare_designs(DeliveryGuarantees, seed=SEED, faults=("crash before work", "crash after work"))
+    table = await compare_designs(
+        DeliveryGuarantees, seed=SEED, faults=("crash before work", "crash after work")
+    )
     assert {fault: tuple(table.loc[fault]) for fault in table.index} == {
         fault: ENDS_OF_MODES[fault] for fault in table.index
     }
@@ -96,7 +111,9 @@ async def test_the_final_table_is_made_of_the_same_runs(lab_server):
 @pytest.mark.parametrize("fault", [fault for fault in PIPELINE_FAULTS if fault != "poison"])
 async def test_exactly_once_holds_under_other_seeds_too(lab_server, fault):
     """Seeds that nobody chose for being pretty."""
-    for result in await run_concurrently([DeliveryGuarantees(fault=fault, seed=seed) for seed in range(REPEATS)]):
+    for result in await run_concurrently(
+        [DeliveryGuarantees(fault=fault, seed=seed) for seed in range(REPEATS)]
+    ):
         assert summarize(result.verdict) == "✓"
 
 
@@ -112,6 +129,12 @@ async def test_bob_reads_everything_in_order_under_other_seeds_too(lab_server, f
 async def test_the_zombies_commit_is_refused(lab_server):
     """Its effects are not in the ledger: only the new owner's are."""
     result = await WorkOrdering(design="correct", fault="zombie", seed=SEED).run()
-    hit = [event.message_id for event in result.trace.by_kind(EventKind.RECEIVED) if event.actor == "worker-1"][-1]
-    effects = [event.actor for event in result.trace.by_kind(EventKind.EFFECT) if event.message_id == hit]
+    hit = [
+        event.message_id
+        for event in result.trace.by_kind(EventKind.RECEIVED)
+        if event.actor == "worker-1"
+    ][-1]
+    effects = [
+        event.actor for event in result.trace.by_kind(EventKind.EFFECT) if event.message_id == hit
+    ]
     assert effects == ["worker-2"]

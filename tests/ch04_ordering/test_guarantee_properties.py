@@ -1,6 +1,7 @@
 """Whatever happens, in whatever order: what was acknowledged has its effect exactly once, in order per conversation.
 
-Hypothesis chooses what happens next: messages, repeats, lines that break, workers that die, sleep, come and go.
+Hypothesis chooses what happens next: messages, repeats, lines that break, workers that die, sleep,
+come and go.
 """
 
 import asyncio
@@ -27,7 +28,12 @@ pytestmark = pytest.mark.timeout(120)
 
 EXAMPLES, STEPS, MOST_WORKERS = 15, 14, 4
 SETTINGS = settings(
-    derandomize=True, database=None, deadline=None, max_examples=EXAMPLES, stateful_step_count=STEPS, print_blob=False
+    derandomize=True,
+    database=None,
+    deadline=None,
+    max_examples=EXAMPLES,
+    stateful_step_count=STEPS,
+    print_blob=False,
 )
 CONVERSATIONS, WHO = st.sampled_from(("ann", "bob", "cid")), st.integers(0, SENDERS - 1)
 runs = itertools.count(1)  # each has its own keys
@@ -36,7 +42,8 @@ runs = itertools.count(1)  # each has its own keys
 class Guarantee(RuleBasedStateMachine):
     """Two senders, workers and a ledger on a real server; the loop runs only while a rule does.
 
-    Which rules there are to choose from depends on what was chosen before, not on how far the workers are.
+    Which rules there are to choose from depends on what was chosen before, not on how far the
+    workers are.
     """
 
     server, design = None, "correct"
@@ -45,7 +52,9 @@ class Guarantee(RuleBasedStateMachine):
         super().__init__()
         self.loop, self.trace = asyncio.new_event_loop(), Trace(sample_above_per_s=None)
         nothing = Schedule(seed=next(runs), messages=(), faults=(), workers=1, lease_ms=180)
-        self.stage = SoakScenario(self.server, nothing, DESIGNS[self.design], self.trace, answer_timeout_s=0.1)
+        self.stage = SoakScenario(
+            self.server, nothing, DESIGNS[self.design], self.trace, answer_timeout_s=0.1
+        )
         self.do(self.stage.__aenter__())
 
     def do(self, coroutine):
@@ -56,7 +65,9 @@ class Guarantee(RuleBasedStateMachine):
         """A new message, and the fault that strikes it."""
         name = f"m{len(self.stage.schedule.messages) + 1}"
         planned = PlannedMessage(name, sender, conversation, f"{name} hello".encode(), pause_ms=0)
-        self.stage.add_message(planned, PlannedFault(fault, name, duration=1_000) if fault else None)
+        self.stage.add_message(
+            planned, PlannedFault(fault, name, duration=1_000) if fault else None
+        )
         self.do(self.stage.send(planned))
 
     # What may happen
@@ -163,7 +174,9 @@ def test_the_correct_design_keeps_its_promise_whatever_happens(server):
 def test_a_naive_design_is_falsified(server, design):
     """The same machine finds a story in which an effect is there twice, or out of order."""
     with pytest.raises(AssertionError, match=r"twice|out of order"):
-        run_state_machine_as_test(machine(server, design), settings=settings(SETTINGS, phases=[Phase.generate]))
+        run_state_machine_as_test(
+            machine(server, design), settings=settings(SETTINGS, phases=[Phase.generate])
+        )
 
 
 async def attend(stream, handler, name, retry):
@@ -179,7 +192,10 @@ async def attend(stream, handler, name, retry):
 
 
 async def test_messages_beside_a_killer_are_not_given_up_with_it(server):
-    """Who dies over one partition's message has not tried the others': only the killer becomes a dead letter."""
+    """Who dies over one partition's message has not tried the others'.
+
+    Only the killer becomes a dead letter.
+    """
     retry, handled = RetryPolicy(max_attempts=3, backoff=Backoff(initial_s=0.001, max_s=0.001)), []
 
     def handler(ordered, effects):
@@ -195,7 +211,9 @@ async def test_messages_beside_a_killer_are_not_given_up_with_it(server):
         deaths = 0
         while await attend(stream, handler, f"worker-{deaths}", retry):
             deaths += 1
-        letters = [await stream.dead_letters("billing", partition).count() for partition in range(4)]
+        letters = [
+            await stream.dead_letters("billing", partition).count() for partition in range(4)
+        ]
     assert deaths == handled.count(b"killer") == retry.max_attempts
     assert handled.count(b"harmless") == 3
     assert letters == [1, 0, 0, 0]

@@ -5,7 +5,13 @@ import time
 
 import pytest
 
-from mpim_lab.errors import CommandRejected, HandlerCancelled, InvalidParameter, LeaseLost, QueueClosed
+from mpim_lab.errors import (
+    CommandRejected,
+    HandlerCancelled,
+    InvalidParameter,
+    LeaseLost,
+    QueueClosed,
+)
 from mpim_lab.mq.connection.config import ConnectionConfig
 from mpim_lab.mq.ordering.ordered_reader import OrderedReader
 from mpim_lab.mq.ordering.ordered_worker import OrderedWorker
@@ -122,7 +128,9 @@ async def test_an_error_that_will_not_pass_ends_an_ordered_run(server):
                 await worker.run()
 
 
-@pytest.mark.parametrize("how", ["cancelled elsewhere", "stop inside", "overdue", "queue closed", "returns 7"])
+@pytest.mark.parametrize(
+    "how", ["cancelled elsewhere", "stop inside", "overdue", "queue closed", "returns 7"]
+)
 async def test_a_reader_ends_whatever_its_handler_and_its_queue_do(server, how):
     """By name, in time, and with nothing left."""
 
@@ -137,7 +145,9 @@ async def test_a_reader_ends_whatever_its_handler_and_its_queue_do(server, how):
     async with MessageQueue(server.url, config=SOON) as mq:
         conversations = SequencedLog(mq, "chat")
         handler = (lambda numbered: 7) if how == "returns 7" else handle
-        reader = OrderedReader(conversations, "bob", handler, gap_timeout_s=0.01, poll_interval_s=0.02)
+        reader = OrderedReader(
+            conversations, "bob", handler, gap_timeout_s=0.01, poll_interval_s=0.02
+        )
         await conversations.append("bob", "a")
         task = asyncio.create_task(reader.run())
         async with asyncio.timeout(10):
@@ -147,9 +157,11 @@ async def test_a_reader_ends_whatever_its_handler_and_its_queue_do(server, how):
             if how == "queue closed":
                 await wait_until(lambda: reader.position == 1)
                 await mq.close()
-            error = {"cancelled elsewhere": HandlerCancelled, "queue closed": QueueClosed, "returns 7": TypeError}.get(
-                how
-            )
+            error = {
+                "cancelled elsewhere": HandlerCancelled,
+                "queue closed": QueueClosed,
+                "returns 7": TypeError,
+            }.get(how)
             if error is None:
                 await task
             else:

@@ -26,7 +26,10 @@ from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.support import wait_until
 
 QUICK = Backoff(initial_s=0.005, max_s=0.02)
-FAST, PATIENT = RetryPolicy(max_attempts=3, backoff=QUICK), RetryPolicy(max_attempts=1_000, backoff=QUICK)
+FAST, PATIENT = (
+    RetryPolicy(max_attempts=3, backoff=QUICK),
+    RetryPolicy(max_attempts=1_000, backoff=QUICK),
+)
 LIMITS = ConnectionConfig(timeout_s=1.0, connect_timeout_s=1.0, backoff=QUICK)
 SHORT_MS, LONG_MS = 80, 60_000
 
@@ -47,7 +50,9 @@ async def orders(server, *payloads, url=None, partitions=4, **options):
 
 def hired(stream, handler, name="w", **options):
     """A worker of the group "billing"."""
-    return OrderedWorker(stream, "billing", name, handler, **{"retry": FAST, "lease_ms": LONG_MS} | options)
+    return OrderedWorker(
+        stream, "billing", name, handler, **{"retry": FAST, "lease_ms": LONG_MS} | options
+    )
 
 
 @contextlib.asynccontextmanager
@@ -68,13 +73,19 @@ def enter(entry, effects):
 
 async def ask(stream, command, key="", *words):
     """What the server says of a key of this queue's."""
-    named = (stream.queue.prefix.encode() + (key if isinstance(key, bytes) else key.encode()),) if key else ()
+    named = (
+        (stream.queue.prefix.encode() + (key if isinstance(key, bytes) else key.encode()),)
+        if key
+        else ()
+    )
     return await stream.queue.context("ask").connection.call(command, *named, *words)
 
 
 async def ledger(stream, conversation="bob"):
     """Its lines, as text."""
-    return [line.decode() for line in await ask(stream, "LRANGE", f"ledger:{conversation}", "0", "-1")]
+    return [
+        line.decode() for line in await ask(stream, "LRANGE", f"ledger:{conversation}", "0", "-1")
+    ]
 
 
 async def all_done(stream, within_s=20):
@@ -95,7 +106,9 @@ async def letters(stream, conversation="bob", count=1):
 
 async def no_letters(stream):
     """Whether nothing was given up."""
-    return not any([await stream.dead_letters("billing", n).count() for n in range(stream.partitions)])
+    return not any(
+        [await stream.dead_letters("billing", n).count() for n in range(stream.partitions)]
+    )
 
 
 async def assignment(stream, partition=0):
@@ -107,7 +120,9 @@ async def assignment(stream, partition=0):
 async def dies(stream, name, *, lease_ms=20, reads=False, waits=True):
     """A member that takes its share, perhaps reads, and is gone without a word; `waits` until its lease is over."""
     with pytest.raises(Power):
-        async with PartitionAssignments(stream, "billing", name, lease_ms=lease_ms, batch_size=10) as assignments:
+        async with PartitionAssignments(
+            stream, "billing", name, lease_ms=lease_ms, batch_size=10
+        ) as assignments:
             await assignments.heartbeat()
             if reads:
                 await assignments.read(10)
@@ -120,13 +135,20 @@ async def dies(stream, name, *, lease_ms=20, reads=False, waits=True):
 
 
 async def test_a_conversation_is_in_one_partition_in_the_order_of_its_numbers(server):
-    """With its name, number, message id and payload; an id that comes again is not appended again."""
+    """With its name, number, message id and payload.
+
+    An id that comes again is not appended again.
+    """
     async with orders(server) as stream:
         names = [f"c{number}" for number in range(20)]
         for count in range(1, 4):
             for name in names:
-                assert await stream.append(name, f"{count}", id=f"{name}-{count}") == AppendResult(count, True)
-                assert await stream.append(name, "again", id=f"{name}-{count}") == AppendResult(count, False)
+                assert await stream.append(name, f"{count}", id=f"{name}-{count}") == AppendResult(
+                    count, True
+                )
+                assert await stream.append(name, "again", id=f"{name}-{count}") == AppendResult(
+                    count, False
+                )
         found = {}
         for number, key in enumerate(stream.keys):
             for _, fields in await ask(stream, "XRANGE", key, "-", "+"):
@@ -134,7 +156,8 @@ async def test_a_conversation_is_in_one_partition_in_the_order_of_its_numbers(se
                 found.setdefault((name, number), []).append(fields)
         assert sorted(found) == sorted((name, stream.partition_of(name)) for name in names)
         assert found["c7", stream.partition_of("c7")] == [
-            [b"conversation", b"c7", b"seq", b"%d" % n, b"id", b"c7-%d" % n, b"data", b"%d" % n] for n in (1, 2, 3)
+            [b"conversation", b"c7", b"seq", b"%d" % n, b"id", b"c7-%d" % n, b"data", b"%d" % n]
+            for n in (1, 2, 3)
         ]
         assert len({number for _, number in found}) == 4
 
@@ -177,7 +200,9 @@ async def test_lag_counts_what_the_group_has_not_done(server):
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-async def test_each_conversation_is_worked_on_in_order_and_each_effect_happens_once(server, is_async):
+async def test_each_conversation_is_worked_on_in_order_and_each_effect_happens_once(
+    server, is_async
+):
     """One worker, many partitions, more messages than it reads at once; new ones while it works."""
 
     async def later(entry, effects):
@@ -205,7 +230,10 @@ async def test_what_happens_is_reported(server):
 
 
 async def shared(server, partitions, shares):
-    """Three workers come to have so many partitions; then each conversation's message is done once."""
+    """Three workers come to have so many partitions.
+
+    Then each conversation's message is done once.
+    """
     async with orders(server, partitions=partitions, prefix=f"{partitions}:") as stream:
         workers = [hired(stream, enter, name) for name in "abc"]
         tasks = [asyncio.create_task(worker.run()) for worker in workers]
@@ -228,7 +256,9 @@ async def test_what_a_worker_leaves_is_taken_over_soon(server):
     """Long before its lease would have ended."""
     async with orders(server) as stream, asyncio.timeout(10), working(stream, enter, "b") as second:
         async with working(stream, enter, "a") as first:
-            await wait_until(lambda: len(first.assignments.assigned) == len(second.assignments.assigned) == 2)
+            await wait_until(
+                lambda: len(first.assignments.assigned) == len(second.assignments.assigned) == 2
+            )
         await wait_until(lambda: len(second.assignments.assigned) == 4)
         await stream.append("bob", "x")
         await all_done(stream)
@@ -254,7 +284,10 @@ async def test_what_a_dead_worker_had_is_taken_over_after_its_lease(server):
 
 
 async def test_what_a_worker_had_in_an_earlier_life_goes_to_whoever_has_room(server):
-    """It begins anew under its name while another has joined: its share is smaller now, and the rest is free."""
+    """It begins anew under its name while another has joined.
+
+    Its share is smaller now, and the rest is free.
+    """
     async with orders(server, partitions=2) as stream:
         await dies(stream, "b", lease_ms=LONG_MS, waits=False)
         async with working(stream, enter, "a") as first:
@@ -262,7 +295,9 @@ async def test_what_a_worker_had_in_an_earlier_life_goes_to_whoever_has_room(ser
                 while await ask(stream, "ZCARD", "part:{orders}:members:billing") < 2:
                     await asyncio.sleep(0.005)
             async with working(stream, enter, "b") as second:
-                await wait_until(lambda: len(first.assignments.assigned) == len(second.assignments.assigned) == 1)
+                await wait_until(
+                    lambda: len(first.assignments.assigned) == len(second.assignments.assigned) == 1
+                )
                 await asyncio.gather(*(stream.append(f"c{number}", "x") for number in range(20)))
                 await all_done(stream)
         assert [await ledger(stream, f"c{number}") for number in range(20)] == [["x"]] * 20
@@ -307,7 +342,10 @@ async def test_a_worker_with_many_slow_partitions_stays_alive(server):
 
 
 async def test_a_handler_that_raises_is_retried_after_a_delay_and_then_buried(server):
-    """The letter says where it came from, why, and what was in it; the next ones go on, and its effects never happen."""
+    """The letter says where it came from, why, and what was in it.
+
+    The next ones go on, and its effects never happen.
+    """
     trace, tried = Trace(), []
 
     def refuse(entry, effects):
@@ -324,11 +362,22 @@ async def test_a_handler_that_raises_is_retried_after_a_delay_and_then_buried(se
             (letter,) = await letters(stream)
             await all_done(stream)
         assert await ledger(stream) == ["a", "c"]
-        assert letter.stream == f"part:{{orders:{stream.partition_of('bob')}}}:log" and letter.group == "billing"
-    assert (letter.reason, letter.error, letter.deliveries) == ("tries used up", "ValueError: no price for tea", 3)
+        assert (
+            letter.stream == f"part:{{orders:{stream.partition_of('bob')}}}:log"
+            and letter.group == "billing"
+        )
+    assert (letter.reason, letter.error, letter.deliveries) == (
+        "tries used up",
+        "ValueError: no price for tea",
+        3,
+    )
     assert letter.fields == {"conversation": b"bob", "seq": b"2", "id": b"m17", "data": b"bad"}
-    assert len(tried) == 3 and all(second - first >= 0.025 for first, second in itertools.pairwise(tried))
-    assert [event.detail for event in trace.by_kind(EventKind.FAILED)] == ["ValueError: no price for tea"] * 3
+    assert len(tried) == 3 and all(
+        second - first >= 0.025 for first, second in itertools.pairwise(tried)
+    )
+    assert [event.detail for event in trace.by_kind(EventKind.FAILED)] == [
+        "ValueError: no price for tea"
+    ] * 3
     assert [event.message_id for event in trace.by_kind(EventKind.DEAD_LETTERED)] == ["bad"]
 
 
@@ -343,7 +392,9 @@ async def test_while_one_waits_for_its_retry_other_partitions_go_on(server):
 
     slow = RetryPolicy(max_attempts=2, backoff=Backoff(initial_s=0.3, max_s=0.3))
     async with orders(server) as stream:
-        other = next(f"c{n}" for n in range(99) if stream.partition_of(f"c{n}") != stream.partition_of("bob"))
+        other = next(
+            f"c{n}" for n in range(99) if stream.partition_of(f"c{n}") != stream.partition_of("bob")
+        )
         await stream.append("bob", "bob 1")
         await stream.append("bob", "bob 2")
         async with working(stream, shaky, retry=slow):
@@ -414,7 +465,10 @@ async def test_an_error_that_cannot_be_written_as_text_is_written_all_the_same(s
 
 
 async def test_an_entry_that_cannot_be_buried_is_not_passed_over(server):
-    """Somebody's key is where the dead letters go: it is neither done nor lost until that is put right."""
+    """Somebody's key is where the dead letters go.
+
+    It is neither done nor lost until that is put right.
+    """
 
     def refuse(entry, effects):
         raise ValueError
@@ -425,18 +479,33 @@ async def test_an_entry_that_cannot_be_buried_is_not_passed_over(server):
         await ask(stream, "SET", dead.key, "in the way")
         async with working(stream, refuse, retry=RetryPolicy(max_attempts=1, backoff=QUICK)):
             await asyncio.sleep(0.1)
-            assert await stream.lag("billing") == 1 and list(trace.by_kind(EventKind.DEAD_LETTERED)) == []
+            assert (
+                await stream.lag("billing") == 1
+                and list(trace.by_kind(EventKind.DEAD_LETTERED)) == []
+            )
             await ask(stream, "DEL", dead.key)
             (letter,) = await letters(stream)
             await all_done(stream)
     assert letter.fields["data"] == b"a"
 
 
-@pytest.mark.parametrize("fields", [1, 4, 4_200], ids=["one field", "as many as ours", "4,200 fields"])
-async def test_what_another_program_puts_into_a_partition_becomes_a_dead_letter_and_holds_nothing_up(server, fields):
-    """The handler does not see it; it is kept and replayed byte for byte, names that are not UTF-8 and all."""
+@pytest.mark.parametrize(
+    "fields", [1, 4, 4_200], ids=["one field", "as many as ours", "4,200 fields"]
+)
+async def test_what_another_program_puts_into_a_partition_becomes_a_dead_letter_and_holds_nothing_up(
+    server, fields
+):
+    """The handler does not see it.
+
+    It is kept and replayed byte for byte, names that are not UTF-8 and all.
+    """
     seen = []
-    foreign = [part for number in range(fields) for part in (b"\xff_%d" % number, b"\x00")] + [b"id", b"1", b"id", b""]
+    foreign = [part for number in range(fields) for part in (b"\xff_%d" % number, b"\x00")] + [
+        b"id",
+        b"1",
+        b"id",
+        b"",
+    ]
     async with orders(server, "a", partitions=1) as stream:
         await ask(stream, "XADD", stream.keys[0], "*", *foreign)
         await stream.append("bob", "b")
@@ -476,7 +545,10 @@ async def test_a_dead_letter_is_replayed_at_the_end_of_its_partition(server):
 
 
 async def dying(stream, handler, names, **options):
-    """Hire one after the other, each when the one before is taken for dead, until one survives; gives how many died."""
+    """Hire one after the other, each when the one before is taken for dead, until one survives.
+
+    Gives how many died.
+    """
     for deaths, name in enumerate(names):
         worker = hired(stream, handler, name, **{"lease_ms": SHORT_MS} | options)
         task = asyncio.create_task(worker.run())
@@ -491,10 +563,15 @@ async def dying(stream, handler, names, **options):
 
 
 @pytest.mark.parametrize("names", ["another name", "the same name"])
-async def test_an_entry_that_kills_whoever_has_it_is_buried_and_its_neighbours_are_not(server, names):
-    """Nobody sees it raise: the server counts its dead. Those read together with it are done once, in order.
+async def test_an_entry_that_kills_whoever_has_it_is_buried_and_its_neighbours_are_not(
+    server, names
+):
+    """Nobody sees it raise: the server counts its dead.
 
-    The first death cannot be told from one over the entries before it in the same batch, so it may kill once more.
+    Those read together with it are done once, in order.
+
+    The first death cannot be told from one over the entries before it in the same batch, so it may
+    kill once more.
     """
     killed = []
 
@@ -506,7 +583,9 @@ async def test_an_entry_that_kills_whoever_has_it_is_buried_and_its_neighbours_a
 
     async with orders(server, "a", "b", "poison", "d", "e", partitions=1) as stream:
         async with asyncio.timeout(20):
-            deaths = await dying(stream, deadly, [f"w{n}" if names == "another name" else "w" for n in range(9)])
+            deaths = await dying(
+                stream, deadly, [f"w{n}" if names == "another name" else "w" for n in range(9)]
+            )
         (letter,) = await letters(stream)
         assert await ledger(stream) == ["a", "b", "d", "e"]
         assert await stream.dead_letters("billing", 0).count() == 1
@@ -548,9 +627,14 @@ async def test_a_clean_leave_counts_against_no_entry(server):
 
 
 async def test_a_worker_that_begins_anew_under_its_name_goes_on_at_once(server):
-    """It need not wait for its own lease; what its earlier life still tries to commit is refused."""
+    """It need not wait for its own lease.
+
+    What its earlier life still tries to commit is refused.
+    """
     async with orders(server, "a", "b", partitions=1) as stream, asyncio.timeout(10):
-        async with PartitionAssignments(stream, "billing", "w", lease_ms=LONG_MS, batch_size=10) as earlier:
+        async with PartitionAssignments(
+            stream, "billing", "w", lease_ms=LONG_MS, batch_size=10
+        ) as earlier:
             await earlier.heartbeat()
             await earlier.read(100)
             (old,) = earlier.assigned
@@ -563,7 +647,10 @@ async def test_a_worker_that_begins_anew_under_its_name_goes_on_at_once(server):
 
 
 async def test_a_zombies_commit_is_refused(server):
-    """It slept in a handler while its partition passed on; nothing of its attempt is kept, and it works on."""
+    """It slept in a handler while its partition passed on.
+
+    Nothing of its attempt is kept, and it works on.
+    """
     asleep, wake = asyncio.Event(), asyncio.Event()
 
     async def sleepy(entry, effects):
@@ -578,7 +665,9 @@ async def test_a_zombies_commit_is_refused(server):
         async with working(stream, enter, "b", lease_ms=LONG_MS):
             await all_done(stream)
             wake.set()
-            await stream.append("bob", "c")  # the zombie comes first by name: it gets the partition back
+            await stream.append(
+                "bob", "c"
+            )  # the zombie comes first by name: it gets the partition back
             await all_done(stream)
         await zombie.stop()
         await task
@@ -591,7 +680,10 @@ async def test_a_zombies_commit_is_refused(server):
 
 @pytest.mark.parametrize("fault", ["answer lost", "request lost", "request late"])
 async def test_a_commit_that_is_not_answered_has_its_effects_exactly_once(server, fault):
-    """Done or not, or done later, when the same entries were handled again: the offset says which."""
+    """Done or not, or done later, when the same entries were handled again.
+
+    The offset says which.
+    """
     async with FaultProxy(server.url) as proxy, orders(server) as control:
         strike = {
             "answer lost": proxy.drop_reply,
@@ -602,20 +694,26 @@ async def test_a_commit_that_is_not_answered_has_its_effects_exactly_once(server
         async with orders(server, url=proxy.url, config=limits) as stream, working(stream, enter):
             for round_ in range(2):
                 strike(Match(containing=b"m%d" % round_))
-                await asyncio.gather(*(control.append("bob", f"m{round_}-{number}") for number in range(5)))
+                await asyncio.gather(
+                    *(control.append("bob", f"m{round_}-{number}") for number in range(5))
+                )
                 await wait_until(lambda wanted=round_ + 1: proxy.triggered == wanted)
                 await all_done(control)
                 proxy.release()
                 async with asyncio.timeout(10):
                     await proxy.wait_flushed()
-        assert await ledger(control) == [f"m{round_}-{number}" for round_ in range(2) for number in range(5)]
+        assert await ledger(control) == [
+            f"m{round_}-{number}" for round_ in range(2) for number in range(5)
+        ]
         assert await no_letters(control)
 
 
 async def test_a_commit_comes_once_even_from_the_same_lease(server):
     """The same entries with the same token, again: refused by the offset, nothing changes."""
     async with orders(server, "a", "b", partitions=1) as stream:
-        async with PartitionAssignments(stream, "billing", "w", lease_ms=LONG_MS, batch_size=10) as assignments:
+        async with PartitionAssignments(
+            stream, "billing", "w", lease_ms=LONG_MS, batch_size=10
+        ) as assignments:
             await assignments.heartbeat()
             await assignments.read(100)
             (mine,) = assignments.assigned
@@ -640,7 +738,9 @@ async def test_lines_that_are_cut_while_working_are_waited_for(server):
                     await cut_connections(server.url, "cut-me")
             await all_done(control)
         for name in range(5):
-            assert await ledger(control, f"c{name}") == [str(number) for number in range(name, 100, 5)]
+            assert await ledger(control, f"c{name}") == [
+                str(number) for number in range(name, 100, 5)
+            ]
         assert await no_letters(control)
 
 
@@ -657,7 +757,9 @@ async def test_exactly_once_holds_when_the_server_is_killed_and_restarted(lab_se
             await wait_until(lambda: stream.queue.is_connected)
             await all_done(stream)
         for name in range(3):
-            assert await ledger(stream, f"c{name}") == [str(number) for number in range(name, 60, 3)]
+            assert await ledger(stream, f"c{name}") == [
+                str(number) for number in range(name, 60, 3)
+            ]
         assert await no_letters(stream)
 
 
@@ -702,7 +804,11 @@ async def test_stopping_before_it_began_and_twice_returns(server):
 async def test_stopping_while_the_server_is_gone_returns(server):
     """It cannot say good-bye: its lease will end by itself."""
     limits = ConnectionConfig(timeout_s=0.2, connect_timeout_s=0.2, backoff=QUICK)
-    async with orders(server, "a", config=limits) as stream, asyncio.timeout(10), working(stream, enter):
+    async with (
+        orders(server, "a", config=limits) as stream,
+        asyncio.timeout(10),
+        working(stream, enter),
+    ):
         await all_done(stream)
         server.kill()
 
@@ -738,7 +844,9 @@ async def random_fates(server, seed):
 
         async def write():
             for number in range(40):
-                await asyncio.gather(*(stream.append(f"c{name}", str(number)) for name in range(10)))
+                await asyncio.gather(
+                    *(stream.append(f"c{name}", str(number)) for name in range(10))
+                )
                 await asyncio.sleep(0.01)
 
         async def fate_of(post):

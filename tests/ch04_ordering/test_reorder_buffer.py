@@ -20,7 +20,10 @@ def arrivals(draw):
 
 @given(arrivals())
 def test_any_order_with_repeats_gives_each_number_once_in_order(case):
-    """And what was released is always a beginning: nothing is released before what comes before it."""
+    """And what was released is always a beginning.
+
+    Nothing is released before what comes before it.
+    """
     arriving, last = case
     buffer, released = ReorderBuffer(limit=100), []
     for number in arriving:
@@ -33,7 +36,10 @@ def test_any_order_with_repeats_gives_each_number_once_in_order(case):
 
 @given(arrivals(), st.integers(1, 5))
 def test_no_more_wait_than_the_limit_and_what_was_refused_may_come_again(case, limit):
-    """ReorderOverflow leaves the buffer as it was; the number that is waited for is always taken."""
+    """ReorderOverflow leaves the buffer as it was.
+
+    The number that is waited for is always taken.
+    """
     arriving, last = case
     buffer, released, refused = ReorderBuffer(limit=limit), [], []
     for number in arriving:
@@ -51,7 +57,10 @@ def test_no_more_wait_than_the_limit_and_what_was_refused_may_come_again(case, l
 
 @given(st.sets(st.integers(1, 30)), st.integers(1, 40))
 def test_skipping_gives_up_what_is_not_here_and_nothing_else(here, to):
-    """Everything that had arrived is released, in order; the numbers below come too late from then on."""
+    """Everything that had arrived is released, in order.
+
+    The numbers below come too late from then on.
+    """
     buffer, released = ReorderBuffer(limit=100), []
     for number in here:
         released += buffer.add(number, number)
@@ -68,14 +77,18 @@ def test_what_is_missing_is_the_first_gap(here):
     buffer = ReorderBuffer(limit=100)
     for number in here:
         buffer.add(number, number)
-    assert list(buffer.missing) == list(itertools.takewhile(lambda number: number not in here, itertools.count(1)))
+    assert list(buffer.missing) == list(
+        itertools.takewhile(lambda number: number not in here, itertools.count(1))
+    )
 
 
 def test_one_more_early_arrival_than_allowed_is_refused_by_name():
     """It says how many wait, for what, and which one was too much."""
     buffer = ReorderBuffer(limit=2)
     assert buffer.add(2, "b") == buffer.add(3, "c") == []
-    with pytest.raises(ReorderOverflow, match="2 buffered messages wait for sequence number 1; 4 is too much"):
+    with pytest.raises(
+        ReorderOverflow, match="2 buffered messages wait for sequence number 1; 4 is too much"
+    ):
         buffer.add(4, "d")
     assert buffer.add(3, "c again") == []
     assert buffer.add(1, "a") == ["a", "b", "c"]

@@ -27,7 +27,9 @@ from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.support import wait_until
 
 SOON = {"gap_timeout_s": 0.02, "poll_interval_s": 0.1}
-LIMITS = ConnectionConfig(timeout_s=1.0, connect_timeout_s=1.0, backoff=Backoff(initial_s=0.005, max_s=0.02))
+LIMITS = ConnectionConfig(
+    timeout_s=1.0, connect_timeout_s=1.0, backoff=Backoff(initial_s=0.005, max_s=0.02)
+)
 
 
 @contextlib.asynccontextmanager
@@ -89,7 +91,9 @@ async def test_an_id_that_comes_again_gets_its_first_number(server):
     """It is not in the log twice and not published twice, whatever its payload is now."""
     published = []
     async with chat(server) as conversations:
-        await conversations.queue.subscribe("conv:{chat:bob}:live", lambda message: published.append(message.payload))
+        await conversations.queue.subscribe(
+            "conv:{chat:bob}:live", lambda message: published.append(message.payload)
+        )
         assert await conversations.append("bob", b"hi", id="m1") == AppendResult(1, True)
         assert await conversations.append("bob", b"there", id="m2") == AppendResult(2, True)
         assert await conversations.append("bob", b"hi again", id="m1") == AppendResult(1, False)
@@ -112,13 +116,20 @@ async def test_conversations_are_numbered_apart(server):
     async with chat(server) as conversations:
         for name in ("bob", "carol", "晚 \r\n:"):
             assert await conversations.append(name, name) == AppendResult(1, True)
-            assert await conversations.read_range(name, 1) == [SequencedMessage(name, 1, name.encode())]
+            assert await conversations.read_range(name, 1) == [
+                SequencedMessage(name, 1, name.encode())
+            ]
 
 
 async def test_many_writers_leave_no_gap_and_the_log_is_in_order(server):
-    """Two queues, five hundred messages at once, each sent twice: numbers 1 to 500, as the log has them."""
+    """Two queues, five hundred messages at once, each sent twice.
+
+    Numbers 1 to 500, as the log has them.
+    """
     async with chat(server) as one, chat(server) as other:
-        sends = [who.append("bob", f"m{n}", id=f"id{n}") for n in range(500) for who in (one, other)]
+        sends = [
+            who.append("bob", f"m{n}", id=f"id{n}") for n in range(500) for who in (one, other)
+        ]
         appended = await asyncio.gather(*sends)
         assert sorted(each.sequence for each in appended if each.is_new) == list(range(1, 501))
         number_of = {f"m{n}".encode(): appended[2 * n].sequence for n in range(500)}
@@ -132,7 +143,9 @@ async def test_on_the_wire_it_is_a_number_a_space_and_the_payload(server):
     """For any client, redis-cli included; any bytes; the log's id is the number."""
     payload = b"a b\r\n\x00\xff"
     async with chat(server) as conversations:
-        reader, writer = await asyncio.open_connection(*server.url.removeprefix("redis://").split("/")[0].split(":"))
+        reader, writer = await asyncio.open_connection(
+            *server.url.removeprefix("redis://").split("/")[0].split(":")
+        )
         with contextlib.closing(writer):
             writer.write(b"SUBSCRIBE conv:{chat:bob}:live\r\n")
             await reader.readuntil(b":1\r\n")
@@ -149,10 +162,20 @@ async def test_on_the_wire_it_is_a_number_a_space_and_the_payload(server):
 async def test_the_log_is_read_by_number_and_trimmed(server):
     """From, to, at most so many; what was trimmed is gone, and numbers go on."""
     async with chat(server, *"abcdef") as conversations:
-        for bounds, numbers in (((2, 4), [2, 3, 4]), ((5,), [5, 6]), ((7,), []), ((1, None, 2), [1, 2])):
-            assert [numbered.sequence for numbered in await conversations.read_range("bob", *bounds)] == numbers
+        for bounds, numbers in (
+            ((2, 4), [2, 3, 4]),
+            ((5,), [5, 6]),
+            ((7,), []),
+            ((1, None, 2), [1, 2]),
+        ):
+            assert [
+                numbered.sequence for numbered in await conversations.read_range("bob", *bounds)
+            ] == numbers
         assert await conversations.trim("bob", max_entries=2) == 4
-        assert [numbered.sequence for numbered in await conversations.read_range("bob", 1)] == [5, 6]
+        assert [numbered.sequence for numbered in await conversations.read_range("bob", 1)] == [
+            5,
+            6,
+        ]
         await conversations.trim("bob", max_entries=0)
         assert await conversations.append("bob", "g") == AppendResult(7, True)
 
@@ -162,7 +185,10 @@ async def test_an_id_is_remembered_for_so_long(server):
     async with chat(server, id_ttl_s=100) as conversations:
         await conversations.append("bob", "hi", id="m1")
         assert 95_000 < await call(conversations, "PTTL", "conv:{chat:bob}:sent:m1") <= 100_000
-        assert [await call(conversations, "PTTL", key) for key in ("conv:{chat:bob}:seq", "conv:{chat:bob}:log")] == [
+        assert [
+            await call(conversations, "PTTL", key)
+            for key in ("conv:{chat:bob}:seq", "conv:{chat:bob}:log")
+        ] == [
             -1,
             -1,
         ]
@@ -180,23 +206,37 @@ async def test_what_cannot_be_sent_is_refused(server):
 
 
 async def test_an_answer_that_was_lost_is_asked_for_again_with_the_same_id(server):
-    """A producer over a line that breaks after, before and after the server has done it: once each, in order."""
+    """A producer over a line that breaks after, before and after the server has done it.
+
+    Once each, in order.
+    """
     async with chat(server) as control, FaultProxy(server.url) as proxy:
         async with MessageQueue(proxy.url, config=LIMITS) as mq:
-            producer = IdempotentProducer(SequencedLog(mq, "chat").append, backoff=LIMITS.backoff, max_attempts=50)
+            producer = IdempotentProducer(
+                SequencedLog(mq, "chat").append, backoff=LIMITS.backoff, max_attempts=50
+            )
             await producer.send("bob", b"m0")
-            for number, fault in enumerate((proxy.drop_reply, proxy.drop_request, proxy.drop_reply), start=1):
+            for number, fault in enumerate(
+                (proxy.drop_reply, proxy.drop_request, proxy.drop_reply), start=1
+            ):
                 fault(Match(containing=b"m%d" % number))
                 await producer.send("bob", b"m%d" % number)
         assert proxy.triggered == 3
-        assert [numbered.payload for numbered in await control.read_range("bob", 1)] == [b"m0", b"m1", b"m2", b"m3"]
+        assert [numbered.payload for numbered in await control.read_range("bob", 1)] == [
+            b"m0",
+            b"m1",
+            b"m2",
+            b"m3",
+        ]
 
 
 # Reading
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-async def test_a_reader_gets_what_was_written_before_and_what_is_written_while_it_listens(server, is_async):
+async def test_a_reader_gets_what_was_written_before_and_what_is_written_while_it_listens(
+    server, is_async
+):
     """In order, each once, with its number."""
     got = []
 
@@ -212,7 +252,10 @@ async def test_a_reader_gets_what_was_written_before_and_what_is_written_while_i
         for payload in "cde":
             await conversations.append("bob", payload)
         await wait_until(lambda: len(got) == 5)
-    assert got == [SequencedMessage("bob", number, payload.encode()) for number, payload in enumerate("abcde", start=1)]
+    assert got == [
+        SequencedMessage("bob", number, payload.encode())
+        for number, payload in enumerate("abcde", start=1)
+    ]
     assert (reading.reader.position, reading.reader.missing_ranges) == (5, [])
 
 
@@ -227,7 +270,9 @@ async def test_a_reader_may_begin_after_a_number(server):
 async def test_a_reader_that_joins_a_busy_conversation_misses_nothing(server):
     """Log and channel overlap while it catches up."""
     async with chat(server, *map(str, range(700))) as conversations, chat(server) as other:
-        writing = asyncio.gather(*(other.append("bob", str(number)) for number in range(700, 1_500)))
+        writing = asyncio.gather(
+            *(other.append("bob", str(number)) for number in range(700, 1_500))
+        )
         async with Reading(conversations) as reading:
             await writing
             await reading.until(1_500)
@@ -236,7 +281,11 @@ async def test_a_reader_that_joins_a_busy_conversation_misses_nothing(server):
 
 async def test_nothing_is_lost_and_nothing_comes_twice_when_lines_are_cut(server):
     """Both of the reader's connections, again and again, while somebody writes."""
-    async with chat(server, name="cut-me") as conversations, chat(server) as writer, Reading(conversations) as reading:
+    async with (
+        chat(server, name="cut-me") as conversations,
+        chat(server) as writer,
+        Reading(conversations) as reading,
+    ):
         for number in range(150):
             await writer.append("bob", str(number))
             if number % 30 == 10:
@@ -250,7 +299,9 @@ async def test_what_was_missed_last_is_looked_for(server):
     async with chat(server, "a") as conversations, Reading(conversations) as reading:
         await reading.until(1)
         await call(conversations, "SET", "conv:{chat:bob}:seq", "2")
-        await call(conversations, "XADD", "conv:{chat:bob}:log", "2-0", "id", "m2", "data", "unpublished")
+        await call(
+            conversations, "XADD", "conv:{chat:bob}:log", "2-0", "id", "m2", "data", "unpublished"
+        )
         await reading.until(2)
     assert reading.got[-1] == SequencedMessage("bob", 2, b"unpublished")
 
@@ -284,7 +335,14 @@ async def test_beyond_the_limit_the_log_is_asked_at_once(server):
         await call(conversations, "SET", "conv:{chat:bob}:seq", "10")
         for number in range(1, 11):
             await call(
-                conversations, "XADD", "conv:{chat:bob}:log", f"{number}-0", "id", f"m{number}", "data", f"{number}"
+                conversations,
+                "XADD",
+                "conv:{chat:bob}:log",
+                f"{number}-0",
+                "id",
+                f"m{number}",
+                "data",
+                f"{number}",
             )
         await publish(conversations, 3, 4, 5)
         await conversations.queue.drain()
@@ -311,7 +369,11 @@ async def test_what_the_log_has_lost_is_named_told_and_passed_over(server):
     ("early", "gone", "gaps"),
     [
         ([3], [1, 2, 3, 4], [MissingRange(1, 2), MissingRange(4, 4)]),
-        ([2, 5], [1, 2, 3, 4, 5, 6, 7], [MissingRange(1, 1), MissingRange(3, 4), MissingRange(6, 7)]),
+        (
+            [2, 5],
+            [1, 2, 3, 4, 5, 6, 7],
+            [MissingRange(1, 1), MissingRange(3, 4), MissingRange(6, 7)],
+        ),
         ([], [3, 4, 6], [MissingRange(3, 4), MissingRange(6, 6)]),
         ([7], [3, 7], [MissingRange(3, 3)]),
         ([1, 2], [1, 2], []),
@@ -326,16 +388,22 @@ async def test_every_number_is_handed_over_or_in_a_named_gap(server, early, gone
         await listening(conversations)
         async with Redis.from_url(server.url) as another, another.pipeline() as at_once:
             for number in range(1, 9):
-                at_once.execute_command("XADD", "conv:{chat:bob}:log", f"{number}-0", "id", "m", "data", f"{number}")
+                at_once.execute_command(
+                    "XADD", "conv:{chat:bob}:log", f"{number}-0", "id", "m", "data", f"{number}"
+                )
             at_once.execute_command("SET", "conv:{chat:bob}:seq", "8")
-            at_once.execute_command("XDEL", "conv:{chat:bob}:log", *(f"{number}-0" for number in gone))
+            at_once.execute_command(
+                "XDEL", "conv:{chat:bob}:log", *(f"{number}-0" for number in gone)
+            )
             for number in early:
                 at_once.execute_command("PUBLISH", "conv:{chat:bob}:live", f"{number} {number}")
             at_once.execute_command("PUBLISH", "conv:{chat:bob}:live", "8 8")
             await at_once.execute()
         await wait_until(lambda: reading.reader.position == 8)
     assert reading.reader.missing_ranges == gaps
-    assert reading.numbers == [number for number in range(1, 9) if number not in gone or number in early]
+    assert reading.numbers == [
+        number for number in range(1, 9) if number not in gone or number in early
+    ]
     lost = [number for gap in gaps for number in range(gap.first, gap.last + 1)]
     assert sorted(reading.numbers + lost) == list(range(1, 9))
 
@@ -344,7 +412,17 @@ async def test_garbage_on_the_channel_is_ignored(server):
     """What is not "<number> <payload>" disturbs nobody; an empty payload is one."""
     async with chat(server) as conversations, Reading(conversations) as reading:
         await listening(conversations)
-        for garbage in ("", " ", "hello", "-1 x", "1.5 x", "x 1", "٣ x", "0 zero", "9" * 5_000 + " x"):
+        for garbage in (
+            "",
+            " ",
+            "hello",
+            "-1 x",
+            "1.5 x",
+            "x 1",
+            "٣ x",
+            "0 zero",
+            "9" * 5_000 + " x",
+        ):
             await conversations.queue.publish("conv:{chat:bob}:live", garbage)
         await conversations.append("bob", "")
         await conversations.append("bob", "b c")
@@ -467,7 +545,10 @@ async def test_stopping_lets_the_handler_that_runs_finish(server, comes):
 
 @pytest.mark.parametrize("after_ms", [0, 1, 2, 3, 5, 8, 13, 21, 34])
 async def test_stopping_at_any_moment_leaves_a_position_to_go_on_from(server, after_ms):
-    """Also before it has begun, twice at once, and by cancelling: nothing is lost, nothing comes twice."""
+    """Also before it has begun, twice at once, and by cancelling.
+
+    Nothing is lost, nothing comes twice.
+    """
     got = []
 
     async def handle(numbered):
@@ -507,8 +588,13 @@ async def test_stopping_a_reader_that_never_ran_returns_and_it_never_runs(server
 
 
 async def test_a_reader_that_cannot_begin_says_why_and_may_be_stopped(server):
-    """The first subscription finds no server: NotConnected, and whoever waits for the end does not wait for ever."""
-    async with chat(server, config=ConnectionConfig(timeout_s=0.2, connect_timeout_s=0.2)) as conversations:
+    """The first subscription finds no server.
+
+    NotConnected, and whoever waits for the end does not wait for ever.
+    """
+    async with chat(
+        server, config=ConnectionConfig(timeout_s=0.2, connect_timeout_s=0.2)
+    ) as conversations:
         server.kill()
         reader = OrderedReader(conversations, "bob", print, **SOON)
         task = asyncio.create_task(reader.run())
@@ -527,7 +613,9 @@ async def test_a_reader_lives_through_a_server_that_is_killed_and_restarted(lab_
         chat(server) as conversations,
         Reading(conversations) as reading,
     ):
-        producer = IdempotentProducer(conversations.append, max_attempts=100, backoff=LIMITS.backoff)
+        producer = IdempotentProducer(
+            conversations.append, max_attempts=100, backoff=LIMITS.backoff
+        )
         for number in range(30):
             if number == 15:
                 server.kill()
@@ -548,11 +636,17 @@ async def test_the_same_id_in_two_conversations_is_two_messages(server):
 
 @pytest.mark.parametrize("when", ["before", "while it reads"])
 async def test_a_reader_whose_conversation_was_lost_by_the_server_says_so(server, when):
-    """Its numbers begin anew: they would be taken for what was handled, and passed over in silence."""
+    """Its numbers begin anew.
+
+    They would be taken for what was handled, and passed over in silence.
+    """
     got = []
     async with chat(server, "1", "2", "3") as conversations:
         reader = OrderedReader(
-            conversations, "bob", lambda numbered: got.append(numbered.sequence), poll_interval_s=0.05
+            conversations,
+            "bob",
+            lambda numbered: got.append(numbered.sequence),
+            poll_interval_s=0.05,
         )
         running = asyncio.create_task(reader.run())
         await wait_until(lambda: reader.position == 3)

@@ -1,4 +1,7 @@
-"""Batches on real servers: frames to channels, entries to streams; through cuts, kills, cancellations and slow receivers."""
+"""Batches on real servers: frames to channels, entries to streams.
+
+Through cuts, kills, cancellations and slow receivers.
+"""
 
 import asyncio
 
@@ -31,24 +34,35 @@ from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.support import wait_until
 
-QUICK = ConnectionConfig(timeout_s=0.5, connect_timeout_s=0.5, backoff=Backoff(initial_s=0.005, max_s=0.02))
+QUICK = ConnectionConfig(
+    timeout_s=0.5, connect_timeout_s=0.5, backoff=Backoff(initial_s=0.005, max_s=0.02)
+)
 LAST_ID = "18446744073709551615-18446744073709551615"
 
 
 async def listen(queue, channel, got, **options):
-    await queue.subscribe(channel, lambda message: got.append(message.text), decode=FrameDecoder(queue), **options)
+    await queue.subscribe(
+        channel, lambda message: got.append(message.text), decode=FrameDecoder(queue), **options
+    )
 
 
-@pytest.mark.parametrize("policy", [Adaptive(), Adaptive(max_messages=7), FixedWindow(10, 1_000, 1.0), SizeOnly()])
+@pytest.mark.parametrize(
+    "policy", [Adaptive(), Adaptive(max_messages=7), FixedWindow(10, 1_000, 1.0), SizeOnly()]
+)
 async def test_every_message_reaches_the_handler_once_and_in_order(server, policy):
     """One by one and many at a time; each has the number of subscribers as its outcome."""
     got = []
-    async with MessageQueue(server.url, prefix="lab:") as alice, MessageQueue(server.unix_url, prefix="lab:") as bob:
+    async with (
+        MessageQueue(server.url, prefix="lab:") as alice,
+        MessageQueue(server.unix_url, prefix="lab:") as bob,
+    ):
         await listen(bob, "chat", got)
         async with Batcher.to_channel(alice, "chat", policy=policy) as batcher:
             calls = [asyncio.create_task(batcher.publish(f"m{number}")) for number in range(100)]
             await asyncio.sleep(0)
-            many = asyncio.create_task(batcher.publish_many(f"m{number}" for number in range(100, 1_000)))
+            many = asyncio.create_task(
+                batcher.publish_many(f"m{number}" for number in range(100, 1_000))
+            )
             await asyncio.sleep(0)
             await batcher.flush()
             assert await asyncio.gather(*calls) == [1] * 100
@@ -61,7 +75,11 @@ async def test_every_message_reaches_the_handler_once_and_in_order(server, polic
 async def test_compressed_batches_are_read_by_the_same_subscriber(server):
     """Beside plain ones and single messages; a plain client sees a plain message as it is."""
     got, plain = [], []
-    async with MessageQueue(server.url) as alice, MessageQueue(server.url) as bob, MessageQueue(server.url) as other:
+    async with (
+        MessageQueue(server.url) as alice,
+        MessageQueue(server.url) as bob,
+        MessageQueue(server.url) as other,
+    ):
         await listen(bob, "chat", got)
         await other.subscribe("chat", lambda message: plain.append(message.payload))
         for codec in (None, Codec("zlib"), Codec("zstd"), Codec("lz4")):
@@ -79,7 +97,9 @@ async def test_a_batch_to_a_stream_is_so_many_entries(server):
     """Consumers see no difference; each message has its entry's id, in order."""
     async with MessageQueue(server.url) as mq:
         stream = mq.stream("orders")
-        async with Batcher.to_stream(stream, policy=FixedWindow(max_messages=8, window_ms=1)) as batcher:
+        async with Batcher.to_stream(
+            stream, policy=FixedWindow(max_messages=8, window_ms=1)
+        ) as batcher:
             ids = await asyncio.gather(*(batcher.publish(f"o{number}") for number in range(20)))
             ids += await batcher.publish_many(["o20", b"o21"])
         entries = await stream.range()
@@ -88,7 +108,10 @@ async def test_a_batch_to_a_stream_is_so_many_entries(server):
 
 
 async def test_what_the_server_refuses_fails_alone_and_is_told_to_its_sender(server):
-    """A stream that takes no more ids: each message has the server's error; a channel is not affected."""
+    """A stream that takes no more ids: each message has the server's error.
+
+    A channel is not affected.
+    """
     async with MessageQueue(server.url) as mq:
         stream = mq.stream("full")
         await stream.add(b"last", id=LAST_ID)
@@ -104,12 +127,16 @@ async def test_what_the_server_refuses_fails_alone_and_is_told_to_its_sender(ser
 async def test_a_failed_flush_is_repeated_when_the_line_is_back(server):
     """Everything that was not written waits, in order, while the server is away, and is there afterwards."""
     async with MessageQueue(server.url, config=QUICK) as mq:
-        async with Batcher.to_stream(mq.stream("orders"), policy=Adaptive(max_messages=5)) as batcher:
+        async with Batcher.to_stream(
+            mq.stream("orders"), policy=Adaptive(max_messages=5)
+        ) as batcher:
             await batcher.publish(b"before")
             server.kill()
             await wait_until(lambda: not mq.is_connected)
             calls = [asyncio.create_task(batcher.publish(b"m%d" % number)) for number in range(23)]
-            await asyncio.sleep(0.7)  # longer than the queue's own time-out: its error is not the end
+            await asyncio.sleep(
+                0.7
+            )  # longer than the queue's own time-out: its error is not the end
             assert not any(call.done() for call in calls)
             await server.start()
             await asyncio.gather(*calls)
@@ -118,9 +145,14 @@ async def test_a_failed_flush_is_repeated_when_the_line_is_back(server):
 
 
 async def test_while_the_server_stays_away_everybody_is_told_in_time(server):
-    """`delivery_timeout_s`: a definite error for each, also for those behind; closing does not take longer."""
+    """`delivery_timeout_s`: a definite error for each, also for those behind.
+
+    Closing does not take longer.
+    """
     async with MessageQueue(server.url, config=QUICK) as mq, asyncio.timeout(10):
-        batcher = Batcher.to_channel(mq, "chat", policy=Adaptive(max_messages=1), delivery_timeout_s=0.2)
+        batcher = Batcher.to_channel(
+            mq, "chat", policy=Adaptive(max_messages=1), delivery_timeout_s=0.2
+        )
         await batcher.open()
         server.kill()
         await wait_until(lambda: not mq.is_connected)
@@ -144,7 +176,10 @@ async def test_a_closed_queue_ends_what_waits(server):
 
 
 async def test_a_sender_is_held_back_by_a_slow_receiver_and_not_cut_off(server):
-    """Its inbox is full, so it confirms nothing; the sender waits instead of filling the server's buffer. Nothing is lost."""
+    """Its inbox is full, so it confirms nothing.
+
+    The sender waits instead of filling the server's buffer. Nothing is lost.
+    """
     handled, door = [], asyncio.Event()
 
     async def handle(message):
@@ -154,9 +189,14 @@ async def test_a_sender_is_held_back_by_a_slow_receiver_and_not_cut_off(server):
     credit = CreditWindow(max_bytes=50_000, stall_timeout_s=30.0)
     async with MessageQueue(server.url) as alice, MessageQueue(server.url) as bob:
         await bob.subscribe("chat", handle, max_buffered=10, decode=FrameDecoder(bob))
-        async with Batcher.to_channel(alice, "chat", policy=Adaptive(4, 10_000), credit=credit) as batcher:
+        async with Batcher.to_channel(
+            alice, "chat", policy=Adaptive(4, 10_000), credit=credit
+        ) as batcher:
             await batcher.publish(b"0000")  # bob is known from here on
-            calls = [asyncio.create_task(batcher.publish(b"%04d" % n + b"x" * 2_000)) for n in range(1, 400)]
+            calls = [
+                asyncio.create_task(batcher.publish(b"%04d" % n + b"x" * 2_000))
+                for n in range(1, 400)
+            ]
             await wait_until(lambda: credit.unacked_bytes >= 50_000)
             await asyncio.sleep(0.1)
             assert sum(call.done() for call in calls) < 60
@@ -168,7 +208,11 @@ async def test_a_sender_is_held_back_by_a_slow_receiver_and_not_cut_off(server):
 
 async def test_receivers_that_never_confirm_do_not_hold_a_sender_up_for_ever(server):
     """A plain client counts as a subscriber; after one patience nobody waits for it any more."""
-    async with MessageQueue(server.url) as alice, MessageQueue(server.url) as plain, asyncio.timeout(10):
+    async with (
+        MessageQueue(server.url) as alice,
+        MessageQueue(server.url) as plain,
+        asyncio.timeout(10),
+    ):
         await plain.subscribe("chat", lambda message: None)
         credit = CreditWindow(max_bytes=1_000, stall_timeout_s=0.05)
         async with Batcher.to_channel(alice, "chat", credit=credit) as batcher:
@@ -179,7 +223,10 @@ async def test_receivers_that_never_confirm_do_not_hold_a_sender_up_for_ever(ser
 async def test_garbage_on_the_channel_is_reported_and_the_next_message_comes(server):
     """Frames that are cut off, of unknown marks, too large; the subscription lives on."""
     got, trace = [], Trace()
-    async with MessageQueue(server.url) as alice, MessageQueue(server.url, name="bob", observer=trace) as bob:
+    async with (
+        MessageQueue(server.url) as alice,
+        MessageQueue(server.url, name="bob", observer=trace) as bob,
+    ):
         await listen(bob, "chat", got)
         bomb = Codec("zlib", max_bytes=10**8).encode(bytes(10**7))
         for garbage in (b"\xfd", b"\xfd\x00\x00", b"\xff?", b"\xfb\x01\x02", bomb):
@@ -201,7 +248,10 @@ async def test_a_handler_that_raises_does_not_take_its_neighbours_with_it(server
             raise ValueError("no")
         got.append(message.text)
 
-    async with MessageQueue(server.url) as alice, MessageQueue(server.url, name="bob", observer=trace) as bob:
+    async with (
+        MessageQueue(server.url) as alice,
+        MessageQueue(server.url, name="bob", observer=trace) as bob,
+    ):
         await bob.subscribe("chat", handle, decode=FrameDecoder(bob))
         async with bob.listen("talk", decode=FrameDecoder(bob)) as messages:
             for channel in ("chat", "talk"):
@@ -210,7 +260,9 @@ async def test_a_handler_that_raises_does_not_take_its_neighbours_with_it(server
             assert [(await anext(messages)).text for _ in range(3)] == ["m0", "m1", "m2"]
         await bob.drain()
     assert got == ["m0", "m2"]
-    received = [event.message_id for event in trace.by_kind(EventKind.RECEIVED) if event.channel == "chat"]
+    received = [
+        event.message_id for event in trace.by_kind(EventKind.RECEIVED) if event.channel == "chat"
+    ]
     assert received == ["m0", "m1", "m2"]
 
 
@@ -222,10 +274,15 @@ async def test_a_rule_whose_frames_the_queue_would_not_take_is_refused(server):
 
 
 async def test_a_codec_that_would_refuse_a_whole_batch_is_refused_itself(server):
-    """Small messages must not fail for the company they are in; one that is too large for the codec fails alone, at once."""
+    """Small messages must not fail for the company they are in.
+
+    One that is too large for the codec fails alone, at once.
+    """
     async with MessageQueue(server.url) as mq:
         with pytest.raises(InvalidParameter, match="than the codec's 65,536 bytes"):
-            Batcher.to_channel(mq, "chat", policy=Adaptive(), codec=Codec("zstd", max_bytes=64 * 1024))
+            Batcher.to_channel(
+                mq, "chat", policy=Adaptive(), codec=Codec("zstd", max_bytes=64 * 1024)
+            )
         codec, policy = Codec("zstd", max_bytes=5_000), Adaptive(max_messages=100, max_bytes=4_000)
         async with Batcher.to_channel(mq, "chat", policy=policy, codec=codec) as batcher:
             assert await batcher.publish_many([b"x" * 500] * 100) == [0] * 100
@@ -264,23 +321,35 @@ async def test_limits_that_make_no_sense_are_refused(server, name, bad):
 
 
 FAULTS = st.lists(
-    st.tuples(st.sampled_from(["cut", "cancel", "many", "one", "flush", "turn"]), st.integers(1, 5)), max_size=15
+    st.tuples(
+        st.sampled_from(["cut", "cancel", "many", "one", "flush", "turn"]), st.integers(1, 5)
+    ),
+    max_size=15,
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.sampled_from([Adaptive(max_messages=3), FixedWindow(4, 100, 0.5), SizeOnly(max_messages=5)]), FAULTS)
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    st.sampled_from([Adaptive(max_messages=3), FixedWindow(4, 100, 0.5), SizeOnly(max_messages=5)]),
+    FAULTS,
+)
 def test_nothing_is_lost_or_reordered_on_a_real_server(policy, steps):
     """Connections are cut, callers cancelled, batches flushed, at any point.
 
-    What was acknowledged is there; what was certainly refused is not; the entries are in the order of the calls, each once.
+    What was acknowledged is there; what was certainly refused is not; the entries are in the order
+    of the calls, each once.
     """
     asyncio.run(_play(policy, steps))
 
 
 async def _play(policy, steps):
     names, calls, flushes = iter(range(10_000)), [], []
-    async with EmbeddedServer() as server, MessageQueue(server.url, name="alice", config=QUICK) as mq:
+    async with (
+        EmbeddedServer() as server,
+        MessageQueue(server.url, name="alice", config=QUICK) as mq,
+    ):
         stream = mq.stream("orders")
         async with Batcher.to_stream(stream, policy=policy) as batcher:
             for step, count in steps:
@@ -308,7 +377,9 @@ async def _play(policy, steps):
 
 def _judge(each, call, there):
     error = call.exception()
-    errors = [error] * len(each) if error is None or not isinstance(error, PartlyAdded) else error.errors
+    errors = (
+        [error] * len(each) if error is None or not isinstance(error, PartlyAdded) else error.errors
+    )
     for name, problem in zip(each, errors, strict=True):
         if problem is None:
             assert name in there
@@ -319,13 +390,18 @@ def _judge(each, call, there):
 
 
 async def test_a_prefix_too_long_for_a_batch_is_refused_by_name(one_server):
-    """The channel for acknowledgements has at most 255 bytes in a frame: nothing that is published would ever be sent."""
+    """The channel for acknowledgements has at most 255 bytes in a frame.
+
+    Nothing that is published would ever be sent.
+    """
     async with MessageQueue(one_server.url, prefix="p" * 250) as mq:
         with pytest.raises(InvalidParameter, match="acknowledgements"):
             Batcher.to_channel(mq, "c")
 
 
-@pytest.mark.parametrize("channel", [None, 7, "", b"", "half \ud800", ["chat"]], ids=lambda channel: repr(channel)[:7])
+@pytest.mark.parametrize(
+    "channel", [None, 7, "", b"", "half \ud800", ["chat"]], ids=lambda channel: repr(channel)[:7]
+)
 async def test_a_batcher_to_what_is_no_channel_is_refused_by_name(one_server, channel):
     """When it is made, and by an error of ours."""
     async with MessageQueue(one_server.url) as mq:

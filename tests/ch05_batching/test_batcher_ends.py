@@ -52,7 +52,10 @@ class Partial(ScriptedTransport):
 
 
 async def test_close_ends_in_its_time_whatever_the_transport_does():
-    """What is on its way may have been sent, what was not begun certainly was not: each has its error by then."""
+    """What is on its way may have been sent, what was not begun certainly was not.
+
+    Each has its error by then.
+    """
     transport = Stubborn()
     batcher = Batcher(transport, policy=Adaptive(max_messages=1), close_timeout_s=0.1)
     await batcher.open()
@@ -62,7 +65,10 @@ async def test_close_ends_in_its_time_whatever_the_transport_does():
         await batcher.close()
         await batcher.close()
     errors = [receipt.result()[0] for receipt in receipts]
-    assert [(type(error), error.definite) for error in errors] == [(Unconfirmed, False), (QueueClosed, True)]
+    assert [(type(error), error.definite) for error in errors] == [
+        (Unconfirmed, False),
+        (QueueClosed, True),
+    ]
     transport.gate.set()
     await asyncio.sleep(0.01)
     assert sorted(transport.out) == [b"a", b"the end", b"the end"]
@@ -82,7 +88,10 @@ async def test_what_waits_to_be_tried_again_when_the_time_is_over_was_certainly_
 async def test_flush_and_publish_end_although_the_transport_hangs():
     """The attempt is given up by name; the next message goes through."""
     transport = ScriptedTransport(gate=asyncio.Event())
-    async with asyncio.timeout(IN_TIME_S), Batcher(transport, delivery_timeout_s=0.1, attempt_timeout_s=0.1) as batcher:
+    async with (
+        asyncio.timeout(IN_TIME_S),
+        Batcher(transport, delivery_timeout_s=0.1, attempt_timeout_s=0.1) as batcher,
+    ):
         with pytest.raises(Unconfirmed):
             await batcher.publish("a")
         receipt = batcher.add("b")
@@ -95,7 +104,10 @@ async def test_flush_and_publish_end_although_the_transport_hangs():
 async def test_flush_says_so_when_its_own_time_is_over():
     """Unconfirmed: it is still being sent, and comes through."""
     transport = Stubborn()
-    async with asyncio.timeout(IN_TIME_S), Batcher(transport, delivery_timeout_s=0.1, attempt_timeout_s=0.1) as batcher:
+    async with (
+        asyncio.timeout(IN_TIME_S),
+        Batcher(transport, delivery_timeout_s=0.1, attempt_timeout_s=0.1) as batcher,
+    ):
         receipt = batcher.add("a")
         with pytest.raises(Unconfirmed, match="1 messages"):
             await batcher.flush()
@@ -162,7 +174,10 @@ async def test_a_rule_that_makes_no_batch_at_all_sends_one_message_at_a_time():
 
 
 async def test_a_cancellation_of_somebody_elses_is_a_failure_of_its_batch_only():
-    """A transport or codec awaited what others cancelled: its messages are told, the sender lives."""
+    """A transport or codec awaited what others cancelled.
+
+    Its messages are told, the sender lives.
+    """
 
     class Meets(ScriptedTransport):
         async def send(self, payloads):
@@ -201,7 +216,9 @@ async def test_what_was_refused_before_one_that_was_done_is_not_sent_after_it():
 async def test_who_waits_for_room_when_the_sender_ends_is_sent_away():
     """Not taken in where nobody sends any more."""
     transport = ScriptedTransport(gate=asyncio.Event())
-    batcher = Batcher(transport, policy=Adaptive(max_messages=1), max_pending_bytes=1, close_timeout_s=0.1)
+    batcher = Batcher(
+        transport, policy=Adaptive(max_messages=1), max_pending_bytes=1, close_timeout_s=0.1
+    )
     await batcher.open()
     batcher.add("a")
     await asyncio.sleep(0.01)

@@ -44,7 +44,9 @@ class Timed(Naive):
 
     async def later(self):
         await asyncio.sleep(self.window_s)
-        with contextlib.suppress(MpimError):  # nobody hears of it; an error nobody fetches would fail some later test
+        with contextlib.suppress(
+            MpimError
+        ):  # nobody hears of it; an error nobody fetches would fail some later test
             await self.flush()
 
     async def flush(self):
@@ -144,7 +146,11 @@ class NeverTells(OutcomeBatcher):
 async def test_the_reference_solutions_pass_on_every_run():
     """Three times each."""
     await assert_all_pass(
-        *(each().check(OutcomeBatcher) for each in (close_the_batch, lose_nothing) for _ in range(REPEATS))
+        *(
+            each().check(OutcomeBatcher)
+            for each in (close_the_batch, lose_nothing)
+            for _ in range(REPEATS)
+        )
     )
 
 

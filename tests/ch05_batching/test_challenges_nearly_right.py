@@ -22,7 +22,10 @@ class ClearsAfterTheSend(Timed):
 
 
 class ClosesTooEarly(Timed):
-    """Nobody waits for a minute, it thinks. The windows of the other trials it keeps, so that they find nothing."""
+    """Nobody waits for a minute, it thinks.
+
+    The windows of the other trials it keeps, so that they find nothing.
+    """
 
     def __init__(self, send, max_messages, window_s):
         super().__init__(send, max_messages, 0.3 if window_s >= 60 else window_s)
@@ -52,7 +55,10 @@ class RepeatsOnce(OutcomeBatcher):
 
 
 class TellsOneOnly(OutcomeBatcher):
-    """The first message of the batch hears of the lost answer; its neighbours are acknowledged as "accepted"."""
+    """The first message of the batch hears of the lost answer.
+
+    Its neighbours are acknowledged as "accepted".
+    """
 
     async def send_one(self, batch):
         while True:

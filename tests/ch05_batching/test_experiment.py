@@ -5,7 +5,12 @@ import asyncio
 import pytest
 
 from mpim_lab.chapters.ch05_batching.experiment import BurstExperiment, burst_table
-from mpim_lab.chapters.ch05_batching.scenario import BATCHING_FAULTS, DESIGNS, WINDOW_MS, BatchingScenario
+from mpim_lab.chapters.ch05_batching.scenario import (
+    BATCHING_FAULTS,
+    DESIGNS,
+    WINDOW_MS,
+    BatchingScenario,
+)
 from mpim_lab.events import EventKind
 from mpim_lab.lab.faults.injector import schedule_faults
 from mpim_lab.widgets import FlowView, SpaceTime
@@ -26,22 +31,32 @@ async def test_without_a_fault_every_design_delivers_everything(lab_server, desi
 
 @pytest.mark.parametrize("messages", [5, 14, 27])
 async def test_the_naive_version_keeps_the_end_of_a_burst(lab_server, messages):
-    """What does not fill a batch waits for somebody else to write; the same with a timer arrives."""
+    """What does not fill a batch waits for somebody else to write.
+
+    The same with a timer arrives.
+    """
     naive = (await BurstExperiment(design="naive", fault="quiet", messages=messages).run()).verdict
     whole = messages - messages % 4
     assert naive.stalled == tuple(f"m{number}" for number in range(whole + 1, messages + 1))
     for design in ("naive with a timer", *CORRECT):
-        verdict = (await BurstExperiment(design=design, fault="quiet", messages=messages).run()).verdict
+        verdict = (
+            await BurstExperiment(design=design, fault="quiet", messages=messages).run()
+        ).verdict
         assert (verdict.stalled, verdict.lost, verdict.delivered) == ((), (), messages)
 
 
 @pytest.mark.parametrize("design", NAIVE_DESIGNS)
 @pytest.mark.parametrize("seed", [1, 7][:REPEATS])
 async def test_a_failed_flush_has_lost_the_naive_versions_batch(lab_server, design, seed):
-    """All of it, the message hit by the fault included; all but the one whose call happened to flush were acknowledged."""
+    """All of it, the message hit by the fault included.
+
+    All but the one whose call happened to flush were acknowledged.
+    """
     verdict = (await BurstExperiment(design=design, fault="flush fails", seed=seed).run()).verdict
     first = schedule_faults(seed, "flush fails", 12, 4)[0].at
-    batch = (first + 2) // 4 * 4  # the batch that is full while the line is down ends at this message
+    batch = (
+        (first + 2) // 4 * 4
+    )  # the batch that is full while the line is down ends at this message
     batch = batch if batch >= first else batch + 4
     assert verdict.lost == tuple(f"m{number}" for number in range(batch - 3, batch + 1))
     assert verdict.silently_lost == verdict.lost[:-1]
@@ -62,7 +77,9 @@ async def test_how_long_it_takes_to_cut_the_line_changes_nothing(lab_server, des
 
 
 @pytest.mark.parametrize("design", NAIVE_DESIGNS)
-async def test_one_message_that_is_too_large_takes_the_naive_versions_batch_with_it(lab_server, design):
+async def test_one_message_that_is_too_large_takes_the_naive_versions_batch_with_it(
+    lab_server, design
+):
     """Four are lost and three were acknowledged."""
     verdict = (await BurstExperiment(design=design, fault="too large").run()).verdict
     assert (len(verdict.lost), len(verdict.silently_lost)) == (4, 3)
@@ -79,11 +96,19 @@ async def test_nothing_closes_the_naive_versions_last_batch(lab_server, design):
 @pytest.mark.parametrize("fault", BATCHING_FAULTS)
 @pytest.mark.parametrize("seed", [1, 7][:REPEATS])
 async def test_the_batcher_loses_nothing_and_lies_to_nobody(lab_server, design, fault, seed):
-    """Under the same faults; of the message that is too large its sender is told, and its neighbours arrive."""
+    """Under the same faults.
+
+    Of the message that is too large its sender is told, and its neighbours arrive.
+    """
     verdict = (await BurstExperiment(design=design, fault=fault, seed=seed).run()).verdict
     refused = schedule_faults(seed, "too large", 12, 1)[0].at
     assert verdict.lost == ((f"m{refused}",) if fault == "too large" else ())
-    assert (verdict.silently_lost, verdict.stalled, verdict.duplicated, verdict.reordered) == ((), (), (), ())
+    assert (verdict.silently_lost, verdict.stalled, verdict.duplicated, verdict.reordered) == (
+        (),
+        (),
+        (),
+        (),
+    )
 
 
 async def test_after_a_lost_answer_a_whole_batch_is_told_that_nobody_knows(lab_server):
@@ -107,7 +132,12 @@ async def test_the_table_is_the_same_every_time(lab_server):
 
 @pytest.mark.parametrize(
     ("design", "fault"),
-    [("naive", "quiet"), ("naive", "flush fails"), ("fixed window", "quiet"), ("fixed window", "flush fails")],
+    [
+        ("naive", "quiet"),
+        ("naive", "flush fails"),
+        ("fixed window", "quiet"),
+        ("fixed window", "flush fails"),
+    ],
 )
 async def test_pictures_are_the_same_twice_and_show_the_batches(lab_server, design, fault):
     """A message that waits in its batch is a line that leaves the sender late."""

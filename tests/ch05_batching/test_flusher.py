@@ -67,10 +67,13 @@ STEPS = st.one_of(
     st.builds(CommandRejected, st.just("no")),
     st.builds(ValueError, st.just("a bug")),
 )
-RULES = st.sampled_from([Adaptive(), Adaptive(max_messages=2), FixedWindow(3, 50, 0.1), SizeOnly(max_messages=3)])
+RULES = st.sampled_from(
+    [Adaptive(), Adaptive(max_messages=2), FixedWindow(3, 50, 0.1), SizeOnly(max_messages=3)]
+)
 # What the callers do, one after the other, and after how many turns of the loop.
 CALLS = st.lists(
-    st.tuples(st.sampled_from(["publish", "many", "add", "flush", "cancelled"]), st.integers(0, 3)), max_size=25
+    st.tuples(st.sampled_from(["publish", "many", "add", "flush", "cancelled"]), st.integers(0, 3)),
+    max_size=25,
 )
 
 
@@ -79,7 +82,10 @@ async def play(transport, batcher, calls, numbers):
     tasks: list[tuple[list[str], asyncio.Future]] = []
     async with batcher:
         for call, turns in calls:
-            names = [f"m{next(numbers)}" for _ in range(3 if call == "many" else 0 if call == "flush" else 1)]
+            names = [
+                f"m{next(numbers)}"
+                for _ in range(3 if call == "many" else 0 if call == "flush" else 1)
+            ]
             if call == "many":
                 tasks.append((names, asyncio.ensure_future(batcher.publish_many(names))))
             elif call == "add":
@@ -93,7 +99,9 @@ async def play(transport, batcher, calls, numbers):
             if call == "cancelled":
                 tasks[-1][1].cancel()
     return {
-        name: outcome for names, task in tasks for name, outcome in zip(names, outcomes_of(task, names), strict=True)
+        name: outcome
+        for names, task in tasks
+        for name, outcome in zip(names, outcomes_of(task, names), strict=True)
     }
 
 
@@ -135,11 +143,18 @@ def test_nothing_is_lost_or_reordered_whatever_fails(script, calls, policy):
 
 
 async def test_a_batch_that_cannot_be_written_is_tried_again_until_it_is_given_up():
-    """Then its messages have the error, and so has what waits behind it; the next ones go through."""
+    """Then its messages have the error, and so has what waits behind it.
+
+    The next ones go through.
+    """
     transport = ScriptedTransport([NotConnected("down")] * 1_000_000)
-    batcher = Batcher(transport, policy=Adaptive(max_messages=1), backoff=AT_ONCE, delivery_timeout_s=0.05)
+    batcher = Batcher(
+        transport, policy=Adaptive(max_messages=1), backoff=AT_ONCE, delivery_timeout_s=0.05
+    )
     async with batcher:
-        outcomes = await asyncio.gather(*(batcher.publish(name) for name in "abc"), return_exceptions=True)
+        outcomes = await asyncio.gather(
+            *(batcher.publish(name) for name in "abc"), return_exceptions=True
+        )
         assert [type(outcome) for outcome in outcomes] == [NotConnected] * 3
         assert len(transport.script) < 999_999
         transport.script.clear()
@@ -147,7 +162,10 @@ async def test_a_batch_that_cannot_be_written_is_tried_again_until_it_is_given_u
 
 
 async def test_the_window_closes_without_another_message():
-    """The batch has a timer of its own: the last messages of a burst leave when their time is over."""
+    """The batch has a timer of its own.
+
+    The last messages of a burst leave when their time is over.
+    """
     async with Batcher(ScriptedTransport(), policy=FixedWindow(window_ms=20)) as batcher:
         assert await asyncio.gather(batcher.publish("a"), batcher.publish("b")) == ["a", "b"]
         assert batcher.batches == 1
@@ -156,7 +174,9 @@ async def test_the_window_closes_without_another_message():
 async def test_a_batch_is_closed_by_count_and_by_bytes_before_its_window_ends():
     """Whichever limit is reached first; the window would be a minute."""
     transport = ScriptedTransport()
-    async with Batcher(transport, policy=FixedWindow(max_messages=4, max_bytes=10, window_ms=60_000)) as batcher:
+    async with Batcher(
+        transport, policy=FixedWindow(max_messages=4, max_bytes=10, window_ms=60_000)
+    ) as batcher:
         await batcher.publish_many(["a"] * 4)
         await batcher.publish_many(["12345", "12345"])
     assert transport.sizes == [4, 2]
@@ -192,7 +212,10 @@ async def test_on_an_idle_line_nothing_waits_and_on_a_busy_one_batches_grow():
 
 
 async def test_callers_wait_for_room_first_come_first_served():
-    """Nobody slips in before those who wait; whoever waits too long is told, and nothing of his was taken."""
+    """Nobody slips in before those who wait.
+
+    Whoever waits too long is told, and nothing of his was taken.
+    """
     transport = ScriptedTransport(gate=asyncio.Event())
     async with Batcher(
         transport, policy=Adaptive(max_messages=1), max_pending_bytes=2, enqueue_timeout_s=0.2
@@ -251,7 +274,8 @@ async def test_one_bad_message_fails_alone():
     transport = ScriptedTransport()
     async with Batcher(transport, policy=FixedWindow(window_ms=5)) as batcher:
         good, *bad, other = await asyncio.gather(
-            *(batcher.publish(payload) for payload in ("a", "x" * 1_001, 17, "\ud800", "b")), return_exceptions=True
+            *(batcher.publish(payload) for payload in ("a", "x" * 1_001, 17, "\ud800", "b")),
+            return_exceptions=True,
         )
         with pytest.raises(InvalidMessage):
             await batcher.publish_many(["c", None])
@@ -270,7 +294,10 @@ async def test_if_the_loop_ends_everybody_is_told():
     batcher._task.cancel()
     await asyncio.wait(receipts)
     errors = [receipt.result()[0] for receipt in receipts]
-    assert [(type(error), error.definite) for error in errors] == [(Unconfirmed, False), (QueueClosed, True)]
+    assert [(type(error), error.definite) for error in errors] == [
+        (Unconfirmed, False),
+        (QueueClosed, True),
+    ]
     assert not batcher.is_open
 
 

@@ -16,7 +16,13 @@ from mpim_lab.mq.batching.policies import Adaptive, FixedWindow, SizeOnly
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"max_messages": 0}, {"max_messages": 1.5}, {"max_messages": True}, {"max_bytes": -1}, {"max_bytes": 2**40}]
+    [
+        {"max_messages": 0},
+        {"max_messages": 1.5},
+        {"max_messages": True},
+        {"max_bytes": -1},
+        {"max_bytes": 2**40},
+    ]
     + [{"window_ms": value} for value in (-0.1, math.nan, math.inf, "5", None)],
 )
 def test_limits_out_of_bounds_are_refused(wrong):
@@ -43,7 +49,11 @@ def test_batches_keep_the_order_and_the_limits(calls, max_messages, max_bytes):
 
     A batch is above its bytes only if it is one large message; none is smaller than it must be.
     """
-    loop, buffer, limits = asyncio.new_event_loop(), PendingBuffer(), FixedWindow(max_messages, max_bytes)
+    loop, buffer, limits = (
+        asyncio.new_event_loop(),
+        PendingBuffer(),
+        FixedWindow(max_messages, max_bytes),
+    )
     numbers = iter(range(1_000))
     payloads = [[b"%d:" % next(numbers) + b"x" * size for size in sizes] for sizes in calls]
     futures = [BatchFuture(len(each), created_at=0.0, loop=loop) for each in payloads]
@@ -136,7 +146,9 @@ def test_one_who_went_silent_is_no_longer_waited_for():
     assert credit.unacked_bytes == 0
 
 
-@pytest.mark.parametrize("wrong", [{"max_bytes": 0}, {"stall_timeout_s": 0.0}, {"stall_timeout_s": math.nan}])
+@pytest.mark.parametrize(
+    "wrong", [{"max_bytes": 0}, {"stall_timeout_s": 0.0}, {"stall_timeout_s": math.nan}]
+)
 def test_credit_without_room_or_patience_is_refused(wrong):
     """Both must be above 0."""
     with pytest.raises(InvalidParameter):

@@ -4,7 +4,12 @@ import zlib
 
 from mpim_lab.chapters.ch06_compression.challenges import defuse_the_bomb, say_what_it_is
 from mpim_lab.chapters.ch06_compression.naive import NaiveCodec
-from mpim_lab.chapters.ch06_compression.solutions import PACKED, PLAIN, BoundedUnpacker, SelfDescribingCodec
+from mpim_lab.chapters.ch06_compression.solutions import (
+    PACKED,
+    PLAIN,
+    BoundedUnpacker,
+    SelfDescribingCodec,
+)
 from tests.challenges import assert_all_pass, assert_each_fails, assert_hints_come_one_at_a_time
 from tests.support import REPEATS
 

@@ -1,4 +1,7 @@
-"""Compression: what was packed comes out, whoever unpacks it; it is hardly ever longer; nothing hostile passes."""
+"""Compression: what was packed comes out, whoever unpacks it.
+
+It is hardly ever longer; nothing hostile passes.
+"""
 
 import contextlib
 import zlib
@@ -30,13 +33,22 @@ from mpim_lab.mq.compression.framing import (
     encode_batch,
 )
 
-TEXTS = [f"see you at {hour} o'clock in the {place}".encode() for hour in range(24) for place in ("park", "office")]
+TEXTS = [
+    f"see you at {hour} o'clock in the {place}".encode()
+    for hour in range(24)
+    for place in ("park", "office")
+]
 DICTIONARY = train_dictionary(TEXTS * 20, size_bytes=1_024, id=7)
-CODECS = {each: Codec(each, threshold_bytes=0, max_bytes=10_000, dictionaries=[DICTIONARY]) for each in Algorithm}
+CODECS = {
+    each: Codec(each, threshold_bytes=0, max_bytes=10_000, dictionaries=[DICTIONARY])
+    for each in Algorithm
+}
 READER = Codec("none", max_bytes=10_000, dictionaries=[DICTIONARY])
 LONG = b"see you at eight in the park, or at nine in the office? " * 20
 PAYLOADS = st.one_of(
-    st.binary(max_size=300), st.sampled_from(TEXTS), st.binary(max_size=20).map(lambda part: part * 40)
+    st.binary(max_size=300),
+    st.sampled_from(TEXTS),
+    st.binary(max_size=20).map(lambda part: part * 40),
 )
 
 
@@ -63,7 +75,10 @@ def test_what_pays_is_compressed_and_what_does_not_stays_plain(algorithm):
     noise = bytes(range(1, 200))
     assert codec.encode(noise) == noise
     assert codec.encode(b"ok") == b"ok"
-    assert Codec(algorithm, threshold_bytes=len(LONG) + 1, dictionaries=[DICTIONARY]).encode(LONG) == LONG
+    assert (
+        Codec(algorithm, threshold_bytes=len(LONG) + 1, dictionaries=[DICTIONARY]).encode(LONG)
+        == LONG
+    )
 
 
 def test_a_dictionary_shortens_what_is_too_short_for_plain_compression():
@@ -75,8 +90,12 @@ def test_a_dictionary_shortens_what_is_too_short_for_plain_compression():
 
 def test_a_receiver_with_both_dictionaries_reads_old_and_new_senders():
     """One who has only the old one names the number that it misses."""
-    new = train_dictionary([text.replace(b"park", b"garden") for text in TEXTS] * 20, size_bytes=1_024, id=300)
-    old_sender, new_sender = (Codec("zstd-dictionary", dictionaries=[each]) for each in (DICTIONARY, new))
+    new = train_dictionary(
+        [text.replace(b"park", b"garden") for text in TEXTS] * 20, size_bytes=1_024, id=300
+    )
+    old_sender, new_sender = (
+        Codec("zstd-dictionary", dictionaries=[each]) for each in (DICTIONARY, new)
+    )
     both = Codec(dictionaries=[new, DICTIONARY])
     for sender in (old_sender, new_sender):
         assert both.decode(sender.encode(TEXTS[5])) == TEXTS[5]
@@ -108,12 +127,19 @@ def test_more_than_the_limit_is_refused_and_the_limit_itself_is_not(algorithm):
 
 
 def test_frames_of_other_makers_are_read():
-    """With checksums, of another level. Several frames in one are refused, and one that does not tell its size."""
+    """With checksums, of another level.
+
+    Several frames in one are refused, and one that does not tell its size.
+    """
     magicless = zstandard.FORMAT_ZSTD1_MAGICLESS
 
     def made(level, **options):
-        parameters = zstandard.ZstdCompressionParameters.from_level(level, format=magicless, **options)
-        return bytes([ZSTD]) + zstandard.ZstdCompressor(compression_params=parameters).compress(LONG)
+        parameters = zstandard.ZstdCompressionParameters.from_level(
+            level, format=magicless, **options
+        )
+        return bytes([ZSTD]) + zstandard.ZstdCompressor(compression_params=parameters).compress(
+            LONG
+        )
 
     frame = made(19, write_checksum=True)
     assert READER.decode(frame) == LONG
@@ -149,7 +175,9 @@ def test_nothing_is_compressed_twice():
 
 
 @settings(max_examples=2_000, deadline=None)
-@given(st.sampled_from([ZLIB, LZ4, ZSTD, ZSTD_DICTIONARY, 0xFD, 0xFE, None]), st.binary(max_size=200))
+@given(
+    st.sampled_from([ZLIB, LZ4, ZSTD, ZSTD_DICTIONARY, 0xFD, 0xFE, None]), st.binary(max_size=200)
+)
 def test_any_bytes_give_a_result_or_a_named_error(mark, body):
     """From a hostile sender, behind every mark."""
     with contextlib.suppress(UnreadablePayload):

@@ -22,17 +22,25 @@ OLD, NEW = (
 
 
 async def listen(queue, codec, got):
-    await queue.subscribe("chat", lambda message: got.append(message.payload), decode=FrameDecoder(queue, codec))
+    await queue.subscribe(
+        "chat", lambda message: got.append(message.payload), decode=FrameDecoder(queue, codec)
+    )
 
 
 @pytest.mark.parametrize("receiver", list(Algorithm))
 async def test_senders_of_every_kind_are_read_by_a_receiver_of_any_kind(server, receiver):
-    """Each message once, in order, to the byte: text, long text, and payloads that begin with every byte there is."""
+    """Each message once, in order, to the byte.
+
+    Text, long text, and payloads that begin with every byte there is.
+    """
     senders = [Codec(each, dictionaries=[OLD]) for each in Algorithm]
     payloads = [*Corpus(3).messages(60), b"see you at eight in the park. " * 50]
     payloads += [bytes([first]) + b"abc" * 60 for first in range(256)] + [b""]
     sent, got = [], []
-    async with MessageQueue(server.url, prefix="lab:") as alice, MessageQueue(server.unix_url, prefix="lab:") as bob:
+    async with (
+        MessageQueue(server.url, prefix="lab:") as alice,
+        MessageQueue(server.unix_url, prefix="lab:") as bob,
+    ):
         await listen(bob, Codec(receiver, dictionaries=[OLD]), got)
         for number, payload in enumerate(payloads):
             assert await alice.publish("chat", senders[number % len(senders)].encode(payload)) == 1
@@ -42,7 +50,10 @@ async def test_senders_of_every_kind_are_read_by_a_receiver_of_any_kind(server, 
 
 
 async def test_a_plain_client_and_a_compressing_one_share_a_channel(server):
-    """redis-py sends plain text to ours, and reads ours as long as it is short text; that is what the marks are for."""
+    """redis-py sends plain text to ours, and reads ours as long as it is short text.
+
+    That is what the marks are for.
+    """
     got, line = [], "你好, see you at eight".encode()
     async with MessageQueue(server.url) as ours, redis.asyncio.Redis.from_url(server.url) as theirs:
         await listen(ours, Codec(), got)
@@ -78,7 +89,9 @@ async def test_a_dictionary_is_replaced_while_everybody_goes_on_talking(server):
                 for dictionary in dictionaries:
                     for _ in range(50):
                         line = next(lines)
-                        packed = Codec("zstd-dictionary", threshold_bytes=0, dictionaries=[dictionary]).encode(line)
+                        packed = Codec(
+                            "zstd-dictionary", threshold_bytes=0, dictionaries=[dictionary]
+                        ).encode(line)
                         assert packed[0] == ZSTD_DICTIONARY
                         sent.append(line)
                         await alice.publish("chat", packed)
@@ -95,7 +108,10 @@ async def test_what_cannot_be_read_is_reported_and_its_neighbours_are_delivered(
     """A bomb, halves, unknown marks and dictionaries, noise; between any two an honest message."""
     packed = Codec("zlib").encode(b"see you at eight in the park. " * 20)
     hostile = {
-        "OversizedPayload": [Codec(each, max_bytes=1 << 26).encode(bytes(1 << 25)) for each in ("zlib", "lz4", "zstd")],
+        "OversizedPayload": [
+            Codec(each, max_bytes=1 << 26).encode(bytes(1 << 25))
+            for each in ("zlib", "lz4", "zstd")
+        ],
         "CorruptPayload": [
             packed[:-1],
             packed + b"x",

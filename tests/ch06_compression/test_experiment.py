@@ -1,8 +1,16 @@
-"""Chapter 6's experiment: who can read whom, and what a bomb makes of a receiver; the tables that the notebook shows."""
+"""Chapter 6's experiment: who can read whom, and what a bomb makes of a receiver.
+
+The tables that the notebook shows.
+"""
 
 import pytest
 
-from mpim_lab.chapters.ch06_compression.experiment import DESIGNS, CompressionExperiment, corruption_table, decode_table
+from mpim_lab.chapters.ch06_compression.experiment import (
+    DESIGNS,
+    CompressionExperiment,
+    corruption_table,
+    decode_table,
+)
 from mpim_lab.chapters.ch06_compression.measurements import batched_table, message_table, size_sweep
 from mpim_lab.chapters.ch06_compression.scenario import SENDERS, chat_dictionary
 from mpim_lab.events import EventKind
@@ -28,11 +36,17 @@ async def test_among_themselves_all_designs_work(lab_server, design):
 async def test_the_naive_version_reads_nobody_but_itself(lab_server, fault, seed):
     """Exactly the messages of the other sender are lost; with a mark everything is read."""
     result = await CompressionExperiment(design="naive", fault=fault, seed=seed).run()
-    others = {event.message_id for event in result.trace.by_kind(EventKind.ACCEPTED) if event.actor == SENDERS[fault]}
+    others = {
+        event.message_id
+        for event in result.trace.by_kind(EventKind.ACCEPTED)
+        if event.actor == SENDERS[fault]
+    }
     assert set(result.verdict.lost) == others
     assert len(others) == 3
     for design in CORRECT:
-        assert (await CompressionExperiment(design=design, fault=fault, seed=seed).run()).verdict.lost == ()
+        assert (
+            await CompressionExperiment(design=design, fault=fault, seed=seed).run()
+        ).verdict.lost == ()
 
 
 async def test_a_bomb_fills_the_naive_versions_memory_and_is_refused_by_the_fix(lab_server):
@@ -57,7 +71,10 @@ async def test_what_is_cut_off_has_a_named_error(lab_server):
 
 
 async def test_a_changed_bit_is_refused_where_there_is_a_checksum_and_misread_elsewhere(lab_server):
-    """zlib has one; LZ4 and Zstandard are made without; the verdict says that what came is not what was sent."""
+    """zlib has one.
+
+    LZ4 and Zstandard are made without; the verdict says that what came is not what was sent.
+    """
     table = await corruption_table()
     assert table.equals(await corruption_table())
     assert table["refused"].to_dict() == {"naive": 3, "zlib": 3, "lz4": 0, "zstd": 0}
@@ -88,11 +105,19 @@ def test_a_dictionary_makes_the_median_message_half_again_as_small_where_zlib_ma
     assert table.loc["zstd-dictionary", "times smaller"] >= 1.5
     assert table.loc["zlib", "times smaller"] < 1 > table.loc["lz4", "times smaller"]
     assert table.loc["zlib", "median bytes"] > table.loc["none", "median bytes"]
-    assert table.loc["zlib", "messages that grew %"] > 50 > 5 > table.loc["zstd-dictionary", "messages that grew %"]
+    assert (
+        table.loc["zlib", "messages that grew %"]
+        > 50
+        > 5
+        > table.loc["zstd-dictionary", "messages that grew %"]
+    )
 
 
 def test_in_batches_every_algorithm_pays():
-    """The more messages in a batch, the more they have in common; a dictionary is ahead at every size."""
+    """The more messages in a batch, the more they have in common.
+
+    A dictionary is ahead at every size.
+    """
     table = batched_table((1, 16, 256))
     assert (table.loc[256] < 60).all()
     assert (table.diff().iloc[1:] < 0).all(axis=None)

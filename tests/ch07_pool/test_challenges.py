@@ -104,7 +104,9 @@ async def test_a_lease_that_gives_back_what_is_broken_fails_every_time(lab_serve
 
 async def test_a_class_that_cannot_be_used_is_told_so(lab_server):
     """Whatever it raises is the complaint."""
-    assert "your class raised TypeError" in repr(await give_nothing_broken_back().check(IsNoContext))
+    assert "your class raised TypeError" in repr(
+        await give_nothing_broken_back().check(IsNoContext)
+    )
 
 
 def test_hints_come_one_at_a_time():

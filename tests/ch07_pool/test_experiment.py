@@ -1,4 +1,7 @@
-"""Chapter 7's experiments: who gets a connection, who is told why not, who waits for ever; and what it costs."""
+"""Chapter 7's experiments: who gets a connection, who is told why not, who waits for ever.
+
+And what it costs.
+"""
 
 import asyncio
 import contextlib
@@ -8,7 +11,12 @@ import pytest
 from mpim_lab.chapters.ch07_pool.connection_strategies import CONNECTION_STRATEGIES
 from mpim_lab.chapters.ch07_pool.designs import DESIGNS
 from mpim_lab.chapters.ch07_pool.experiment import FAULTS, PoolExperiment, callers_table
-from mpim_lab.chapters.ch07_pool.measurements import blocking_sweep, callers_sweep, collect, size_sweep
+from mpim_lab.chapters.ch07_pool.measurements import (
+    blocking_sweep,
+    callers_sweep,
+    collect,
+    size_sweep,
+)
 from mpim_lab.chapters.shared.pipeline_experiment import run_concurrently
 from mpim_lab.events import EventKind
 from mpim_lab.lab.exercise.challenge import message_history
@@ -64,7 +72,11 @@ def test_the_table_is_about_every_fault():
 async def test_callers_end_as_the_table_says_every_time(lab_server, fault):
     """REPEATS runs of each design with one seed: the end expected, one verdict, one picture."""
     runs = await run_concurrently(
-        [PoolExperiment(design=design, fault=fault, seed=SEED) for design in DESIGNS for _ in range(REPEATS)]
+        [
+            PoolExperiment(design=design, fault=fault, seed=SEED)
+            for design in DESIGNS
+            for _ in range(REPEATS)
+        ]
     )
     for index, (design, end) in enumerate(zip(DESIGNS, ENDS[fault], strict=True)):
         results = runs[REPEATS * index : REPEATS * (index + 1)]
@@ -75,7 +87,10 @@ async def test_callers_end_as_the_table_says_every_time(lab_server, fault):
 
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_the_pool_holds_under_other_seeds_and_sizes(lab_server, fault):
-    """Only the callers hit by the fault have an error; all connections are usable, none is stalled or misled."""
+    """Only the callers hit by the fault have an error.
+
+    All connections are usable, none is stalled or misled.
+    """
     errors = {"idle rot": 0, "leak": 3, "exhaustion": None}.get(fault, 1)
     runs = [
         PoolExperiment(design="pool", fault=fault, seed=seed, connections=size)
@@ -87,7 +102,9 @@ async def test_the_pool_holds_under_other_seeds_and_sizes(lab_server, fault):
         assert (verdict.stalled, verdict.wrong, verdict.lost) == ((), (), ())
         assert verdict.usable == verdict.connections
         refused = sum(count for _, count in verdict.refused)
-        assert refused == errors or (errors is None and {name for name, _ in verdict.refused} <= {"PoolTimeout"})
+        assert refused == errors or (
+            errors is None and {name for name, _ in verdict.refused} <= {"PoolTimeout"}
+        )
 
 
 async def test_a_wrong_reply_says_whose_it_was(lab_server):
@@ -129,7 +146,9 @@ async def test_a_run_that_is_stopped_gives_its_result(lab_server):
 async def test_the_table_is_made_of_the_same_runs(lab_server):
     """A row for each fault and design."""
     table = await callers_table(seed=SEED, faults=("leak", "cancelled"))
-    assert list(table.index) == [(fault, design) for fault in ("leak", "cancelled") for design in DESIGNS]
+    assert list(table.index) == [
+        (fault, design) for fault in ("leak", "cancelled") for design in DESIGNS
+    ]
     row = table.loc[("leak", "naive")]
     assert list(row) == [3, "3 SimulatedBug", 10, 0, "0 of 3"]
     assert table.loc[("cancelled", "naive with finally"), "wrong replies"] == 9
@@ -151,18 +170,29 @@ async def test_the_sweep_over_callers_has_a_row_for_each_way(lab_server):
 
 
 async def test_a_blocking_command_holds_up_the_shared_connection_and_not_the_pool(lab_server):
-    """On the shared one a short command has to wait until the blocking one ends; in the pool none has to."""
-    frame = (await collect(blocking_sweep(callers=4, seconds=0.5, block_s=0.4))).set_index(["way", "beside them"])
+    """On the shared one a short command has to wait until the blocking one ends.
+
+    In the pool none has to.
+    """
+    frame = (await collect(blocking_sweep(callers=4, seconds=0.5, block_s=0.4))).set_index(
+        ["way", "beside them"]
+    )
     assert frame.loc[("one shared connection", "BLPOP 0.4"), "p50 ms"] >= 350
     assert frame.loc[("this pool", "BLPOP 0.4"), "p50 ms"] < 350
     assert len(frame) == 4
 
 
 async def test_the_sweep_over_sizes_agrees_with_littles_law(lab_server):
-    """What the pool counts is rate times time held, within what sampling leaves open; so it is for those who wait."""
+    """What the pool counts is rate times time held, within what sampling leaves open.
+
+    So it is for those who wait.
+    """
     frame = await collect(size_sweep((1, 4), callers=8, seconds=0.3))
     assert list(frame["connections"]) == [1, 4]
-    assert (abs(frame["in use, by Little's law"] - frame["in use, counted"]) < 0.25 * frame["connections"]).all()
+    assert (
+        abs(frame["in use, by Little's law"] - frame["in use, counted"])
+        < 0.25 * frame["connections"]
+    ).all()
     assert (abs(frame["waiting, by Little's law"] - frame["waiting, counted"]) < 2).all()
 
 

@@ -40,7 +40,9 @@ async def test_both_work_as_long_as_nothing_happens(server, design):
     """So that what follows is due to what happens."""
     async with made(design, server, connections=3) as pool:
         words = [f"w{number}" for number in range(100)]
-        assert await asyncio.gather(*(echo(pool, word) for word in words)) == [word.encode() for word in words]
+        assert await asyncio.gather(*(echo(pool, word) for word in words)) == [
+            word.encode() for word in words
+        ]
         assert (pool.stats().in_use, pool.stats().idle, pool.stats().waits) == (0, 3, 100)
         assert await connections(server.url) == 3
     assert await connections(server.url) == 0
@@ -55,7 +57,9 @@ async def test_one_caller_that_raises_and_the_naive_version_is_empty_for_ever(se
                 raise ZeroDivisionError
         task = asyncio.create_task(echo(pool, "next"))
         assert await settled(task) == (design == "pool")
-        assert (pool.stats().in_use, pool.stats().waiting) == ((0, 0) if design == "pool" else (1, 1))
+        assert (pool.stats().in_use, pool.stats().waiting) == (
+            (0, 0) if design == "pool" else (1, 1)
+        )
         task.cancel()
 
 
@@ -73,8 +77,14 @@ async def test_one_caller_that_is_cancelled_and_the_naive_version_is_empty_for_e
 
 @pytest.mark.parametrize("design", DESIGNS)
 async def test_the_naive_version_waits_without_a_limit(server, design):
-    """The flaw: no time limit, no limit on the line. The pool says after `acquire_timeout_s` who has it."""
-    async with made(design, server, acquire_timeout_s=0.05, max_waiting=20) as pool, pool.connection():
+    """The flaw: no time limit, no limit on the line.
+
+    The pool says after `acquire_timeout_s` who has it.
+    """
+    async with (
+        made(design, server, acquire_timeout_s=0.05, max_waiting=20) as pool,
+        pool.connection(),
+    ):
         tasks = [asyncio.create_task(echo(pool, str(number))) for number in range(50)]
         _, waiting = await asyncio.wait(tasks, timeout=0.3)
         assert len(waiting) == (50 if design == "naive" else 0)
@@ -104,7 +114,10 @@ async def test_the_naive_version_hands_on_a_connection_in_the_middle_of_a_reply(
 
 @pytest.mark.parametrize("design", DESIGNS)
 async def test_the_naive_version_takes_a_broken_connection_back(server, design):
-    """The flaw: nobody looks, nobody replaces; each caller that gets it fails, though the server is well."""
+    """The flaw: nobody looks, nobody replaces.
+
+    Each caller that gets it fails, though the server is well.
+    """
     async with made(design, server) as pool:
         await echo(pool, "warm")
         await cut_connections(server.url, "pool")
@@ -122,12 +135,17 @@ async def test_the_naive_version_takes_a_broken_connection_back(server, design):
                         await pool.put(connection)
             except (ConnectionLost, NotConnected) as error:
                 outcomes.append(type(error))
-        assert outcomes == ([b"x"] * 5 if design == "pool" else [ConnectionLost] + [NotConnected] * 4)
+        assert outcomes == (
+            [b"x"] * 5 if design == "pool" else [ConnectionLost] + [NotConnected] * 4
+        )
 
 
 @pytest.mark.parametrize("design", DESIGNS)
 async def test_the_naive_version_lets_idle_connections_rot(server, design):
-    """The flaw: last in, first out. Under a light load one is used, the server ends the others, and a rush gets them all."""
+    """The flaw: last in, first out.
+
+    Under a light load one is used, the server ends the others, and a rush gets them all.
+    """
     async with controlling(server.url) as link:
         await link.call("CONFIG", "SET", "timeout", "1")
     async with made(design, server, connections=4) as pool:
@@ -145,12 +163,17 @@ async def test_the_naive_version_lets_idle_connections_rot(server, design):
         if design == "pool":
             assert rush == [b"rush"] * 4
         else:
-            assert sorted(type(outcome).__name__ for outcome in rush) == ["ConnectionLost"] * 3 + ["bytes"]
+            assert sorted(type(outcome).__name__ for outcome in rush) == ["ConnectionLost"] * 3 + [
+                "bytes"
+            ]
 
 
 @pytest.mark.parametrize("design", DESIGNS)
 async def test_in_the_naive_version_a_newcomer_overtakes_whoever_waits(server, design):
-    """The flaw: the connection lies in the list until the woken one runs. One that puts and gets at once keeps it."""
+    """The flaw: the connection lies in the list until the woken one runs.
+
+    One that puts and gets at once keeps it.
+    """
     async with made(design, server) as pool:
         order, waiting = [], asyncio.Event()
 

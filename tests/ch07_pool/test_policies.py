@@ -1,4 +1,7 @@
-"""The rules of the pool: who has a place and who is next, in whatever order things happen; ageing, outages, commands."""
+"""The rules of the pool: who has a place and who is next, in whatever order things happen.
+
+Ageing, outages, commands.
+"""
 
 import math
 
@@ -48,7 +51,9 @@ class AnyInterleaving(RuleBasedStateMachine):
             ticket = None
         else:
             ticket = self.line.acquire("caller", self.now)
-            assert (ticket.acquired_at is None) == full  # a newcomer gets a place only if nobody waits for one
+            assert (
+                ticket.acquired_at is None
+            ) == full  # a newcomer gets a place only if nobody waits for one
             (self.waiting if full else self.placed).append(ticket)
         return ticket
 
@@ -81,7 +86,9 @@ class AnyInterleaving(RuleBasedStateMachine):
     @invariant()
     def places_are_given_in_the_order_of_asking(self):
         ever = sorted(self.placed, key=lambda ticket: ticket.acquired_at)
-        assert [ticket.requested_at for ticket in ever] == sorted(ticket.requested_at for ticket in ever)
+        assert [ticket.requested_at for ticket in ever] == sorted(
+            ticket.requested_at for ticket in ever
+        )
 
 
 TestAnyInterleaving = AnyInterleaving.TestCase
@@ -108,7 +115,9 @@ def test_with_nobody_allowed_to_wait_a_place_or_nothing():
 @pytest.mark.parametrize("bounds", [(0, 1), (1, -1)])
 def test_bounds_are_refused_by_name(bounds):
     """At least one place; fewer than none cannot wait."""
-    with pytest.raises(InvalidParameter, match=r"max_connections=0: .* from 1|max_waiting=-1: .* from 0"):
+    with pytest.raises(
+        InvalidParameter, match=r"max_connections=0: .* from 1|max_waiting=-1: .* from 0"
+    ):
         SlotQueue(*bounds)
 
 
@@ -121,7 +130,9 @@ def test_a_connection_is_retired_at_its_limits_and_not_before(age, idle):
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=30), st.floats(0, 1))
-def test_a_server_is_passed_over_for_longer_with_each_failure_and_not_at_all_after_a_success(outcomes, chance):
+def test_a_server_is_passed_over_for_longer_with_each_failure_and_not_at_all_after_a_success(
+    outcomes, chance
+):
     """Never longer than the backoff's longest."""
     outage, now, before = CircuitBreaker(Backoff(initial_s=1.0, max_s=8.0)), 0.0, 0.0
     for succeeded in outcomes:
@@ -138,7 +149,10 @@ def test_a_server_is_passed_over_for_longer_with_each_failure_and_not_at_all_aft
 
 
 def test_attempts_that_fail_together_count_as_one():
-    """Sixteen callers run into the same dead server: it is not passed over for sixteen times as long."""
+    """Sixteen callers run into the same dead server.
+
+    It is not passed over for sixteen times as long.
+    """
     outage = CircuitBreaker(Backoff(initial_s=1.0, max_s=1000.0))
     attempts = [outage.on_attempt(0.0, 1.0) for _ in range(16)]
     for attempt in attempts:
@@ -148,7 +162,10 @@ def test_attempts_that_fail_together_count_as_one():
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans(), st.integers(0, 99)), max_size=8))
 def test_the_least_busy_server_is_one_than_which_none_is_less_busy(servers):
-    """Of equals one that costs nothing, and of those the one lent longest ago; none if there is none."""
+    """Of equals one that costs nothing, and of those the one lent longest ago.
+
+    None if there is none.
+    """
     loads = [ServerLoad(str(number), *server) for number, server in enumerate(servers)]
     chosen = least_loaded(loads)
     assert (chosen is None) == (not loads)
@@ -156,7 +173,9 @@ def test_the_least_busy_server_is_one_than_which_none_is_less_busy(servers):
         assert servers[int(chosen)] == min(servers)
 
 
-@given(st.lists(st.floats(0, 100), min_size=1, max_size=200), st.sampled_from([0.5, 0.9, 0.99, 1.0]))
+@given(
+    st.lists(st.floats(0, 100), min_size=1, max_size=200), st.sampled_from([0.5, 0.9, 0.99, 1.0])
+)
 def test_a_quantile_of_the_waits_is_right_to_a_tenth(seconds, share):
     """From above: it never looks better than it was."""
     waits = WaitHistogram()
@@ -186,7 +205,11 @@ def test_a_quantile_of_the_waits_is_right_to_a_tenth(seconds, share):
 )
 def test_what_a_user_leaves_on_the_connection_is_named(commands, left):
     """By the commands' names, in capitals or not, as bytes or not, with a first word of two or not."""
-    forms = [str.split, lambda text: [word.encode() for word in text.split()], lambda text: text.rsplit(" ", 1)]
+    forms = [
+        str.split,
+        lambda text: [word.encode() for word in text.split()],
+        lambda text: text.rsplit(" ", 1),
+    ]
     for form in forms:
         leftovers = ConnectionState()
         for command in commands:

@@ -44,7 +44,9 @@ async def test_never_more_are_open_than_allowed_and_the_rest_wait_their_turn(ser
         order, go_on = [], asyncio.Event()
         first = [asyncio.create_task(borrow(pool, order, name, go_on)) for name in ("a", "b")]
         await wait_until(lambda: len(order) == 2)
-        rest = [asyncio.create_task(borrow(pool, order, str(number), go_on)) for number in range(20)]
+        rest = [
+            asyncio.create_task(borrow(pool, order, str(number), go_on)) for number in range(20)
+        ]
         await wait_until(lambda: pool.stats().waiting == 20)
         go_on.set()
         await asyncio.gather(*first, *rest)
@@ -75,7 +77,8 @@ async def test_waiting_ends_with_an_error_that_names_who_has_it(server):
         hog = asyncio.create_task(borrow(pool, order, "hog", done), name="the hog")
         await wait_until(lambda: order)
         with pytest.raises(
-            PoolTimeout, match=r"waited 0.1 s; 1 of 1 connections are in use; longest out: 'the hog' for 0."
+            PoolTimeout,
+            match=r"waited 0.1 s; 1 of 1 connections are in use; longest out: 'the hog' for 0.",
         ) as caught:
             async with pool.connection():
                 pass
@@ -103,7 +106,9 @@ async def test_a_waiter_cancelled_as_it_is_given_a_connection_passes_it_on(serve
     """In the same turn of the loop, before it has heard of it."""
     async with Pool(server.url, max_connections=1, **QUICK) as pool:
         done, order = asyncio.Event(), []
-        holder, second, third = (asyncio.create_task(borrow(pool, order, name, done)) for name in "abc")
+        holder, second, third = (
+            asyncio.create_task(borrow(pool, order, name, done)) for name in "abc"
+        )
         await wait_until(lambda: order and pool.stats().waiting == 2)
         holder.cancel()
         while pool.stats().waiting == 2:
@@ -117,7 +122,10 @@ async def test_a_waiter_cancelled_as_it_is_given_a_connection_passes_it_on(serve
 
 
 async def test_a_user_cancelled_in_the_middle_of_a_reply_does_not_leave_it_to_the_next(server):
-    """The connection is closed, on the server as well; the next user gets a new one and its own reply."""
+    """The connection is closed, on the server as well.
+
+    The next user gets a new one and its own reply.
+    """
     async with Pool(server.url, max_connections=1, **QUICK) as pool:
 
         async def wait_for_ever():
@@ -171,8 +179,14 @@ async def test_an_idle_connection_that_the_server_has_ended_is_replaced_unseen(s
 
 
 async def test_an_idle_connection_is_asked_for_a_sign_of_life_after_a_while(server):
-    """A line on which nothing arrives looks like one on which nothing happens; the question tells them apart."""
-    async with FaultProxy(server.url) as proxy, Pool(proxy.url, check_idle_after_s=0, **QUICK) as pool:
+    """A line on which nothing arrives looks like one on which nothing happens.
+
+    The question tells them apart.
+    """
+    async with (
+        FaultProxy(server.url) as proxy,
+        Pool(proxy.url, check_idle_after_s=0, **QUICK) as pool,
+    ):
         async with pool.connection():
             pass
         proxy.delay_reply(Match("PING"))
@@ -202,7 +216,9 @@ async def test_idle_connections_take_turns(server):
         assert len(set(used)) == 3 and used[:3] == used[3:]
 
 
-@pytest.mark.parametrize(("limit", "why"), [("max_idle_s", "idle too long"), ("max_lifetime_s", "too old")])
+@pytest.mark.parametrize(
+    ("limit", "why"), [("max_idle_s", "idle too long"), ("max_lifetime_s", "too old")]
+)
 async def test_idle_connections_are_retired_though_nobody_comes(server, limit, why):
     """The pool's own task does it; on the server they are gone."""
     async with Pool(server.url, **{limit: 0.1}, **QUICK) as pool:

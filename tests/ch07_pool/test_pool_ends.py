@@ -25,7 +25,12 @@ from mpim_lab.mq.pool.pool import Pool
 from tests.pools import QUICK, connections, kept
 from tests.support import wait_until
 
-SHORT = {"call_timeout_s": 0.2, "connect_timeout_s": 0.2, "acquire_timeout_s": 0.2, "close_timeout_s": 0.2}
+SHORT = {
+    "call_timeout_s": 0.2,
+    "connect_timeout_s": 0.2,
+    "acquire_timeout_s": 0.2,
+    "close_timeout_s": 0.2,
+}
 IN_TIME_S = 10
 
 
@@ -40,8 +45,13 @@ async def echo(pool, word="x"):
         return await connection.call("ECHO", word)
 
 
-async def test_with_a_stopped_server_every_call_ends_by_name_and_the_pool_goes_on_afterwards(server, in_time):
-    """An idle connection, a new one, a call, a transaction, the end: each has its own time limit."""
+async def test_with_a_stopped_server_every_call_ends_by_name_and_the_pool_goes_on_afterwards(
+    server, in_time
+):
+    """An idle connection, a new one, a call, a transaction, the end.
+
+    Each has its own time limit.
+    """
     pool = Pool(server.url, max_connections=2, **SHORT)
     async with in_time(), pool:
         async with pool.connection() as lent:
@@ -55,7 +65,9 @@ async def test_with_a_stopped_server_every_call_ends_by_name_and_the_pool_goes_o
             assert opening.value.definite and opening.value.transient
         assert kept(pool.stats())
         server.resume()
-        await wait_until(lambda: not any(each.is_circuit_open for each in pool.stats().servers.values()))
+        await wait_until(
+            lambda: not any(each.is_circuit_open for each in pool.stats().servers.values())
+        )
         assert await echo(pool) == b"x"
         server.pause()
     try:
@@ -80,7 +92,8 @@ async def test_a_killed_server_is_named_and_the_pool_closes(server, in_time):
 
 
 @pytest.mark.parametrize(
-    "says", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"-ERR unasked\r\n", b"*1\r\n$9999999999\r\n"]
+    "says",
+    [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"-ERR unasked\r\n", b"*1\r\n$9999999999\r\n"],
 )
 async def test_who_hangs_up_or_speaks_something_else_is_not_connected(says, in_time):
     """Nothing of the caller's was sent, so the error is definite."""
@@ -117,7 +130,10 @@ async def test_a_host_that_cannot_be_one_is_not_connected(host, in_time):
 
 
 async def test_closing_inside_a_connection_does_not_wait_for_its_own_end(server):
-    """The caller's connection is of no use afterwards; the others may finish within `close_timeout_s`."""
+    """The caller's connection is of no use afterwards.
+
+    The others may finish within `close_timeout_s`.
+    """
     async with asyncio.timeout(IN_TIME_S), Pool(server.url, close_timeout_s=60, **QUICK) as pool:
         async with pool.connection() as connection:
             await pool.close()
@@ -137,7 +153,10 @@ async def test_a_pool_that_is_closed_while_one_is_opened_keeps_no_socket():
         writer.close()
 
     async with await asyncio.start_server(silent, "127.0.0.1", 0) as end:
-        pool = Pool(f"redis://127.0.0.1:{end.sockets[0].getsockname()[1]}", **{**SHORT, "connect_timeout_s": 5})
+        pool = Pool(
+            f"redis://127.0.0.1:{end.sockets[0].getsockname()[1]}",
+            **{**SHORT, "connect_timeout_s": 5},
+        )
         async with asyncio.timeout(IN_TIME_S), pool:
             caller = asyncio.ensure_future(echo(pool))
             await wait_until(lambda: accepted)
@@ -150,7 +169,10 @@ async def test_a_pool_that_is_closed_while_one_is_opened_keeps_no_socket():
 
 @pytest.mark.parametrize("turn", range(14))
 async def test_a_caller_that_is_cancelled_at_any_moment_leaves_the_pool_as_it_was(one_server, turn):
-    """In line, connecting, in a call, in a transaction, on its way out: the next caller is served."""
+    """In line, connecting, in a call, in a transaction, on its way out.
+
+    The next caller is served.
+    """
     async with asyncio.timeout(IN_TIME_S), Pool(one_server.url, max_connections=1, **QUICK) as pool:
 
         async def use():
@@ -190,7 +212,10 @@ async def test_a_cancelled_close_leaves_no_connection_open(one_server, turn):
 
 
 def test_a_second_event_loop_is_refused_at_once(lab_server):
-    """A call, a connection that was lent there, opening and closing: WrongLoop, which is definite, and nothing hangs."""
+    """A call, a connection that was lent there, opening and closing.
+
+    WrongLoop, which is definite, and nothing hangs.
+    """
     kept_lent = []
 
     async def first():
@@ -208,9 +233,16 @@ def test_a_second_event_loop_is_refused_at_once(lab_server):
 
     with asyncio.Runner() as runner:
         server, pool = runner.run(first())
-        for call in (lambda: echo(pool), pool.__aenter__, pool.close, lambda: kept_lent[0][1].call("ECHO", "x")):
+        for call in (
+            lambda: echo(pool),
+            pool.__aenter__,
+            pool.close,
+            lambda: kept_lent[0][1].call("ECHO", "x"),
+        ):
             found = []
-            thread = threading.Thread(target=lambda call=call, found=found: found.append(raised(second, call)))
+            thread = threading.Thread(
+                target=lambda call=call, found=found: found.append(raised(second, call))
+            )
             thread.start()
             thread.join(IN_TIME_S)
             assert [type(error) for error in found] == [WrongLoop] and found[0].definite, call
@@ -262,7 +294,11 @@ loop.run_until_complete(pool.close())
 async def test_a_forked_child_is_refused(one_server):
     """It would share its parent's sockets, and read its replies; the parent goes on."""
     ended = await asyncio.to_thread(
-        subprocess.run, [sys.executable, "-c", FORK, one_server.url], capture_output=True, text=True, timeout=30
+        subprocess.run,
+        [sys.executable, "-c", FORK, one_server.url],
+        capture_output=True,
+        text=True,
+        timeout=30,
     )
     assert ended.returncode == 0, ended.stderr
 
@@ -355,11 +391,26 @@ async def test_a_blocking_command_has_its_blocking_time_on_top_of_the_time_out(o
             ("bzmpop", 0.4, 1, "none", "MIN"),
             ("xread", "COUNT", 1, "block", 400, "streams", "none", "$"),
             ("XREADGROUP", "GROUP", "block", "streams", "BLOCK", "400", "STREAMS", "streams", ">"),
-            (b"xreadgroup", b"group", b"block", b"count", b"noack", b"block", b"400", b"streams", b"streams", b">"),
+            (
+                b"xreadgroup",
+                b"group",
+                b"block",
+                b"count",
+                b"noack",
+                b"block",
+                b"400",
+                b"streams",
+                b"streams",
+                b">",
+            ),
         ):
             assert not await connection.call(*words), words
         assert await connection.call("WAIT", 1, 400) == 0
-        for words in (("XREAD", "BLOCK", 0, "STREAMS", "none", "$"), (b"blpop", b"none", b"0"), ("WAIT", 1, 0)):
+        for words in (
+            ("XREAD", "BLOCK", 0, "STREAMS", "none", "$"),
+            (b"blpop", b"none", b"0"),
+            ("WAIT", 1, 0),
+        ):
             with pytest.raises(InvalidParameter):
                 await connection.call(*words)
 

@@ -15,12 +15,20 @@ from mpim_lab.mq.pool.pool import Pool
 from tests.pools import connections, kept
 
 PLACES, MAX_WAITING, IN_TIME_S = 2, 3, 10
-SHORT = {"acquire_timeout_s": 0.3, "call_timeout_s": 0.2, "connect_timeout_s": 0.2, "close_timeout_s": 0.2}
+SHORT = {
+    "acquire_timeout_s": 0.3,
+    "call_timeout_s": 0.2,
+    "connect_timeout_s": 0.2,
+    "close_timeout_s": 0.2,
+}
 USES = ("echo", "transaction", "blocking", "dirty", "error", "idle")
 
 
 class PoolSchedules(RuleBasedStateMachine):
-    """Callers come, use their connection in some way, leave or are cancelled; the server is cut off or stopped meanwhile."""
+    """Callers come, use their connection in some way, leave or are cancelled.
+
+    The server is cut off or stopped meanwhile.
+    """
 
     callers = Bundle("callers")
 
@@ -33,8 +41,14 @@ class PoolSchedules(RuleBasedStateMachine):
     async def begin(self):
         self.server = EmbeddedServer()
         await self.server.start()
-        options = {"check_idle_after_s": 0.05, "backoff": Backoff(initial_s=0.01, max_s=0.02), **SHORT}
-        self.pool = Pool(self.server.url, max_connections=PLACES, max_waiting=MAX_WAITING, **options)
+        options = {
+            "check_idle_after_s": 0.05,
+            "backoff": Backoff(initial_s=0.01, max_s=0.02),
+            **SHORT,
+        }
+        self.pool = Pool(
+            self.server.url, max_connections=PLACES, max_waiting=MAX_WAITING, **options
+        )
         await self.pool.__aenter__()
 
     async def use(self, how, until):
@@ -120,7 +134,9 @@ class PoolSchedules(RuleBasedStateMachine):
                 await asyncio.wait([task], timeout=0.05)
                 task.cancel()  # those that wait to be told to leave
             outcomes = await asyncio.gather(*self.tasks, return_exceptions=True)
-            assert all(isinstance(each, MpimError | asyncio.CancelledError | None) for each in outcomes), outcomes
+            assert all(
+                isinstance(each, MpimError | asyncio.CancelledError | None) for each in outcomes
+            ), outcomes
             assert kept(self.pool.stats()) and not self.pool.stats().waiting
             while True:  # a server that was stopped is passed over for a moment
                 with contextlib.suppress(MpimError):

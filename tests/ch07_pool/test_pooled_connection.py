@@ -38,7 +38,10 @@ async def test_replies_are_resp3_in_bytes(pool):
 
 
 async def test_a_rejected_command_leaves_the_connection_usable(pool):
-    """CommandRejected with the server's own words; what is no command is refused before it is written."""
+    """CommandRejected with the server's own words.
+
+    What is no command is refused before it is written.
+    """
     async with pool.connection() as connection:
         with pytest.raises(CommandRejected, match="unknown command"):
             await connection.call("NOSUCH")
@@ -53,7 +56,10 @@ async def test_a_rejected_command_leaves_the_connection_usable(pool):
 
 
 async def test_an_error_reply_that_the_library_takes_for_a_broken_line_is_an_error_reply(pool):
-    """WRONGPASS, NOAUTH and LOADING are connection errors in redis-py; the line is well and the answer is definite."""
+    """WRONGPASS, NOAUTH and LOADING are connection errors in redis-py.
+
+    The line is well and the answer is definite.
+    """
     async with pool.connection() as connection:
         with pytest.raises(CommandRejected, match="WRONGPASS"):
             await connection.call("AUTH", "nobody", "wrong")
@@ -62,7 +68,10 @@ async def test_an_error_reply_that_the_library_takes_for_a_broken_line_is_an_err
 
 async def test_a_blocking_read_may_take_the_time_it_asks_for(server):
     """The pool's time-out for calls comes on top of it, so BLPOP's own end arrives first."""
-    async with Pool(server.url, call_timeout_s=0.2, **QUICK) as pool, pool.connection() as connection:
+    async with (
+        Pool(server.url, call_timeout_s=0.2, **QUICK) as pool,
+        pool.connection() as connection,
+    ):
         assert await connection.call("BLPOP", "nothing", 0.5) is None
         assert await connection.call("XREAD", "BLOCK", 400, "STREAMS", "nothing", "$") is None
         with pytest.raises(InvalidParameter, match="give a timeout_s"):
@@ -88,7 +97,11 @@ async def test_a_time_out_that_makes_no_sense_is_refused_before_anything_is_sent
         for name in ("acquire_timeout_s", "call_timeout_s", "max_idle_s", "leak_warning_s")
         for bad in (0, float("nan"))
     ]
-    + [{"close_timeout_s": float("nan")}, {"close_timeout_s": -1}, {"call_timeout_s": float("inf")}],
+    + [
+        {"close_timeout_s": float("nan")},
+        {"close_timeout_s": -1},
+        {"call_timeout_s": float("inf")},
+    ],
 )
 def test_a_pools_times_that_make_no_sense_are_refused(times):
     """Not a number, not above 0, or for ever where a silent server would hold a connection for ever."""
@@ -154,7 +167,11 @@ async def test_a_line_that_breaks_in_use_says_so_and_is_replaced(server, fault):
 async def test_a_transaction_is_run_as_one(pool):
     """The replies of its commands; with a watched key that was changed, nothing."""
     async with pool.connection() as connection:
-        assert await connection.transaction([("INCR", "a"), ("INCR", "b"), ("INCR", "a")]) == [1, 1, 2]
+        assert await connection.transaction([("INCR", "a"), ("INCR", "b"), ("INCR", "a")]) == [
+            1,
+            1,
+            2,
+        ]
         await connection.call("WATCH", "a")
         await connection.call("SET", "a", 7)
         with pytest.raises(WatchFailed) as caught:
@@ -167,15 +184,24 @@ async def test_a_transaction_is_run_as_one(pool):
 
 
 async def test_a_transaction_that_is_refused_or_fails_in_part_says_which(pool):
-    """Refused as it is queued: nothing is done. Failing as it is run: the rest is done, that is how Redis has it."""
+    """Refused as it is queued: nothing is done.
+
+    Failing as it is run: the rest is done, that is how Redis has it.
+    """
     async with pool.connection() as connection:
-        with pytest.raises(CommandRejected, match=r"wrong number.*nothing of the transaction was done"):
+        with pytest.raises(
+            CommandRejected, match=r"wrong number.*nothing of the transaction was done"
+        ):
             await connection.transaction([("SET", "a", 1), ("GET",)])
         assert await connection.call("EXISTS", "a") == 0
         with pytest.raises(PartlyAdded) as caught:
             await connection.transaction([("SET", "a", "x"), ("INCR", "a"), ("APPEND", "a", "y")])
         assert caught.value.ids == [b"OK", None, 2]
-        assert [type(error) for error in caught.value.errors] == [type(None), CommandRejected, type(None)]
+        assert [type(error) for error in caught.value.errors] == [
+            type(None),
+            CommandRejected,
+            type(None),
+        ]
         assert await connection.call("GET", "a") == b"xy"
     assert pool.stats().closed == {} and kept(pool.stats())
 
@@ -198,7 +224,9 @@ async def test_what_a_user_left_on_the_connection_does_not_reach_the_next_one(po
             await connection.call(*words)
     assert pool.stats().closed == {why: 1}
     async with pool.connection() as connection:
-        assert b" db=0 " in bytes(info := await connection.call("CLIENT", "INFO")) and b" name=pool " in bytes(info)
+        assert b" db=0 " in bytes(
+            info := await connection.call("CLIENT", "INFO")
+        ) and b" name=pool " in bytes(info)
         assert await connection.call("SET", "k", "1") == b"OK"
         assert await connection.call("HGETALL", "none") == {}
     assert kept(pool.stats())

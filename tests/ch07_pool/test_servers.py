@@ -24,7 +24,10 @@ async def other(server):
 
 
 async def hold(pool, count, **where):
-    """Have so many connections at once; gives their servers, by order, and lets go when the context ends."""
+    """Have so many connections at once.
+
+    Gives their servers, by order, and lets go when the context ends.
+    """
     stack = contextlib.AsyncExitStack()
     taken = [await stack.enter_async_context(pool.connection(**where)) for _ in range(count)]
     return stack, [connection.server for connection in taken]
@@ -54,19 +57,26 @@ async def test_connections_do_not_move_about_among_servers_that_are_equally_busy
             async with pool.connection() as connection:
                 return await connection.call("ECHO", number)
 
-        assert await asyncio.gather(*map(work, range(300))) == [str(number).encode() for number in range(300)]
+        assert await asyncio.gather(*map(work, range(300))) == [
+            str(number).encode() for number in range(300)
+        ]
         assert (pool.stats().opened, pool.stats().closed) == (5, {})
 
 
 async def test_a_caller_may_name_the_server(server, other):
-    """Idle connections to others make room: never more are open than allowed, as the servers see it."""
+    """Idle connections to others make room.
+
+    Never more are open than allowed, as the servers see it.
+    """
     async with Pool([server.url, other.url], max_connections=4, **QUICK) as pool:
         stack, _ = await hold(pool, 4)
         await stack.aclose()
         stack, servers = await hold(pool, 4, server=other.url)
         async with stack:
             assert len(set(servers)) == 1
-            await wait_until(lambda: not any(shelf.closing for shelf in pool._servers.pools.values()))
+            await wait_until(
+                lambda: not any(shelf.closing for shelf in pool._servers.pools.values())
+            )
             assert (await connections(server.url), await connections(other.url)) == (0, 4)
         assert pool.stats().closed == {"room for another server": 2}
         with pytest.raises(InvalidParameter, match="must be one of"):
@@ -96,7 +106,10 @@ async def test_a_dead_server_is_passed_over_and_comes_back(server, other):
 
 
 async def test_when_no_server_is_there_every_caller_hears_it_and_no_place_is_lost(server, other):
-    """NotConnected names each server and its cause; those who waited are next, one after the other."""
+    """NotConnected names each server and its cause.
+
+    Those who waited are next, one after the other.
+    """
     async with Pool([server.url, other.url], max_connections=2, **LONG) as pool:
         server.kill(), other.kill()
         asking = [borrow(pool, [], str(number), asyncio.Event()) for number in range(50)]
@@ -105,18 +118,26 @@ async def test_when_no_server_is_there_every_caller_hears_it_and_no_place_is_los
         assert all(name in str(outcomes[-1]) for name in pool.stats().servers)
         assert "tried again in" in str(outcomes[-1])
         assert kept(pool.stats()) and pool.stats().waiting == 0
-        assert sum(figures.failed for figures in pool.stats().servers.values()) <= 4  # not fifty times
+        assert (
+            sum(figures.failed for figures in pool.stats().servers.values()) <= 4
+        )  # not fifty times
 
 
 async def test_a_silent_server_costs_its_time_out_once(server, other):
-    """Paused: the line is taken, nothing is answered. After one attempt the others are sent elsewhere at once."""
+    """Paused: the line is taken, nothing is answered.
+
+    After one attempt the others are sent elsewhere at once.
+    """
     async with Pool([server.url, other.url], max_connections=4, **LONG) as pool:
         other.pause()
         for _ in range(10):
             async with pool.connection() as connection:
                 assert await connection.call("ECHO", "there") == b"there"
         name = next(name for name in pool.stats().servers if name in other.url)
-        assert (pool.stats().servers[name].failed, pool.stats().servers[name].is_circuit_open) == (1, True)
+        assert (pool.stats().servers[name].failed, pool.stats().servers[name].is_circuit_open) == (
+            1,
+            True,
+        )
 
 
 async def test_connections_to_a_server_that_was_restarted_are_replaced(server):
@@ -143,14 +164,22 @@ async def test_connections_to_a_server_that_was_restarted_are_replaced(server):
 
 
 async def test_while_a_server_is_in_doubt_no_connection_to_it_is_lent_unasked(server):
-    """One could not be opened: then the idle ones are asked first, though they were used a moment ago."""
-    async with FaultProxy(server.url) as proxy, Pool(proxy.url, check_idle_after_s=60, **QUICK) as pool:
+    """One could not be opened.
+
+    Then the idle ones are asked first, though they were used a moment ago.
+    """
+    async with (
+        FaultProxy(server.url) as proxy,
+        Pool(proxy.url, check_idle_after_s=60, **QUICK) as pool,
+    ):
         async with pool.connection():
             proxy.partition()
             with pytest.raises(NotConnected, match="did not answer within"):
                 async with pool.connection():
                     pass
-        await wait_until(lambda: not any(server.is_circuit_open for server in pool.stats().servers.values()))
+        await wait_until(
+            lambda: not any(server.is_circuit_open for server in pool.stats().servers.values())
+        )
         with pytest.raises(NotConnected, match="gives no sign of life"):
             async with pool.connection():
                 pass
@@ -159,7 +188,10 @@ async def test_while_a_server_is_in_doubt_no_connection_to_it_is_lent_unasked(se
 
 async def test_connecting_holds_up_nobody_else(server, other):
     """While one caller is busy connecting to a silent server, idle connections go on being lent."""
-    async with FaultProxy(other.url) as proxy, Pool([server.url, proxy.url], max_connections=2, **LONG) as pool:
+    async with (
+        FaultProxy(other.url) as proxy,
+        Pool([server.url, proxy.url], max_connections=2, **LONG) as pool,
+    ):
         async with pool.connection(server=server.url):
             pass
         proxy.partition()

@@ -43,11 +43,15 @@ def test_a_prepared_command_is_the_one_that_is_packed_from_its_parts(prefix, sen
     """Whatever the names, the texts and the prefix are."""
     ledger, script, prepared = MessageLog(Queue(prefix)), Recorder(), None
     for message_id, text in said:
-        msgspec.convert({"t": "send", "id": message_id, "text": text, "to": to}, Send)  # a gateway would take it
+        msgspec.convert(
+            {"t": "send", "id": message_id, "text": text, "to": to}, Send
+        )  # a gateway would take it
         message = ChatMessage(direct_conversation(sender, to), 0, message_id, sender, text)
         keys, words = ledger._append_arguments(message, [to, sender], is_group=False)
         prepared = prepared or PreparedAppend(script, message, keys, words)
-        assert prepared.pack(message) == encode_command("EVALSHA", "d" * 40, str(len(keys)), *keys, *words)
+        assert prepared.pack(message) == encode_command(
+            "EVALSHA", "d" * 40, str(len(keys)), *keys, *words
+        )
 
 
 @given(st.lists(st.binary(max_size=20), min_size=1, max_size=6), st.data())

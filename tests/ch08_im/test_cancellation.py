@@ -19,7 +19,9 @@ from tests.raw_clients import system_of_its_own as system
 from tests.support import wait_until
 
 QUICK = {
-    "gateway_config": GatewayConfig(maintenance_interval_s=0.05, rate_per_s=10_000, burst=10_000, max_violations=10_000)
+    "gateway_config": GatewayConfig(
+        maintenance_interval_s=0.05, rate_per_s=10_000, burst=10_000, max_violations=10_000
+    )
 }
 
 
@@ -40,7 +42,10 @@ async def turns(count):
 
 
 async def test_a_send_cancelled_at_any_moment_leaves_the_conversation_in_order():
-    """After each of thirty turns of the loop: what was sent before and after arrives once and in order."""
+    """After each of thirty turns of the loop.
+
+    What was sent before and after arrives once and in order.
+    """
     async with system(**QUICK) as mpim, mpim.client("alice") as alice, mpim.client("bob") as bob:
         for rounds in range(30):
             task = asyncio.create_task(alice.send("bob", f"cancelled {rounds}"))
@@ -51,7 +56,9 @@ async def test_a_send_cancelled_at_any_moment_leaves_the_conversation_in_order()
         got = [await asyncio.wait_for(bob.receive(), 10) for _ in range(30)]
         while "kept 29" not in [each.text for each in got]:
             got.append(await asyncio.wait_for(bob.receive(), 10))
-        assert [each.text for each in got if "kept" in each.text] == [f"kept {rounds}" for rounds in range(30)]
+        assert [each.text for each in got if "kept" in each.text] == [
+            f"kept {rounds}" for rounds in range(30)
+        ]
         assert [each.sequence for each in got] == sorted({each.sequence for each in got})
         assert not alice._requests._pending and alice._requests._permits._value == 32
 
@@ -60,12 +67,18 @@ async def test_the_same_message_asked_for_twice_and_one_of_them_cancelled_is_sen
     """Whoever is left has the answer."""
     async with system(**QUICK) as mpim, mpim.client("alice") as alice, mpim.client("bob") as bob:
         for rounds in range(20):
-            tasks = [asyncio.create_task(alice.send("bob", "hi", id=f"m{rounds}")) for _ in range(3)]
+            tasks = [
+                asyncio.create_task(alice.send("bob", "hi", id=f"m{rounds}")) for _ in range(3)
+            ]
             await turns(rounds)
             tasks[rounds % 3].cancel()
             results = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 10)
-            assert {each.sequence for each in results if not isinstance(each, BaseException)} == {rounds + 1}
-        assert [(await asyncio.wait_for(bob.receive(), 10)).id for _ in range(20)] == [f"m{n}" for n in range(20)]
+            assert {each.sequence for each in results if not isinstance(each, BaseException)} == {
+                rounds + 1
+            }
+        assert [(await asyncio.wait_for(bob.receive(), 10)).id for _ in range(20)] == [
+            f"m{n}" for n in range(20)
+        ]
 
 
 async def test_a_receive_cancelled_at_any_moment_loses_no_message():
@@ -95,7 +108,9 @@ async def test_a_request_cancelled_at_any_moment_can_be_made_again(call):
     async with system(**QUICK) as mpim, mpim.client("alice") as alice, mpim.client("bob") as bob:
         await bob.create_group("tea", "alice")
         for rounds in range(0, 24, 3):
-            name = f"group-{rounds}" if call == "create_group" else "bob" if call == "watch" else "tea"
+            name = (
+                f"group-{rounds}" if call == "create_group" else "bob" if call == "watch" else "tea"
+            )
             task = asyncio.create_task(getattr(alice, call)(name))
             await turns(rounds)
             task.cancel()
@@ -121,7 +136,11 @@ async def test_opening_that_is_cancelled_at_any_moment_leaves_no_task_and_no_ses
             await asyncio.wait([opening])
             await client.close()
             assert not {task for task in client._tasks if not task.done()}
-        await wait_until(lambda: not len(mpim.gateways["gw-1"].sessions) and not mpim.gateways["gw-1"].connections)
+        await wait_until(
+            lambda: (
+                not len(mpim.gateways["gw-1"].sessions) and not mpim.gateways["gw-1"].connections
+            )
+        )
 
         await wait_until(lambda: not asyncio.all_tasks() - before)
         assert await mpim.services.presence.query_route("alice") == []
@@ -156,7 +175,10 @@ async def test_a_token_function_that_meets_a_foreign_cancellation_is_asked_again
                 await cancelled_by_somebody_else()
             return mpim.tokens.issue("alice")
 
-        async with asyncio.timeout(10), Client(mpim.addresses, token, backoff=Backoff(0.01, 0.1)) as alice:
+        async with (
+            asyncio.timeout(10),
+            Client(mpim.addresses, token, backoff=Backoff(0.01, 0.1)) as alice,
+        ):
             assert alice.gateway == "gw-1"
 
 
@@ -181,13 +203,20 @@ async def test_an_observer_that_raises_changes_nothing():
     def fail(event):
         raise RuntimeError("a mistake")
 
-    async with system(observer=fail) as mpim, mpim.client("alice") as alice, mpim.client("bob") as bob:
+    async with (
+        system(observer=fail) as mpim,
+        mpim.client("alice") as alice,
+        mpim.client("bob") as bob,
+    ):
         await alice.send("bob", "hi")
         assert (await asyncio.wait_for(bob.receive(), 10)).text == "hi"
 
 
 async def test_work_that_goes_round_survives_all_but_its_own_cancellation():
-    """Errors of ours, of others, and cancellations of others: the next turn comes; cancelled itself, it ends."""
+    """Errors of ours, of others, and cancellations of others: the next turn comes.
+
+    Cancelled itself, it ends.
+    """
     did = []
 
     async def work():
@@ -234,13 +263,17 @@ async def test_a_query_that_meets_a_foreign_cancellation_has_failed_and_nobody_w
         return {name: name.upper() for name in names}
 
     gathered = BatchLoader(fetch, max_batch=1)
-    results = await asyncio.wait_for(asyncio.gather(gathered.load("a"), gathered.load("b"), return_exceptions=True), 5)
+    results = await asyncio.wait_for(
+        asyncio.gather(gathered.load("a"), gathered.load("b"), return_exceptions=True), 5
+    )
     assert isinstance(results[0], StoreFailed) and results[0].transient and results[1] == "B"
     assert await asyncio.wait_for(gathered.load("a"), 5) == "A"
 
 
 @pytest.mark.parametrize("to", ["alone", "group"])
-async def test_a_service_that_meets_a_foreign_cancellation_answers_that_it_is_unconfirmed(to, monkeypatch):
+async def test_a_service_that_meets_a_foreign_cancellation_answers_that_it_is_unconfirmed(
+    to, monkeypatch
+):
     """The connection lives; the client sends it again, with its id, and it is kept once."""
     async with system(**QUICK) as mpim:
         messages = mpim.gateways["gw-1"].services.messages
@@ -255,9 +288,15 @@ async def test_a_service_that_meets_a_foreign_cancellation_answers_that_it_is_un
         monkeypatch.setattr(messages, "store_offline", fail_once)
         async with RawClient(mpim.addresses[0]) as alice:
             await alice.hello("alice")
-            frame = {"t": "send", "id": "m1", "text": "hi"} | ({"to": "bob"} if to == "alone" else {"group": "tea"})
+            frame = {"t": "send", "id": "m1", "text": "hi"} | (
+                {"to": "bob"} if to == "alone" else {"group": "tea"}
+            )
             problem = await alice.ask(frame, "error")
-            assert (problem["error"], problem["definite"], problem["transient"]) == ("Unconfirmed", False, True)
+            assert (problem["error"], problem["definite"], problem["transient"]) == (
+                "Unconfirmed",
+                False,
+                True,
+            )
             assert (await alice.ask(frame, "sent"))["sequence"] == 1
 
 
@@ -277,7 +316,10 @@ async def test_a_mistake_of_the_service_is_told_by_name_and_the_connection_lives
 
 
 async def test_an_outbox_goes_on_past_what_cannot_be_done_whatever_it_raises(monkeypatch):
-    """A foreign cancellation, a mistake, an entry that nobody can read: what stands behind them is done."""
+    """A foreign cancellation, a mistake, an entry that nobody can read.
+
+    What stands behind them is done.
+    """
     async with system(outbox_min_age_s=3_600) as mpim:
         messages, groups = mpim.services.messages, mpim.services.groups
         monkeypatch.setattr(messages, "complete_outbox", lambda todo: asyncio.sleep(0))
@@ -302,7 +344,10 @@ async def test_an_outbox_goes_on_past_what_cannot_be_done_whatever_it_raises(mon
 
 
 async def test_one_acknowledgement_that_is_refused_for_good_does_not_hold_up_the_others():
-    """Its user's numbers are something else on the server; it is let go, and the others are noted."""
+    """Its user's numbers are something else on the server.
+
+    It is let go, and the others are noted.
+    """
     async with system(**QUICK) as mpim:
         gateway, ledger = mpim.gateways["gw-1"], mpim.services.messages.log
         async with mpim.client("alice") as alice:
@@ -322,7 +367,10 @@ async def test_closing_ends_every_wait_and_a_closed_client_is_closed():
     async with system() as mpim:
         alice = await mpim.client("alice").__aenter__()
         await mpim.stop("gw-1")
-        waiting = [asyncio.create_task(each) for each in (alice.receive(), alice.send("bob", "hi"), alice.join("tea"))]
+        waiting = [
+            asyncio.create_task(each)
+            for each in (alice.receive(), alice.send("bob", "hi"), alice.join("tea"))
+        ]
         await turns(5)
         async with asyncio.timeout(5):
             await asyncio.gather(alice.close(), alice.close())

@@ -8,7 +8,9 @@ from mpim_lab.chapters.ch08_im.solutions import OwnedRoutes
 from tests.challenges import assert_all_pass, assert_each_fails, assert_hints_come_one_at_a_time
 from tests.support import REPEATS
 
-LUA_HASH = 'if redis.call("HGET", KEYS[1], "connection") == ARGV[1] then redis.call("DEL", KEYS[1]) end'
+LUA_HASH = (
+    'if redis.call("HGET", KEYS[1], "connection") == ARGV[1] then redis.call("DEL", KEYS[1]) end'
+)
 LUA_KEEP = 'if redis.call("HGET", KEYS[1], "connection") == ARGV[1] then redis.call("PEXPIRE", KEYS[1], ARGV[2]) end'
 
 
@@ -151,7 +153,10 @@ class KeepsRoutesInItsOwnMemory(OwnedRoutes):
 
 
 class LocksInPython(OwnedRoutes):
-    """One lock for all objects: as if gateways were tasks of one process, and none of them ever died."""
+    """One lock for all objects.
+
+    As if gateways were tasks of one process, and none of them ever died.
+    """
 
     lock = contextvars.ContextVar("lock")  # one for each check, of which several run at once here
 
@@ -173,7 +178,9 @@ class LocksInPython(OwnedRoutes):
 async def test_right_solutions_pass_every_time(lab_server):
     """What is judged is what comes of it, not how it is written."""
     for _ in range(REPEATS):
-        await assert_all_pass(*(routes_without_ghosts().check(each) for each in (OwnedRoutes, WatchedRoutes)))
+        await assert_all_pass(
+            *(routes_without_ghosts().check(each) for each in (OwnedRoutes, WatchedRoutes))
+        )
 
 
 async def test_routes_that_leave_ghosts_or_lose_users_fail_every_time(lab_server):

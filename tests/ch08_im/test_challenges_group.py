@@ -48,9 +48,14 @@ class TakesAnErrorForAPush(GroupFanOut):
 
     async def send(self, members, message):
         replies = await self.pipeline([("PUBLISH", f"user:{uid}", message) for uid in members])
-        became = {uid: "pushed" if reply else "away" for uid, reply in zip(members, replies, strict=True)}
+        became = {
+            uid: "pushed" if reply else "away" for uid, reply in zip(members, replies, strict=True)
+        }
         await self.keep(became, message)
-        return {word: [uid for uid in members if became[uid] == word] for word in ("pushed", "stored", "failed")}
+        return {
+            word: [uid for uid in members if became[uid] == word]
+            for word in ("pushed", "stored", "failed")
+        }
 
 
 class TellsEverybodyAgain(GroupFanOut):
@@ -104,7 +109,9 @@ class DropsTheFailedFromTheReplies(GroupFanOut):
 
     def __init__(self, pipeline, store):
         async def without_errors(commands):
-            replies = [reply for reply in await pipeline(commands) if not isinstance(reply, Exception)]
+            replies = [
+                reply for reply in await pipeline(commands) if not isinstance(reply, Exception)
+            ]
             return replies + [RuntimeError("no answer")] * (len(commands) - len(replies))
 
         super().__init__(without_errors, store)

@@ -93,7 +93,10 @@ async def test_names_that_are_none_are_refused_before_they_are_sent():
 
 
 async def test_two_group_changes_at_once_each_get_their_own_answer():
-    """Two groups, and the same one twice, which is harmless: nobody gets the other's answer or waits for ever."""
+    """Two groups, and the same one twice, which is harmless.
+
+    Nobody gets the other's answer or waits for ever.
+    """
     async with asyncio.timeout(10), system() as mpim, mpim.client("alice") as alice:
         made = await asyncio.gather(
             alice.create_group("tea"), alice.create_group("tea"), alice.create_group("coffee"), alice.join("none"),
@@ -117,7 +120,10 @@ async def test_an_error_of_something_else_does_not_end_a_group_change():
 
 async def test_nobody_answers_and_send_says_so_in_the_end():
     """Unconfirmed after `timeout_s`: it is not definite; the message may be kept."""
-    async with system() as mpim, mpim.client("alice", timeout_s=1.0, response_timeout_s=0.3) as alice:
+    async with (
+        system() as mpim,
+        mpim.client("alice", timeout_s=1.0, response_timeout_s=0.3) as alice,
+    ):
         await mpim.stop("gw-1")
         began = now()
         with pytest.raises(Unconfirmed) as raised:
@@ -165,7 +171,10 @@ async def test_closing_while_sending_ends_the_wait():
 
 
 async def test_what_was_not_answered_is_sent_again_under_the_same_id():
-    """A gateway that takes messages and does not answer, twice: the third time it does; there was one id."""
+    """A gateway that takes messages and does not answer, twice: the third time it does.
+
+    There was one id.
+    """
     heard = []
 
     async def gateway(ws):
@@ -178,7 +187,13 @@ async def test_what_was_not_answered_is_sent_again_under_the_same_id():
                 if len(heard) == 2:
                     await ws.close()
                 elif len(heard) == 3:
-                    answer = {"t": "sent", "id": frame.id, "conversation": "alice:bob", "sequence": 1, "told": "known"}
+                    answer = {
+                        "t": "sent",
+                        "id": frame.id,
+                        "conversation": "alice:bob",
+                        "sequence": 1,
+                        "told": "known",
+                    }
                     await ws.send(json.dumps(answer))
 
     async with serve_websockets(gateway, "127.0.0.1", 0) as server:
@@ -189,7 +204,10 @@ async def test_what_was_not_answered_is_sent_again_under_the_same_id():
 
 
 async def test_a_server_that_is_still_loading_is_asked_again():
-    """It says so by an error; the message is sent again, with the same id. Any other refusal is the caller's to know."""
+    """It says so by an error; the message is sent again, with the same id.
+
+    Any other refusal is the caller's to know.
+    """
     heard = []
 
     async def gateway(ws):
@@ -211,17 +229,25 @@ async def test_a_server_that_is_still_loading_is_asked_again():
 
 
 async def test_a_gateway_that_hears_and_says_nothing_is_left_for_another():
-    """The line is half open: nothing was heard for twice `response_timeout_s` after a send, long before `silent_s`."""
+    """The line is half open.
+
+    Nothing was heard for twice `response_timeout_s` after a send, long before `silent_s`.
+    """
 
     async def dead_gateway(ws):
         await ws.recv()
         await ws.send(encode(Welcome("alice", "dead", {})), text=True)
         await ws.wait_closed()
 
-    async with system() as mpim, serve_websockets(dead_gateway, "127.0.0.1", 0, close_timeout=0.1) as server:
+    async with (
+        system() as mpim,
+        serve_websockets(dead_gateway, "127.0.0.1", 0, close_timeout=0.1) as server,
+    ):
         dead = f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}/"
         token = lambda: mpim.tokens.issue("alice")  # noqa: E731
-        async with Client([dead, *mpim.addresses], token, response_timeout_s=0.2, timeout_s=10) as alice:
+        async with Client(
+            [dead, *mpim.addresses], token, response_timeout_s=0.2, timeout_s=10
+        ) as alice:
             assert alice.gateway == "dead"
             began = now()
             assert (await alice.send("bob", "hi")).status == "stored"
@@ -253,7 +279,10 @@ async def test_nonsense_from_a_gateway_ends_that_line_and_not_the_client():
         await ws.send(b"\xfd\x00\xff")
         await ws.wait_closed()
 
-    async with system() as mpim, serve_websockets(mad_gateway, "127.0.0.1", 0, close_timeout=0.1) as server:
+    async with (
+        system() as mpim,
+        serve_websockets(mad_gateway, "127.0.0.1", 0, close_timeout=0.1) as server,
+    ):
         mad = f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}/"
         async with Client([mad, *mpim.addresses], lambda: mpim.tokens.issue("alice")) as alice:
             await wait_until(lambda: alice.gateway == "gw-1")
@@ -273,8 +302,12 @@ async def test_many_concurrent_senders_all_arrive_once():
     """Eight clients, 50 messages at the same time from each."""
     async with system(gateways=2) as mpim, contextlib.AsyncExitStack() as stack:
         bob = await stack.enter_async_context(mpim.client("bob"))
-        senders = [await stack.enter_async_context(mpim.client(f"s{number}")) for number in range(8)]
-        await asyncio.gather(*(each.send("bob", f"{each.name} {n}") for each in senders for n in range(50)))
+        senders = [
+            await stack.enter_async_context(mpim.client(f"s{number}")) for number in range(8)
+        ]
+        await asyncio.gather(
+            *(each.send("bob", f"{each.name} {n}") for each in senders for n in range(50))
+        )
         got = await texts(bob, 400)
         assert sorted(got) == sorted(f"s{number} {n}" for number in range(8) for n in range(50))
         assert await nothing_comes(bob)
@@ -283,7 +316,11 @@ async def test_many_concurrent_senders_all_arrive_once():
 async def test_more_than_the_rate_allows_is_sent_as_fast_as_it_allows():
     """A client waits after TooFast instead of being thrown out; all arrive once."""
     config = GatewayConfig(rate_per_s=200, burst=50, max_violations=60)
-    async with system(gateway_config=config) as mpim, mpim.client("alice") as alice, mpim.client("bob") as bob:
+    async with (
+        system(gateway_config=config) as mpim,
+        mpim.client("alice") as alice,
+        mpim.client("bob") as bob,
+    ):
         await asyncio.gather(*(alice.send("bob", f"{number}") for number in range(600)))
         assert sorted(map(int, await texts(bob, 600))) == list(range(600))
         assert mpim.gateways["gw-1"].metrics.welcomed == 2
@@ -302,7 +339,11 @@ async def test_what_stays_too_fast_is_told_as_too_fast():
 async def test_a_thousand_of_ones_own_messages_behind_an_unread_one_are_passed():
     """Own messages are not handed over; passing them does not go deeper with each."""
     config = GatewayConfig(rate_per_s=10_000, burst=10_000)
-    async with system(gateway_config=config) as mpim, mpim.client("alice") as alice, mpim.client("bob") as bob:
+    async with (
+        system(gateway_config=config) as mpim,
+        mpim.client("alice") as alice,
+        mpim.client("bob") as bob,
+    ):
         await bob.send("alice", "first")
         await asyncio.gather(*(alice.send("bob", f"{number}") for number in range(990)))
         await asyncio.sleep(0.3)
@@ -331,7 +372,10 @@ async def test_a_new_client_with_the_same_positions_goes_on_exactly_there(mpim):
 
 
 async def test_whoever_dies_with_a_message_in_hand_gets_it_again():
-    """In `messages` a message counts as read when the next is asked for; the position says so before the effects are kept."""
+    """In `messages` a message counts as read when the next is asked for.
+
+    The position says so before the effects are kept.
+    """
     async with system() as mpim, mpim.client("alice") as alice:
         for number in range(4):
             await alice.send("bob", f"{number}")
@@ -368,7 +412,11 @@ async def test_nothing_is_handed_over_twice_to_a_reader_that_flaps():
 
 async def test_a_slow_application_gets_everything_in_order_though_little_is_read_ahead():
     """With `limit` 5, pushes that find no room are let pass, and pulled later."""
-    async with system() as mpim, mpim.client("alice") as alice, mpim.client("bob", max_buffered=5) as bob:
+    async with (
+        system() as mpim,
+        mpim.client("alice") as alice,
+        mpim.client("bob", max_buffered=5) as bob,
+    ):
         for number in range(150):
             await alice.send("bob", f"{number}")
         assert len(bob._inbox._ready) < 200
@@ -396,14 +444,26 @@ async def test_whoever_joins_reads_from_then_on_and_after_leaving_and_joining_ag
 
 
 async def test_a_member_can_ask_who_is_in_a_group_and_reads_on_where_she_was(mpim):
-    """Nobody else can; a second device of hers that has not heard of the group begins where she is."""
-    async with mpim.client("alice") as alice, mpim.client("bob") as bob, mpim.client("bob", device="phone") as phone:
+    """Nobody else can.
+
+    A second device of hers that has not heard of the group begins where she is.
+    """
+    async with (
+        mpim.client("alice") as alice,
+        mpim.client("bob") as bob,
+        mpim.client("bob", device="phone") as phone,
+    ):
         await alice.create_group("tea")
         await alice.send_to_group("tea", "before")
         with pytest.raises(NotAMember):
             await bob.members("tea")
         await bob.join("tea")
-        assert await bob.members("tea") == await phone.members("tea") == await alice.members("tea") == ("alice", "bob")
+        assert (
+            await bob.members("tea")
+            == await phone.members("tea")
+            == await alice.members("tea")
+            == ("alice", "bob")
+        )
         await alice.send_to_group("tea", "one")
         assert await texts(bob, 1) == await texts(phone, 1) == ["one"]
         await alice.leave("tea")
@@ -415,7 +475,9 @@ async def test_a_member_can_ask_who_is_in_a_group_and_reads_on_where_she_was(mpi
 async def test_a_message_that_comes_before_the_answer_to_join_does_not_bring_the_past_along():
     """Where a group begins is said by the answer."""
     async with (
-        system(gateway_config=GatewayConfig(ack_timeout_s=0.2, maintenance_interval_s=0.05)) as mpim,
+        system(
+            gateway_config=GatewayConfig(ack_timeout_s=0.2, maintenance_interval_s=0.05)
+        ) as mpim,
         mpim.client("alice") as alice,
         mpim.client("bob") as bob,
     ):
@@ -470,7 +532,9 @@ async def test_a_server_that_lost_everything_is_noticed_after_a_reconnect():
 async def test_being_told_of_more_than_there_is_does_not_make_a_client_ask_without_pause():
     """A `behind` that is wrong costs a pull now and then, and not a loop."""
     async with system() as mpim, mpim.client("alice") as alice:
-        await mpim.services.messages.send_message(SendMessageRequest(new_message_id(), "bob", "alice", "hi"))
+        await mpim.services.messages.send_message(
+            SendMessageRequest(new_message_id(), "bob", "alice", "hi")
+        )
         assert await texts(alice, 1) == ["hi"]
         received = mpim.gateways["gw-1"].metrics.received
         alice._on_frame(SyncHint({"alice:bob": 10}))

@@ -9,7 +9,7 @@ from mpim_lab.im.client.client import Client
 from mpim_lab.im.gateway import handshake, session
 from mpim_lab.im.gateway.config import GatewayConfig
 from mpim_lab.im.protocol.frames import Sync
-from mpim_lab.im.services import messages
+from mpim_lab.im.protocol.requests import SendMessageRequest
 from mpim_lab.mq.connection.ids import new_message_id
 from tests.raw_clients import system_of_its_own as system
 from tests.support import wait_until
@@ -49,7 +49,11 @@ async def test_somebody_elses_message_with_the_id_of_mine_is_read():
 
 async def test_a_group_message_numbered_after_a_join_is_pushed_to_who_joined():
     """Although its sender's gateway had read the members before."""
-    async with system(2) as mpim, mpim.client("bob", at=["gw-1"]) as bob, mpim.client("alice", at=["gw-2"]) as alice:
+    async with (
+        system(2) as mpim,
+        mpim.client("bob", at=["gw-1"]) as bob,
+        mpim.client("alice", at=["gw-2"]) as alice,
+    ):
         await bob.create_group("tea")
         ledger, has_joined = mpim.gateways["gw-1"].services.messages.log, asyncio.Event()
         append = ledger.append
@@ -70,7 +74,9 @@ async def test_a_group_message_numbered_after_a_join_is_pushed_to_who_joined():
 async def test_whoever_leaves_with_messages_unread_reads_them_once_and_asks_for_nothing_more():
     """Also after joining again."""
     async with (
-        system(gateway_config=GatewayConfig(ack_timeout_s=0.1, maintenance_interval_s=0.05)) as mpim,
+        system(
+            gateway_config=GatewayConfig(ack_timeout_s=0.1, maintenance_interval_s=0.05)
+        ) as mpim,
         mpim.client("alice") as alice,
         mpim.client("bob") as bob,
     ):
@@ -103,7 +109,10 @@ async def test_whoever_is_no_member_any_more_asks_once():
 
 
 async def test_a_join_that_stopped_halfway_does_not_bring_the_past_along(monkeypatch):
-    """The group knows her, and where she begins could not be noted: she begins where it was when she asked first."""
+    """The group knows her, and where she begins could not be noted.
+
+    She begins where it was when she asked first.
+    """
     async with system() as mpim, mpim.client("alice") as alice, mpim.client("bob") as bob:
         await bob.create_group("tea")
         for number in range(5):
@@ -130,7 +139,9 @@ async def test_whoever_comes_back_to_many_conversations_is_not_refused_for_it():
     async with system(gateway_config=config) as mpim:
         await asyncio.gather(
             *(
-                mpim.services.messages.send_message(messages.SendMessageRequest(f"m{n}", f"u{n}", "alice", "hi"))  # type: ignore[attr-defined]
+                mpim.services.messages.send_message(
+                    SendMessageRequest(f"m{n}", f"u{n}", "alice", "hi")
+                )
                 for n in range(150)
             )
         )
@@ -147,7 +158,7 @@ async def test_conversations_that_the_welcome_left_out_are_not_taken_for_lost(mo
         async with mpim.client("alice", positions=positions) as alice:
             for number in range(5):
                 await mpim.services.messages.send_message(
-                    messages.SendMessageRequest(f"m{number}", f"u{number}", "alice", "hi")  # type: ignore[attr-defined]
+                    SendMessageRequest(f"m{number}", f"u{number}", "alice", "hi")
                 )
             assert await numbers(alice, 5) == [1] * 5
         async with mpim.client("alice", positions=positions) as alice:
@@ -157,25 +168,34 @@ async def test_conversations_that_the_welcome_left_out_are_not_taken_for_lost(mo
 
 
 async def test_news_in_more_conversations_than_a_welcome_names_are_all_read(monkeypatch):
-    """Although nobody writes in them any more: the rest is told of right after the welcome, in several frames."""
+    """Although nobody writes in them any more.
+
+    The rest is told of right after the welcome, in several frames.
+    """
     monkeypatch.setattr(handshake, "MAX_CONVERSATIONS", 3)
     monkeypatch.setattr(session, "_MAX_CONVERSATIONS", 2)
     async with system() as mpim:
         for number in range(12):
             for _ in range(2):
-                request = messages.SendMessageRequest(new_message_id(), f"u{number}", "alice", "hi")  # type: ignore[attr-defined]
+                request = SendMessageRequest(new_message_id(), f"u{number}", "alice", "hi")
                 await mpim.services.messages.send_message(request)
         async with mpim.client("alice") as alice:
             assert sorted(await numbers(alice, 24)) == [1] * 12 + [2] * 12
 
 
 async def test_another_device_reads_a_group_from_where_one_has_joined():
-    """It is not told of the joining; by the first message it learns that there is something to ask, and from where on."""
+    """It is not told of the joining.
+
+    By the first message it learns that there is something to ask, and from where on.
+    """
     async with system(gateways=2) as mpim, mpim.client("alice") as alice:
         await alice.create_group("tea", "carol")
         for number in range(5):
             await alice.send_to_group("tea", f"before {number}")
-        laptop, phone = mpim.client("bob", at=["gw-1"]), mpim.client("bob", at=["gw-2"], device="phone")
+        laptop, phone = (
+            mpim.client("bob", at=["gw-1"]),
+            mpim.client("bob", at=["gw-2"], device="phone"),
+        )
         async with laptop, phone:
             await laptop.join("tea")
             for number in range(3):
@@ -198,7 +218,10 @@ async def test_what_was_read_before_is_not_read_again_where_the_welcome_left_it_
                 await sender.send("alice", "hi")
             assert sorted(await numbers(alice, 3)) == [1, 1, 2]
         async with asyncio.timeout(5):
-            while await mpim.services.messages.log.read_positions("alice") != {"alice:bob": 2, "alice:carol": 1}:
+            while await mpim.services.messages.log.read_positions("alice") != {
+                "alice:bob": 2,
+                "alice:carol": 1,
+            }:
                 await asyncio.sleep(0.01)
         await carol.send("alice", "are you there?")  # so that this one is named
         async with mpim.client("alice", device="new") as alice:
@@ -213,7 +236,9 @@ async def test_watching_begins_when_the_server_is_back(monkeypatch):
     seen = []
     async with (
         system() as mpim,
-        mpim.client("alice", on_presence=lambda each: seen.append((each.uid, each.status))) as alice,
+        mpim.client(
+            "alice", on_presence=lambda each: seen.append((each.uid, each.status))
+        ) as alice,
     ):
         gateway = mpim.gateways["gw-1"]
         monkeypatch.setattr(gateway.maintenance, "_presence_interval_s", 0.1)
@@ -242,7 +267,8 @@ async def test_closing_ends_whatever_waits_for_its_turn_at_once():
             await asyncio.sleep(0.1)
         async with asyncio.timeout(2):
             assert all(
-                isinstance(error, GatewayClosed) for error in await asyncio.gather(*sends, return_exceptions=True)
+                isinstance(error, GatewayClosed)
+                for error in await asyncio.gather(*sends, return_exceptions=True)
             )
 
 
@@ -263,7 +289,10 @@ def test_numbers_that_would_read_or_send_nothing_are_refused(bad):
 
 
 async def test_names_of_gateways_and_users_are_checked_at_once():
-    """InvalidParameter, before anybody waits for an answer; a gateway that runs is not started again."""
+    """InvalidParameter, before anybody waits for an answer.
+
+    A gateway that runs is not started again.
+    """
     async with system() as mpim:
         for refused in (
             lambda: mpim.client("a b"),
@@ -274,7 +303,9 @@ async def test_names_of_gateways_and_users_are_checked_at_once():
             with pytest.raises(InvalidParameter):
                 refused()
         for refused in (mpim.kill, mpim.stop):
-            with pytest.raises(InvalidParameter, match=r"no gateway 'gw-9' is running; there are: gw-1"):
+            with pytest.raises(
+                InvalidParameter, match=r"no gateway 'gw-9' is running; there are: gw-1"
+            ):
                 await refused("gw-9")  # type: ignore[call-arg]
         gateway = mpim.gateways["gw-1"]
         with pytest.raises(InvalidParameter, match="running already"):

@@ -26,7 +26,9 @@ LIMITS = GatewayConfig(
     drain_timeout_s=0.5,
     max_send_buffer_bytes=2**20,
 )
-IMPATIENT = ConnectionConfig(timeout_s=0.5, connect_timeout_s=0.5, heartbeat_s=0.5, backoff=Backoff(0.02, 0.1))
+IMPATIENT = ConnectionConfig(
+    timeout_s=0.5, connect_timeout_s=0.5, heartbeat_s=0.5, backoff=Backoff(0.02, 0.1)
+)
 UIDS = ("alice", "bob", "carol", "dave", "watched")
 
 
@@ -56,38 +58,53 @@ class Lab:
         link = self.mpim.services.queue.context("test").connection
         channels = {name.decode() for name in await link.call("PUBSUB", "CHANNELS", "user:*")}
         routes = await self.mpim.services.presence.query_routes(UIDS)
-        return channels, sorted((uid, route.device, route.gateway) for uid in UIDS for route in routes[uid])
+        return channels, sorted(
+            (uid, route.device, route.gateway) for uid in UIDS for route in routes[uid]
+        )
 
     async def comes_to(self, *connected, watched=()):
         """Whether soon the server and the gateways know these and nobody else: (uid, device, gateway)."""
-        channels = {f"user:{uid}" for uid, _, _ in connected} | {f"user:status:{uid}" for uid in watched}
+        channels = {f"user:{uid}" for uid, _, _ in connected} | {
+            f"user:status:{uid}" for uid in watched
+        }
         seen = None
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(10):
                 while True:
                     with contextlib.suppress(MpimError):
                         seen = await self.known()
-                        if seen == (channels, sorted(connected)) and self._is_tidy(connected, channels):
+                        if seen == (channels, sorted(connected)) and self._is_tidy(
+                            connected, channels
+                        ):
                             return
                     await asyncio.sleep(0.02)
         raise AssertionError(f"the server knows {seen}")
 
     def _is_tidy(self, connected, channels):
         gateways = self.mpim.gateways.values()
-        counts = [sum(1 for _, _, name in connected if name == gateway.name) for gateway in gateways]
+        counts = [
+            sum(1 for _, _, name in connected if name == gateway.name) for gateway in gateways
+        ]
         return (
             [len(gateway.sessions) for gateway in gateways] == counts
             and [len(gateway.connections) for gateway in gateways] == counts
             and [len(gateway._handlers) for gateway in gateways] == counts
-            and {name for gateway in gateways for name in gateway.sessions.channels._subscribed} == channels
+            and {name for gateway in gateways for name in gateway.sessions.channels._subscribed}
+            == channels
         )
 
 
 @contextlib.asynccontextmanager
 async def lab_of(gateway_config=LIMITS, **options):
     """Two gateways over a server of their own, which may be stopped; routes last for an hour."""
-    given = system_options(gateway_config=gateway_config, queue_config=IMPATIENT, route_ttl_s=3_600) | options
-    async with EmbeddedServer(persistence="always") as server, ImSystem(server.url, gateways=2, **given) as mpim:
+    given = (
+        system_options(gateway_config=gateway_config, queue_config=IMPATIENT, route_ttl_s=3_600)
+        | options
+    )
+    async with (
+        EmbeddedServer(persistence="always") as server,
+        ImSystem(server.url, gateways=2, **given) as mpim,
+    ):
         yield Lab(server, mpim)
 
 
@@ -123,12 +140,23 @@ async def loses_its_handler(lab, raw):
         task.cancel()
 
 
-ENDS = [closes, is_reset, is_half_closed, talks_nonsense, is_sent_away, is_not_reading, loses_its_handler]
+ENDS = [
+    closes,
+    is_reset,
+    is_half_closed,
+    talks_nonsense,
+    is_sent_away,
+    is_not_reading,
+    loses_its_handler,
+]
 
 
 @pytest.mark.parametrize("end", ENDS, ids=lambda end: end.__name__)
 async def test_whatever_ends_a_connection_nothing_of_it_stays(end):
-    """Its route, its subscriptions and those for whom it watched are gone; its neighbour, who watches one of them, stays."""
+    """Its route, its subscriptions and those for whom it watched are gone.
+
+    Its neighbour, who watches one of them, stays.
+    """
     async with lab_of() as lab:
         alice = await lab.come("alice", watching=["bob", "watched"])
         bob = await lab.come("bob", number=2, watching=["watched"])
@@ -161,7 +189,9 @@ async def test_twenty_connections_of_one_device_at_once_leave_one_that_works():
         raws = [RawClient(lab.url(number % 2 + 1)) for number in range(20)]
         await asyncio.gather(*(raw.__aenter__() for raw in raws))
         await asyncio.gather(*(raw.hello("alice") for raw in raws))
-        await wait_until(lambda: sum(len(gateway.sessions) for gateway in lab.mpim.gateways.values()) == 1)
+        await wait_until(
+            lambda: sum(len(gateway.sessions) for gateway in lab.mpim.gateways.values()) == 1
+        )
         (name,) = (gateway.name for gateway in lab.mpim.gateways.values() if len(gateway.sessions))
         await lab.comes_to(("alice", "main", name))
         await asyncio.gather(*(raw.ws.close() for raw in raws))
@@ -197,7 +227,9 @@ async def test_a_connection_that_is_reset_during_its_handshake_leaves_nothing_be
     async with lab_of() as lab:
         raw = RawClient(lab.url())
         await raw.__aenter__()
-        await raw.say({"t": "hello", "token": TokenService(SECRET).issue("alice"), "device": "main"})
+        await raw.say(
+            {"t": "hello", "token": TokenService(SECRET).issue("alice"), "device": "main"}
+        )
         for _ in range(rounds):
             await asyncio.sleep(0)
         raw.ws.transport.abort()
@@ -217,7 +249,9 @@ async def test_what_could_not_be_given_back_while_the_server_hung_is_given_back_
         lab.server.pause()
         try:
             if after == "hello":
-                await raw.say({"t": "hello", "token": TokenService(SECRET).issue("alice"), "device": "main"})
+                await raw.say(
+                    {"t": "hello", "token": TokenService(SECRET).issue("alice"), "device": "main"}
+                )
                 await asyncio.sleep(0.2)
             raw.ws.transport.abort()
             await wait_until(lambda: not lab.mpim.gateways["gw-1"].connections, within_s=20)
@@ -227,7 +261,10 @@ async def test_what_could_not_be_given_back_while_the_server_hung_is_given_back_
 
 
 async def test_what_could_not_be_given_back_while_the_server_was_gone_is_given_back_later():
-    """The server dies and comes back with what it kept: the route of somebody who left meanwhile is among it, and goes."""
+    """The server dies and comes back with what it kept.
+
+    The route of somebody who left meanwhile is among it, and goes.
+    """
     async with lab_of() as lab:
         alice, bob = await lab.come("alice", watching=["bob"]), await lab.come("bob", number=2)
         lab.server.kill()
@@ -261,12 +298,17 @@ async def test_whoever_leaves_while_her_watching_is_begun_again_is_not_watched_f
         alice.ws.transport.abort()
         await lab.comes_to()
         assert (
-            not gateway.sessions.watched and not gateway.sessions.last_status and not gateway.sessions.status_versions
+            not gateway.sessions.watched
+            and not gateway.sessions.last_status
+            and not gateway.sessions.status_versions
         )
 
 
 async def test_a_gateway_that_cannot_listen_gives_back_what_it_had_begun():
-    """Its port is taken: a named error; its channels are not subscribed, and its name can be used again at once."""
+    """Its port is taken: a named error.
+
+    Its channels are not subscribed, and its name can be used again at once.
+    """
     async with lab_of() as lab:
         link = lab.mpim.services.queue.context("test").connection
         with pytest.raises(MpimError, match="cannot listen"):
@@ -276,10 +318,15 @@ async def test_a_gateway_that_cannot_listen_gives_back_what_it_had_begun():
 
 
 async def test_two_gateways_of_one_name_keep_to_their_own():
-    """As after a restart that overlaps: pushes, routes and replacements go by user and connection, not by the name."""
+    """As after a restart that overlaps.
+
+    Pushes, routes and replacements go by user and connection, not by the name.
+    """
     async with (
         lab_of() as lab,
-        ImSystem(lab.server.url, **system_options(gateway_config=LIMITS, queue_config=IMPATIENT)) as second,
+        ImSystem(
+            lab.server.url, **system_options(gateway_config=LIMITS, queue_config=IMPATIENT)
+        ) as second,
     ):
         alice = await lab.come("alice")
         async with RawClient(second.gateways["gw-1"].url) as bob:
@@ -287,7 +334,10 @@ async def test_two_gateways_of_one_name_keep_to_their_own():
             for frame, uid in ((alice, "bob"), (bob, "alice")):
                 await frame.say({"t": "send", "id": f"to-{uid}", "to": uid, "text": "hi"})
             for raw in (alice, bob):
-                assert {(await raw.hear("push"))["id"], (await raw.hear("push"))["id"]} == {"to-bob", "to-alice"}
+                assert {(await raw.hear("push"))["id"], (await raw.hear("push"))["id"]} == {
+                    "to-bob",
+                    "to-alice",
+                }
             async with RawClient(second.gateways["gw-1"].url) as newer:
                 await newer.hello("alice")
                 assert "replaced" in (await alice.hear("bye"))["reason"]

@@ -1,4 +1,7 @@
-"""Chapter 8's experiments: who reads what under each fault, in the naive and in the correct system; and what it costs."""
+"""Chapter 8's experiments: who reads what under each fault, in the naive and in the correct system.
+
+And what it costs.
+"""
 
 import asyncio
 
@@ -50,11 +53,16 @@ def picture(result):
 def test_the_capstone_has_every_fault():
     """None is left out; the schedule has all that can happen in one run."""
     assert {fault for fault, _ in COMPARED_FAULTS} == {"none", *IM_FAULTS, ALL_FAULTS} == set(NAIVE)
-    assert set(all_faults_schedule(1).values()) == set(IM_FAULTS) - {"late unbind", "half the group"}
+    assert set(all_faults_schedule(1).values()) == set(IM_FAULTS) - {
+        "late unbind",
+        "half the group",
+    }
     assert all_faults_schedule(1) != all_faults_schedule(2)
 
 
-async def test_the_naive_version_fails_as_the_notebook_says_and_the_correct_system_does_not(lab_server):
+async def test_the_naive_version_fails_as_the_notebook_says_and_the_correct_system_does_not(
+    lab_server,
+):
     """All faults with the notebook's seed, on each server."""
     table = await compare_designs(seed=7)
     assert dict(table["naive"]) == NAIVE
@@ -75,20 +83,29 @@ async def test_the_correct_system_holds_under_seeds_that_nobody_chose(lab_server
 )
 async def test_the_naive_versions_picture_is_the_same_every_time(lab_server, fault):
     """Two connections hear of a message in any order; the picture does not show which."""
-    results = [await ImExperiment(design="naive", fault=fault).run() for _ in range(max(2, REPEATS))]
+    results = [
+        await ImExperiment(design="naive", fault=fault).run() for _ in range(max(2, REPEATS))
+    ]
     assert len({picture(result) for result in results}) == 1
 
 
 async def test_the_correct_pictures_are_the_same_every_time(lab_server):
     """Of those that the notebook stores."""
-    results = [await ImExperiment(design="correct", fault="receiver flaps").run() for _ in range(max(2, REPEATS))]
+    results = [
+        await ImExperiment(design="correct", fault="receiver flaps").run()
+        for _ in range(max(2, REPEATS))
+    ]
     assert len({picture(result) for result in results}) == 1
 
 
 async def test_a_group_gets_everything_once_though_the_service_dies_half_way(lab_server):
     """Each member's order is judged by itself."""
     result = await ImExperiment(design="correct", fault="half the group", group=True).run()
-    assert (result.verdict.sent, result.verdict.delivered, summarize(result.verdict)) == (48, 48, CORRECT)
+    assert (result.verdict.sent, result.verdict.delivered, summarize(result.verdict)) == (
+        48,
+        48,
+        CORRECT,
+    )
 
 
 async def test_a_scene_shows_clients_gateways_services_channels_and_stores(lab_server):
@@ -109,7 +126,9 @@ async def test_a_lost_message_ends_where_nobody_listened(lab_server):
     result = await ImExperiment(design="naive", fault="receiver flaps").run()
     lost = [story for story in build_scene(result.trace).stories if story.fate == "lost"]
     assert len(lost) == 3 and all(story.silently_lost for story in lost)
-    assert {(leg.target, leg.outcome) for story in lost for leg in story.legs[-1:]} == {("user:bob", "lost")}
+    assert {(leg.target, leg.outcome) for story in lost for leg in story.legs[-1:]} == {
+        ("user:bob", "lost")
+    }
 
 
 async def test_a_fault_can_be_injected_while_a_run_goes_on(lab_server):
@@ -123,7 +142,9 @@ async def test_a_fault_can_be_injected_while_a_run_goes_on(lab_server):
     assert summarize((await run.result()).verdict) == "3 lost"
 
 
-async def test_a_group_costs_the_naive_version_two_round_trips_a_member_and_the_correct_service_four(lab_server):
+async def test_a_group_costs_the_naive_version_two_round_trips_a_member_and_the_correct_service_four(
+    lab_server,
+):
     """Counted on a line that is half a millisecond long each way."""
     rows = [row async for row in group_sweep(sizes=(2, 30))]
     assert [(row["design"], row["members"], row["round trips"]) for row in rows] == [
@@ -154,7 +175,10 @@ async def test_a_notebook_makes_a_system_in_one_line(lab_server):
     trace = Trace()
     async with MpimSystem(gateways=2, observer=trace) as mpim:
         server = mpim.server
-        async with mpim.client("alice", at=["gw-1"]) as alice, mpim.client("bob", at=["gw-2"]) as bob:
+        async with (
+            mpim.client("alice", at=["gw-1"]) as alice,
+            mpim.client("bob", at=["gw-2"]) as bob,
+        ):
             assert (await alice.send("bob", "hi", id="m1")).status == "pushed"
             assert (await bob.receive()).text == "hi"
     assert not server.is_running
@@ -162,7 +186,10 @@ async def test_a_notebook_makes_a_system_in_one_line(lab_server):
 
 
 async def test_a_farewell_that_takes_its_time_changes_no_verdict(lab_server, monkeypatch):
-    """The next message waits until the late unbind is done: what is found is the same on a busy machine."""
+    """The next message waits until the late unbind is done.
+
+    What is found is the same on a busy machine.
+    """
     unbind = NaivePresence.unbind_route
 
     async def slowly(presence, route):

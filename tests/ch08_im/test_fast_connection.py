@@ -47,7 +47,11 @@ class Ear:
 async def listening():
     """A server with one connection; gives what it hears, and a way to talk to it byte by byte."""
     ear = Ear()
-    options = {"create_connection": FastServerConnection, "max_size": MAX_FRAME_BYTES, "compression": None}
+    options = {
+        "create_connection": FastServerConnection,
+        "max_size": MAX_FRAME_BYTES,
+        "compression": None,
+    }
     async with serve(
         ear.serve, "127.0.0.1", 0, ping_interval=None, close_timeout=0.2, max_queue=8, **options
     ) as server:
@@ -127,14 +131,18 @@ OTHER_KINDS = {
     "binary": lambda text: (frame(QUICK + text, Opcode.BINARY), [(BINARY, QUICK + text)]),
 }
 sizes = st.one_of(
-    st.integers(0, 40), st.sampled_from([121 - 5, 122, 125, 126, 127, 128, 250, 4_000, MAX_FRAME_BYTES - 5])
+    st.integers(0, 40),
+    st.sampled_from([121 - 5, 122, 125, 126, 127, 128, 250, 4_000, MAX_FRAME_BYTES - 5]),
 )
 usual = st.tuples(st.sampled_from(sorted(KINDS)), sizes)
 unusual = st.tuples(st.sampled_from(sorted(KINDS | OTHER_KINDS)), sizes)
 
 
 def play(kinds, seed, is_glued=False):
-    """Say these frames in pieces of any size; gives the ear, what was heard back and what should have been."""
+    """Say these frames in pieces of any size.
+
+    Gives the ear, what was heard back and what should have been.
+    """
     rng, said, expected = random.Random(seed), b"", []
     for number, (kind, size) in enumerate(kinds):
         text = b"%d " % number
@@ -175,16 +183,26 @@ def test_usual_frames_are_heard_in_order_wherever_they_are_cut(kinds, seed):
 
 
 @SETTINGS
-@given(kinds=st.lists(unusual, min_size=1, max_size=30), seed=st.integers(0, 1_000), is_glued=st.booleans())
+@given(
+    kinds=st.lists(unusual, min_size=1, max_size=30),
+    seed=st.integers(0, 1_000),
+    is_glued=st.booleans(),
+)
 def test_so_are_all_frames_that_the_protocol_knows(kinds, seed, is_glued):
-    """Fragments, binary frames, frames that came with the handshake: from there on the library reads."""
+    """Fragments, binary frames, frames that came with the handshake.
+
+    From there on the library reads.
+    """
     ear, answers, expected = play(kinds, seed, is_glued)
     assert answers == expected
     assert ear.heard == [payload for _, payload in expected]
 
 
 async def test_what_can_be_answered_at_once_is():
-    """A hundred frames in one piece, and not one waits for the task that reads; behind one that waits, all do."""
+    """A hundred frames in one piece, and not one waits for the task that reads.
+
+    Behind one that waits, all do.
+    """
     async with listening() as (ear, mouth):
         await mouth.open()
         await mouth.say(frame(b"slow"))
@@ -257,7 +275,9 @@ async def test_nothing_is_written_to_a_connection_that_is_closing():
         sockets.append(ws)
         await ws.wait_closed()
 
-    async with serve(keep, "127.0.0.1", 0, create_connection=FastServerConnection, ping_interval=None) as server:
+    async with serve(
+        keep, "127.0.0.1", 0, create_connection=FastServerConnection, ping_interval=None
+    ) as server:
         reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname()[:2])
         writer.write(Handshake("127.0.0.1", "/ws").request)
         await reader.readuntil(b"\r\n\r\n")

@@ -17,7 +17,9 @@ from mpim_lab.mq.connection.retry import Backoff
 from tests.raw_clients import RawClient, system_options
 from tests.support import wait_until
 
-IMPATIENT = ConnectionConfig(timeout_s=0.5, connect_timeout_s=1.0, heartbeat_s=1.0, backoff=Backoff(0.02, 0.1))
+IMPATIENT = ConnectionConfig(
+    timeout_s=0.5, connect_timeout_s=1.0, heartbeat_s=1.0, backoff=Backoff(0.02, 0.1)
+)
 TALK = direct_conversation("alice", "bob")
 
 
@@ -26,7 +28,10 @@ def send(number, to="bob"):
 
 
 async def welcome(raw, uid):
-    """Log in, and have the server know the script: the first message on a connection goes the long way."""
+    """Log in, and have the server know the script.
+
+    The first message on a connection goes the long way.
+    """
     await raw.hello(uid)
     assert (await raw.ask(send("first", to=uid), "sent"))["sequence"] == 1
     return raw
@@ -84,7 +89,10 @@ async def test_what_is_sent_again_keeps_its_order(server, trouble, pause_s):
 
 
 async def test_a_message_that_may_be_kept_is_not_said_to_be_certainly_not():
-    """The step was written and its answer lost, and no repeat comes through: the error is not definite."""
+    """The step was written and its answer lost, and no repeat comes through.
+
+    The error is not definite.
+    """
     async with message_under_way(queue_config=IMPATIENT) as (server, _, alice):
         server.kill()
         problem = await alice.hear("error")
@@ -92,7 +100,10 @@ async def test_a_message_that_may_be_kept_is_not_said_to_be_certainly_not():
 
 
 async def test_an_answer_that_makes_no_sense_is_one_messages_trouble(server):
-    """Somebody has written over its mark: its sender is told, the line to the server holds, others are served."""
+    """Somebody has written over its mark.
+
+    Its sender is told, the line to the server holds, others are served.
+    """
     async with (
         ImSystem(server.url, **system_options()) as mpim,
         RawClient(mpim.gateways["gw-1"].url) as alice,
@@ -102,19 +113,31 @@ async def test_an_answer_that_makes_no_sense_is_one_messages_trouble(server):
         await bob.hello("bob")
         link = link_of(mpim)
         for number in (1, 2):
-            await link.call("SET", Keys().message_id("chat", TALK, "alice", f"m{number}"), "no number")
+            await link.call(
+                "SET", Keys().message_id("chat", TALK, "alice", f"m{number}"), "no number"
+            )
         connection = link.connection
         await alice.say(send(1))
         await alice.say(send(2))
         assert {(await alice.hear("error"))["id"] for _ in range(2)} == {"m1", "m2"}
         assert (await alice.ask(send(3), "sent"))["sequence"] == 1
         assert (await bob.hear("push"))["id"] == "m3"
-        assert link.connection is connection and mpim.gateways["gw-1"].sessions.sessions_of("alice")[0].in_flight == 0
+        assert (
+            link.connection is connection
+            and mpim.gateways["gw-1"].sessions.sessions_of("alice")[0].in_flight == 0
+        )
 
 
 async def test_a_client_that_is_sent_away_is_not_served_meanwhile():
-    """Too many faults, while an answer of the server is still awaited: what it says now is not taken."""
-    async with message_under_way(gateway_config=GatewayConfig(max_violations=3)) as (server, mpim, alice):
+    """Too many faults, while an answer of the server is still awaited.
+
+    What it says now is not taken.
+    """
+    async with message_under_way(gateway_config=GatewayConfig(max_violations=3)) as (
+        server,
+        mpim,
+        alice,
+    ):
         for _ in range(4):
             await alice.say("garbage")
         for _ in range(4):
@@ -149,7 +172,10 @@ async def test_a_gateway_that_closes_waits_for_what_clients_that_left_had_sent(s
 
 async def test_a_text_that_is_not_utf_8_ends_the_connection_wherever_it_is(server):
     """In a member that nobody reads, too: RFC 6455, section 8.1."""
-    async with ImSystem(server.url, **system_options()) as mpim, RawClient(mpim.gateways["gw-1"].url) as alice:
+    async with (
+        ImSystem(server.url, **system_options()) as mpim,
+        RawClient(mpim.gateways["gw-1"].url) as alice,
+    ):
         await welcome(alice, "alice")
         await alice.ws.send(b'{"t":"send","id":"m1","to":"bob","text":"hi","x":"\xff"}', text=True)
         assert (await alice.ended())[0] == 1007
@@ -158,7 +184,11 @@ async def test_a_text_that_is_not_utf_8_ends_the_connection_wherever_it_is(serve
 
 async def test_a_gateway_that_closes_takes_nothing_new():
     """After `bye` nothing is begun; what was begun is told."""
-    async with message_under_way(gateway_config=GatewayConfig(drain_timeout_s=5.0)) as (server, mpim, alice):
+    async with message_under_way(gateway_config=GatewayConfig(drain_timeout_s=5.0)) as (
+        server,
+        mpim,
+        alice,
+    ):
         closing = asyncio.create_task(mpim.stop("gw-1"))
         await alice.hear("bye")
         await alice.say(send(2))

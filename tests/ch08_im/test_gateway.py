@@ -34,7 +34,10 @@ def figures_of(mpim, number=1):
 async def connected(mpim, count):
     """So many raw clients, at one gateway and the other in turn."""
     async with contextlib.AsyncExitStack() as stack:
-        clients = [await stack.enter_async_context(RawClient(url_of(mpim, n % 2 + 1))) for n in range(count)]
+        clients = [
+            await stack.enter_async_context(RawClient(url_of(mpim, n % 2 + 1)))
+            for n in range(count)
+        ]
         for number, raw in enumerate(clients):
             await raw.hello(f"user-{number}")
         yield clients
@@ -102,7 +105,9 @@ async def test_whoever_does_not_begin_with_hello_is_told_so_and_sent_away(mpim, 
 
 async def test_whoever_does_not_say_hello_in_time_is_sent_away(server):
     """An error frame that says why, and close code 1008."""
-    async with ImSystem(server.url, gateway_config=GatewayConfig(handshake_timeout_s=0.2), **system_options()) as mpim:
+    async with ImSystem(
+        server.url, gateway_config=GatewayConfig(handshake_timeout_s=0.2), **system_options()
+    ) as mpim:
         async with RawClient(url_of(mpim)) as raw:
             assert "no hello within 0.2 s" in (await raw.hear("error"))["text"]
             assert (await raw.ended())[0] == 1008
@@ -144,7 +149,11 @@ async def test_a_message_passes_between_gateways(mpim):
 async def test_the_same_id_again_is_the_same_message(mpim):
     """Answered by "known" with the same number, at any gateway; the receiver gets it once."""
     frame = message("hi", to="bob")
-    async with RawClient(url_of(mpim, 1)) as alice, RawClient(url_of(mpim, 2)) as phone, RawClient(url_of(mpim)) as bob:
+    async with (
+        RawClient(url_of(mpim, 1)) as alice,
+        RawClient(url_of(mpim, 2)) as phone,
+        RawClient(url_of(mpim)) as bob,
+    ):
         await alice.hello("alice")
         await phone.hello("alice", "phone")
         await bob.hello("bob")
@@ -181,7 +190,11 @@ async def test_nobody_reads_a_conversation_of_others(mpim):
         await eve.hello("eve")
         await alice.ask(message("secret", to="bob"), "sent")
         await alice.ask({"t": "group", "group": "tea", "action": "create"}, "group")
-        for conversation, error in (("alice:bob", "AccessDenied"), ("#tea", "NotAMember"), ("#none", "NoSuchGroup")):
+        for conversation, error in (
+            ("alice:bob", "AccessDenied"),
+            ("#tea", "NotAMember"),
+            ("#none", "NoSuchGroup"),
+        ):
             told = await eve.ask({"t": "sync", "conversation": conversation, "after": 0}, "error")
             assert told["error"] == error and "secret" not in str(told)
         told = await eve.ask(message("let me in", group="tea"), "error")
@@ -192,7 +205,9 @@ async def test_what_is_not_acknowledged_is_told_of_again(server):
     """After `ack_timeout_s` a `behind` with the last number, until it is acknowledged."""
     async with (
         ImSystem(
-            server.url, gateway_config=GatewayConfig(ack_timeout_s=0.2, maintenance_interval_s=0.05), **system_options()
+            server.url,
+            gateway_config=GatewayConfig(ack_timeout_s=0.2, maintenance_interval_s=0.05),
+            **system_options(),
         ) as mpim,
         RawClient(url_of(mpim)) as alice,
         RawClient(url_of(mpim)) as bob,
@@ -231,7 +246,10 @@ async def test_every_device_gets_everything(mpim):
 
 @pytest.mark.parametrize("other", [1, 2], ids=["at the same gateway", "at another gateway"])
 async def test_the_same_device_again_takes_the_place_of_the_first(mpim, other):
-    """The first connection is told and ended; the second gets the messages; the route is the second's."""
+    """The first connection is told and ended.
+
+    The second gets the messages; the route is the second's.
+    """
     async with RawClient(url_of(mpim, 1)) as first, RawClient(url_of(mpim, other)) as second:
         await first.hello("alice")
         await second.hello("alice")
@@ -256,7 +274,9 @@ async def test_the_last_connection_of_a_user_takes_her_subscription_along(mpim):
         assert await queue.subscriber_count("user:alice") == 1
     await wait_until(lambda: len(mpim.gateways["gw-1"].sessions) == 0)
     async with asyncio.timeout(5):
-        while await queue.subscriber_count("user:alice") or await mpim.services.presence.query_route("alice"):
+        while await queue.subscriber_count(
+            "user:alice"
+        ) or await mpim.services.presence.query_route("alice"):
             await asyncio.sleep(0.01)
 
 
@@ -284,7 +304,9 @@ async def test_nobody_watches_more_users_than_the_limit(mpim):
         await raw.hello("alice")
         too_many = {"t": "presence", "users": [f"u{number}" for number in range(201)]}
         assert (await raw.ask(too_many, "error"))["error"] == "InvalidMessage"
-        await raw.ask({"t": "presence", "users": [f"u{number}" for number in range(150)]}, "presence")
+        await raw.ask(
+            {"t": "presence", "users": [f"u{number}" for number in range(150)]}, "presence"
+        )
         more = {"t": "presence", "users": [f"v{number}" for number in range(51)]}
         assert (await raw.ask(more, "error"))["error"] == "InvalidMessage"
 
@@ -298,22 +320,36 @@ async def test_a_group_is_made_joined_written_to_and_left(mpim):
     ):
         for raw, uid in ((alice, "alice"), (bob, "bob"), (eve, "eve")):
             await raw.hello(uid)
-        made = await alice.ask({"t": "group", "group": "tea", "action": "create", "members": ["bob"]}, "group")
+        made = await alice.ask(
+            {"t": "group", "group": "tea", "action": "create", "members": ["bob"]}, "group"
+        )
         assert made == {"t": "group", "group": "tea", "members": ["alice", "bob"], "last": 0}
         again = await bob.ask({"t": "group", "group": "tea", "action": "create"}, "error")
         assert again["error"] == "GroupExists"
         await alice.ask(message("one", group="tea"), "sent")
         joined = await eve.ask({"t": "group", "group": "tea", "action": "join"}, "group")
-        assert joined == {"t": "group", "group": "tea", "members": ["alice", "bob", "eve"], "last": 1}
+        assert joined == {
+            "t": "group",
+            "group": "tea",
+            "members": ["alice", "bob", "eve"],
+            "last": 1,
+        }
         await alice.ask(message("two", group="tea"), "sent")
         assert [(await bob.hear("push"))["text"] for _ in range(2)] == ["one", "two"]
         assert (await eve.hear("push"))["text"] == "two"
         asked = await bob.ask({"t": "group", "group": "tea", "action": "members"}, "group")
-        assert asked == {"t": "group", "group": "tea", "members": ["alice", "bob", "eve"], "last": 0}
+        assert asked == {
+            "t": "group",
+            "group": "tea",
+            "members": ["alice", "bob", "eve"],
+            "last": 0,
+        }
         left = await bob.ask({"t": "group", "group": "tea", "action": "leave"}, "group")
         assert left["members"] == ["alice", "eve"]
         assert (await bob.ask(message("still here", group="tea"), "error"))["error"] == "NotAMember"
-        assert (await bob.ask({"t": "group", "group": "tea", "action": "members"}, "error"))["error"] == "NotAMember"
+        assert (await bob.ask({"t": "group", "group": "tea", "action": "members"}, "error"))[
+            "error"
+        ] == "NotAMember"
         none = await bob.ask({"t": "group", "group": "none", "action": "join"}, "error")
         assert none["error"] == "NoSuchGroup"
 
@@ -353,10 +389,15 @@ def request(text, to="bob"):
 
 
 async def test_whoever_is_silent_for_too_long_is_taken_for_gone(server):
-    """A ping is a sign of life; without one the connection ends, counted once, and the route with it."""
+    """A ping is a sign of life.
+
+    Without one the connection ends, counted once, and the route with it.
+    """
     async with (
         ImSystem(
-            server.url, gateway_config=GatewayConfig(idle_timeout_s=0.6, maintenance_interval_s=0.1), **system_options()
+            server.url,
+            gateway_config=GatewayConfig(idle_timeout_s=0.6, maintenance_interval_s=0.1),
+            **system_options(),
         ) as mpim,
         RawClient(url_of(mpim)) as quiet,
         RawClient(url_of(mpim)) as lively,

@@ -101,7 +101,12 @@ async def test_members_come_and_go(groups):
     assert await groups.members("tea") == ("carol",)
     assert await groups.join("tea", "bob") == await groups.members("tea") == ("bob", "carol")
     assert await groups.leave("tea", "carol") == await groups.members("tea") == ("bob",)
-    assert await groups.leave("tea", "bob") == await groups.members("tea") == await groups.members("tea") == ()
+    assert (
+        await groups.leave("tea", "bob")
+        == await groups.members("tea")
+        == await groups.members("tea")
+        == ()
+    )
     assert await groups.join("tea", "alice") == await groups.members("tea") == ("alice",)
 
 
@@ -190,14 +195,20 @@ async def test_all_who_join_at_once_are_in(shared_database_url, one_server):
         await here.create("tea", "carol")
         users = [f"u{number}" for number in range(40)]
         await asyncio.gather(*(random.choice((here, there)).join("tea", uid) for uid in users))
-        assert await here.members("tea") == await there.members("tea") == tuple(sorted([*users, "carol"]))
+        assert (
+            await here.members("tea")
+            == await there.members("tea")
+            == tuple(sorted([*users, "carol"]))
+        )
 
 
 async def test_the_limit_holds_for_many_at_once(shared_database_url, one_server):
     """The last place is given away once."""
     async with two(shared_database_url, one_server, max_members=10) as (here, there):
         await here.create("tea", "carol")
-        joins = [groups.join("tea", f"u{number}") for number in range(15) for groups in (here, there)]
+        joins = [
+            groups.join("tea", f"u{number}") for number in range(15) for groups in (here, there)
+        ]
         ends = await asyncio.gather(*joins, return_exceptions=True)
         assert {type(end) for end in ends} == {tuple, InvalidParameter}
         assert len(await here.members("tea")) == 10
@@ -239,7 +250,9 @@ async def test_one_who_stops_asking_does_not_disturb_the_others(groups):
     await asyncio.sleep(0)
     asked[0].cancel()
     ends = await asyncio.gather(*asked, return_exceptions=True)
-    assert [type(end) for end in ends] == [asyncio.CancelledError, tuple, tuple] and ends[2] == ("tea",)
+    assert [type(end) for end in ends] == [asyncio.CancelledError, tuple, tuple] and ends[2] == (
+        "tea",
+    )
 
 
 # The copy
@@ -298,7 +311,9 @@ async def test_a_slow_reader_is_found_out_after_the_server_lost_the_version(grou
     assert await groups.members("tea") == ("bob", "carol")
 
 
-async def test_a_reader_who_finds_no_version_does_not_overwrite_a_first_change(groups, queue, store):
+async def test_a_reader_who_finds_no_version_does_not_overwrite_a_first_change(
+    groups, queue, store
+):
     """None is a version, too."""
     slow = GroupService(store, queue)
     await groups.create("tea", "carol")
@@ -312,8 +327,13 @@ async def test_a_reader_who_finds_no_version_does_not_overwrite_a_first_change(g
     assert await groups.members("tea") == ("bob", "carol")
 
 
-async def test_a_copy_whose_deletion_was_lost_is_right_after_its_lifetime(store, queue, monkeypatch):
-    """As after a crash between the commit and the word to Redis: the old list answers, and not for long."""
+async def test_a_copy_whose_deletion_was_lost_is_right_after_its_lifetime(
+    store, queue, monkeypatch
+):
+    """As after a crash between the commit and the word to Redis.
+
+    The old list answers, and not for long.
+    """
     groups = GroupService(store, queue, cache_ttl_s=0.4)
     await groups.create("tea", "carol")
     await groups.members("tea")
@@ -369,7 +389,9 @@ async def test_a_change_that_is_cancelled_anywhere_leaves_copy_and_database_in_a
         assert await groups.members("tea") == await groups._read("tea")
 
 
-async def test_after_any_changes_at_once_the_copy_says_what_the_database_says(shared_database_url, server):
+async def test_after_any_changes_at_once_the_copy_says_what_the_database_says(
+    shared_database_url, server
+):
     """Readers and writers in two processes, without any order."""
     async with two(shared_database_url, server) as both:
         await both[0].create("tea", "carol")
@@ -379,10 +401,18 @@ async def test_after_any_changes_at_once_the_copy_says_what_the_database_says(sh
             for _ in range(8):
                 groups = chance.choice(both)
                 action = chance.choice((groups.join, groups.leave))
-                await (groups.members("tea") if chance.random() < 0.6 else action("tea", f"u{number % 5}"))
+                await (
+                    groups.members("tea")
+                    if chance.random() < 0.6
+                    else action("tea", f"u{number % 5}")
+                )
 
         await asyncio.gather(*(someone(number) for number in range(16)))
-        assert await both[0].members("tea") == await both[1].members("tea") == await both[0]._read("tea")
+        assert (
+            await both[0].members("tea")
+            == await both[1].members("tea")
+            == await both[0]._read("tea")
+        )
 
 
 # Redis fails
@@ -397,7 +427,10 @@ async def test_a_copy_that_cannot_be_read_is_none(groups, queue, nonsense):
 
 
 async def test_a_key_of_another_type_is_no_error(groups, queue):
-    """Somebody else's, under the same name: a copy cannot be read, and the version not be counted."""
+    """Somebody else's, under the same name.
+
+    A copy cannot be read, and the version not be counted.
+    """
     await groups.create("tea", "carol")
     commands = queue.context("groups").connection
     for key in (queue.keys.cached_members("tea"), queue.keys.members_version("tea")):
@@ -407,7 +440,10 @@ async def test_a_key_of_another_type_is_no_error(groups, queue):
 
 
 async def test_without_redis_the_database_answers(groups, queue, one_server, caplog):
-    """Questions at once, changes after their word to Redis was given up; both are told in the log, once."""
+    """Questions at once, changes after their word to Redis was given up.
+
+    Both are told in the log, once.
+    """
     await groups.create("tea", "carol")
     await groups.members("tea")
     one_server.kill()

@@ -74,7 +74,9 @@ UNREADABLE = {
     "an id with a line's end": '{"t": "send", "id": "m1\\n", "text": "x", "to": "bob"}',
     "a name with a line's end": '{"t": "send", "id": "m1", "text": "x", "to": "bob\\n"}',
     "a group with a line's end": '{"t": "group", "group": "tea\\n", "action": "create"}',
-    "text above the limit": json.dumps({"t": "send", "id": "m1", "to": "bob", "text": "x" * (MAX_TEXT_CHARS + 1)}),
+    "text above the limit": json.dumps(
+        {"t": "send", "id": "m1", "to": "bob", "text": "x" * (MAX_TEXT_CHARS + 1)}
+    ),
     "no text": '{"t": "send", "id": "m1", "to": "bob", "text": ""}',
     "an unknown action": '{"t": "group", "group": "tea", "action": "destroy"}',
     "members are no names": '{"t": "group", "group": "tea", "action": "create", "members": [""]}',
@@ -104,7 +106,14 @@ async def test_odd_names_are_names(name):
 
 
 @pytest.mark.parametrize(
-    "text", ["x" * MAX_TEXT_CHARS, "\U0001f375" * MAX_TEXT_CHARS, '"\\\n' * 1_300, "a\u2028\u0000\x7f", " "]
+    "text",
+    [
+        "x" * MAX_TEXT_CHARS,
+        "\U0001f375" * MAX_TEXT_CHARS,
+        '"\\\n' * 1_300,
+        "a\u2028\u0000\x7f",
+        " ",
+    ],
 )
 async def test_any_text_within_the_limit_arrives_as_it_was(text):
     """4,000 characters, of four bytes each, too."""
@@ -142,7 +151,10 @@ async def test_fragments_do_not_get_around_the_limit():
 
 
 async def test_ten_thousand_fuzzed_frames_are_each_answered_and_harm_nobody():
-    """Good frames with bytes changed, put in and taken out: an error, an answer, or the end of the connection."""
+    """Good frames with bytes changed, put in and taken out.
+
+    An error, an answer, or the end of the connection.
+    """
     await fuzz(connections=5)
 
 
@@ -216,13 +228,18 @@ async def test_whoever_asks_too_often_is_told_so_and_in_the_end_sent_away():
 
 
 async def test_a_flood_of_acknowledgements_ends_the_connection_too():
-    """They cost a client nothing to say; so there is a limit to them, far above what reading needs."""
+    """They cost a client nothing to say.
+
+    So there is a limit to them, far above what reading needs.
+    """
     async with system() as mpim:
         async with RawClient(gateway_of(mpim).url) as raw:
             await raw.hello("flood")
             with contextlib.suppress(ConnectionClosed):
                 for number in range(50_000):
-                    await raw.say({"t": "ack", "conversation": f"flood:u{number}", "sequence": number})
+                    await raw.say(
+                        {"t": "ack", "conversation": f"flood:u{number}", "sequence": number}
+                    )
             assert (await raw.ended())[0] == 1008
         assert await is_alive(mpim)
 
@@ -259,8 +276,13 @@ async def test_thousands_of_connections_that_never_say_hello_keep_nobody_out():
     """They end after `handshake_timeout_s`; meanwhile who has a token is served."""
     async with system(handshake_timeout_s=2.0) as mpim:
         async with contextlib.AsyncExitStack() as stack:
-            idle = [await stack.enter_async_context(RawClient(gateway_of(mpim).url)) for _ in range(1_000)]
-            sockets = [socket.create_connection(("127.0.0.1", gateway_of(mpim).port)) for _ in range(500)]
+            idle = [
+                await stack.enter_async_context(RawClient(gateway_of(mpim).url))
+                for _ in range(1_000)
+            ]
+            sockets = [
+                socket.create_connection(("127.0.0.1", gateway_of(mpim).port)) for _ in range(500)
+            ]
             assert await is_alive(mpim)
             began = now()
             codes = {(await raw.ended())[0] for raw in idle}
@@ -272,7 +294,10 @@ async def test_thousands_of_connections_that_never_say_hello_keep_nobody_out():
 
 async def test_connections_without_hello_count_as_clients():
     """Above `max_clients` nobody is let in, whether they have said hello or not: 1013, try later."""
-    async with system(max_clients=10, handshake_timeout_s=5) as mpim, contextlib.AsyncExitStack() as stack:
+    async with (
+        system(max_clients=10, handshake_timeout_s=5) as mpim,
+        contextlib.AsyncExitStack() as stack,
+    ):
         idle = [await stack.enter_async_context(RawClient(gateway_of(mpim).url)) for _ in range(10)]
         await asyncio.sleep(0.05)
         async with RawClient(gateway_of(mpim).url) as late:
@@ -286,15 +311,22 @@ async def test_connections_without_hello_count_as_clients():
 
 
 async def test_a_slow_reader_is_held_back_and_has_everything_once_it_reads_again():
-    """5,000 messages of 1,000 bytes: what waits for it is bounded, others get theirs at once, `behind` tells it to pull."""
-    async with system(max_push_buffer_bytes=64 * 1024, maintenance_interval_s=0.05, idle_timeout_s=60) as mpim:
+    """5,000 messages of 1,000 bytes.
+
+    What waits for it is bounded, others get theirs at once, `behind` tells it to pull.
+    """
+    async with system(
+        max_push_buffer_bytes=64 * 1024, maintenance_interval_s=0.05, idle_timeout_s=60
+    ) as mpim:
         gateway, bob_got = gateway_of(mpim), []
         async with _slow(gateway.url) as slow, RawClient(gateway.url) as quick:
             await slow.hello("bob", "slow")
             await quick.hello("bob", "quick")
             reading = asyncio.create_task(_read(quick, bob_got, 5_000))
             slow.ws.transport.pause_reading()
-            session = next(each for each in gateway.sessions.sessions_of("bob") if each.route.device == "slow")
+            session = next(
+                each for each in gateway.sessions.sessions_of("bob") if each.route.device == "slow"
+            )
             most, longest = 0, 0.0
             for begin in range(0, 5_000, 50):
                 began = now()
@@ -313,7 +345,9 @@ def _slow(url):
 
 async def _send(mpim, number):
     text = f"{number} " + "x" * 1_000
-    await mpim.services.messages.send_message(SendMessageRequest(f"m{number}", "alice", "bob", text))
+    await mpim.services.messages.send_message(
+        SendMessageRequest(f"m{number}", "alice", "bob", text)
+    )
 
 
 async def _read(raw, got, count):
@@ -326,7 +360,10 @@ async def _read(raw, got, count):
 
 
 async def _pull_all(raw, count):
-    """Read pushes; after `behind` pull. Gives the texts in the order of their numbers; fails when one is different."""
+    """Read pushes; after `behind` pull.
+
+    Gives the texts in the order of their numbers; fails when one is different.
+    """
     texts, told = {}, 0
     while not told:
         frame = await raw.next()
@@ -336,7 +373,9 @@ async def _pull_all(raw, count):
             told = frame["conversations"]["alice:bob"]
     assert told == count
     while len(texts) < count:
-        page = await raw.ask({"t": "sync", "conversation": "alice:bob", "after": max(texts)}, "page")
+        page = await raw.ask(
+            {"t": "sync", "conversation": "alice:bob", "after": max(texts)}, "page"
+        )
         assert page["missing"] is None
         texts |= {each["sequence"]: each["text"] for each in page["messages"]}
     assert sorted(texts) == list(range(1, count + 1))
@@ -344,7 +383,10 @@ async def _pull_all(raw, count):
 
 
 async def test_whoever_never_reads_again_is_sent_away_within_bounds():
-    """After `slow_consumer_timeout_s`, even if pings come all the time; session, route and buffers are gone soon after."""
+    """After `slow_consumer_timeout_s`, even if pings come all the time.
+
+    Session, route and buffers are gone soon after.
+    """
     async with system(
         max_push_buffer_bytes=64 * 1024, maintenance_interval_s=0.05, slow_consumer_timeout_s=0.5
     ) as mpim:
@@ -366,7 +408,10 @@ async def test_whoever_never_reads_again_is_sent_away_within_bounds():
 async def test_whoever_asks_and_never_reads_the_answers_is_sent_away():
     """Answers pile up to `max_send_buffer_bytes` and not further."""
     async with system(
-        max_send_buffer_bytes=256 * 1024, rate_per_s=10_000, burst=10_000, maintenance_interval_s=0.05
+        max_send_buffer_bytes=256 * 1024,
+        rate_per_s=10_000,
+        burst=10_000,
+        maintenance_interval_s=0.05,
     ) as mpim:
         gateway = gateway_of(mpim)
         for begin in range(0, 200, 50):
@@ -400,7 +445,11 @@ async def test_a_gateway_that_closes_does_not_wait_for_whoever_does_not_read():
     """Nor for whoever stays after `bye`: drained within `drain_timeout_s` and a moment."""
     async with system(drain_timeout_s=1.0, max_push_buffer_bytes=64 * 1024) as mpim:
         gateway = gateway_of(mpim)
-        async with _slow(gateway.url) as slow, RawClient(gateway.url) as stubborn, RawClient(gateway.url):
+        async with (
+            _slow(gateway.url) as slow,
+            RawClient(gateway.url) as stubborn,
+            RawClient(gateway.url),
+        ):
             await slow.hello("bob")
             slow.ws.transport.pause_reading()
             await stubborn.hello("eve")
@@ -414,14 +463,19 @@ async def test_a_gateway_that_closes_does_not_wait_for_whoever_does_not_read():
 
 
 async def test_a_line_that_breaks_in_the_middle_of_everything_leaves_nothing_behind():
-    """Hello, then the socket is reset, two hundred times at once: no session, no route, no subscription stays."""
+    """Hello, then the socket is reset, two hundred times at once.
+
+    No session, no route, no subscription stays.
+    """
     async with system() as mpim:
         gateway = gateway_of(mpim)
 
         async def come_and_go(number):
             raw = RawClient(gateway.url)
             await raw.__aenter__()
-            await raw.say({"t": "hello", "token": TokenService(SECRET).issue(f"u{number}"), "device": "main"})
+            await raw.say(
+                {"t": "hello", "token": TokenService(SECRET).issue(f"u{number}"), "device": "main"}
+            )
             await asyncio.sleep(random.Random(number).random() * 0.05)
             raw.ws.transport.abort()
 
@@ -429,7 +483,15 @@ async def test_a_line_that_breaks_in_the_middle_of_everything_leaves_nothing_beh
         await wait_until(lambda: len(gateway.sessions) == 0 and not gateway.connections)
         routes = await mpim.services.presence.query_routes([f"u{number}" for number in range(200)])
         assert not any(routes.values())
-        assert sum([await gateway.services.queue.subscriber_count(f"user:u{number}") for number in range(200)]) == 0
+        assert (
+            sum(
+                [
+                    await gateway.services.queue.subscriber_count(f"user:u{number}")
+                    for number in range(200)
+                ]
+            )
+            == 0
+        )
 
 
 async def test_a_gateway_that_closes_does_not_wait_for_sockets_that_said_nothing():
@@ -443,9 +505,14 @@ async def test_a_gateway_that_closes_does_not_wait_for_sockets_that_said_nothing
 
 
 @pytest.mark.parametrize("is_welcome", [True, False])
-@pytest.mark.parametrize("flood", [b"\x89\x80abcd", b"\x8a\x80abcd", b"\x01\x80abcd" + 20_000 * b"\x00\x80abcd"])
+@pytest.mark.parametrize(
+    "flood", [b"\x89\x80abcd", b"\x8a\x80abcd", b"\x01\x80abcd" + 20_000 * b"\x00\x80abcd"]
+)
 async def test_a_flood_of_frames_that_say_nothing_ends_the_connection(flood, is_welcome):
-    """Pings, pongs, and a message of empty fragments without end: the reason is told, and others are served meanwhile."""
+    """Pings, pongs, and a message of empty fragments without end.
+
+    The reason is told, and others are served meanwhile.
+    """
     async with system() as mpim, mpim.client("bob") as bob:
         async with RawClient(gateway_of(mpim).url) as raw:
             if is_welcome:

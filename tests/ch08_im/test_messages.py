@@ -36,14 +36,15 @@ from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.support import wait_until
 
 TALK = "alice:bob"
-HARD = (
-    'quotes " and \' and \\" \n\r\t\x00\x7f backslash \\ \\\\ 茶 🫖 é {"sequence":0,"at_ms":0}"} , "sequence":0 $1 %d'
-)
+HARD = 'quotes " and \' and \\" \n\r\t\x00\x7f backslash \\ \\\\ 茶 🫖 é {"sequence":0,"at_ms":0}"} , "sequence":0 $1 %d'
 
 
 @contextlib.asynccontextmanager
 async def service(server):
-    async with MessageQueue(server.url) as queue, SqlDatabase("sqlite+aiosqlite:///:memory:") as store:
+    async with (
+        MessageQueue(server.url) as queue,
+        SqlDatabase("sqlite+aiosqlite:///:memory:") as store,
+    ):
         yield MessageService(queue, GroupService(store, queue), OfflineStore(store))
 
 
@@ -107,12 +108,17 @@ async def test_fifty_senders_at_once_get_numbers_without_a_gap(messages, server)
     log = first.messages + second.messages
     assert numbers(log) == [*range(1, 201)] and {each.conversation for each in sent} == {TALK}
     assert {each.id: each.sequence for each in sent} == {each.id: each.sequence for each in log}
-    assert all(each.text == f"text {each.id[1:]}" and each.at_ms > 1_000_000_000_000 for each in log)
+    assert all(
+        each.text == f"text {each.id[1:]}" and each.at_ms > 1_000_000_000_000 for each in log
+    )
 
 
 async def test_each_conversation_has_its_own_numbers(messages):
     """What is said elsewhere leaves no gap here."""
-    sent = [await send(messages, f"m{n}", to=to) for n, to in enumerate(["bob", "carol", "bob", "carol", "bob"])]
+    sent = [
+        await send(messages, f"m{n}", to=to)
+        for n, to in enumerate(["bob", "carol", "bob", "carol", "bob"])
+    ]
     assert [(each.conversation, each.sequence) for each in sent] == [
         (TALK, 1), ("alice:carol", 1), (TALK, 2), ("alice:carol", 2), (TALK, 3)
     ]  # fmt: skip
@@ -126,7 +132,10 @@ async def test_the_same_id_again_is_the_same_message(messages):
         assert (again.status, again.sequence) == ("known", 1)
         assert (await send(messages, "m2")).sequence == 2
         await wait_until(lambda: len(pushed) == 2)
-    assert [(each.id, each.text) for each in (await pull(messages)).messages] == [("m1", "hello"), ("m2", "hello")]
+    assert [(each.id, each.text) for each in (await pull(messages)).messages] == [
+        ("m1", "hello"),
+        ("m2", "hello"),
+    ]
 
 
 async def test_the_same_id_twenty_times_at_once_is_one_message(messages, server):
@@ -141,12 +150,18 @@ async def test_the_same_id_twenty_times_at_once_is_one_message(messages, server)
 
 
 async def test_two_people_who_choose_the_same_id_have_two_messages(messages):
-    """An id is its sender's: nobody's message is taken for another one's, in a talk of two or in a group."""
+    """An id is its sender's.
+
+    Nobody's message is taken for another one's, in a talk of two or in a group.
+    """
     assert (await send(messages, "m1", "from alice")).status == "stored"
     other = await send(messages, "m1", "from bob", "bob", "alice")
     assert (other.status, other.sequence) == ("stored", 2)
     await messages.groups.create("tea", "alice", ["bob"])
-    assert [(await send_all(messages, "m1", sender=who)).sequence for who in ("alice", "bob")] == [1, 2]
+    assert [(await send_all(messages, "m1", sender=who)).sequence for who in ("alice", "bob")] == [
+        1,
+        2,
+    ]
     assert [each.text for each in (await pull(messages)).messages] == ["from alice", "from bob"]
 
 
@@ -171,7 +186,10 @@ async def test_a_message_is_told_pushed_or_stored_as_somebody_listens_or_not(mes
     async with listening(messages, "alice") as pushed:
         assert (await send(messages, "m1")).status == "stored"
         await wait_until(lambda: pushed)
-    assert await messages.offline.pending("bob") == {TALK: 1} and await messages.offline.pending("alice") == {}
+    assert (
+        await messages.offline.pending("bob") == {TALK: 1}
+        and await messages.offline.pending("alice") == {}
+    )
     async with listening(messages, "bob"):
         assert (await send(messages, "m2")).status == "pushed"
     assert await messages.offline.pending("bob") == {TALK: 1}
@@ -179,12 +197,29 @@ async def test_a_message_is_told_pushed_or_stored_as_somebody_listens_or_not(mes
 
 @pytest.mark.parametrize("group", [None, "tea"])
 async def test_a_text_of_any_kind_comes_as_it_was_sent(messages, group):
-    """Quotes, lines, zeros, what looks like our own frame: by push, from the log and from the offline store."""
+    """Quotes, lines, zeros, what looks like our own frame.
+
+    By push, from the log and from the offline store.
+    """
     await messages.groups.create("tea", "alice", ["bob", "carol"])
-    texts = [HARD, "\\", '"', "\n", "🫖" * 4_000, '"sequence":0', '"sequence":0}', '"at_ms":0}', "0}"]
+    texts = [
+        HARD,
+        "\\",
+        '"',
+        "\n",
+        "🫖" * 4_000,
+        '"sequence":0',
+        '"sequence":0}',
+        '"at_ms":0}',
+        "0}",
+    ]
     async with listening(messages, "bob") as pushed:
         for number, text in enumerate(texts):
-            await (send_all(messages, f"m{number}", text) if group else send(messages, f"m{number}", text))
+            await (
+                send_all(messages, f"m{number}", text)
+                if group
+                else send(messages, f"m{number}", text)
+            )
         await wait_until(lambda: len(pushed) == len(texts))
     conversation = "#tea" if group else TALK
     kept = (await pull(messages, conversation=conversation)).messages
@@ -199,7 +234,11 @@ async def test_an_id_of_any_kind_comes_as_it_was_sent(messages):
     async with listening(messages, "bob") as pushed:
         assert [(await send(messages, each)).sequence for each in ids] == [*range(1, 9)]
         await wait_until(lambda: len(pushed) == len(ids))
-    assert [each.id for _, each in pushed] == ids == [each.id for each in (await pull(messages)).messages]
+    assert (
+        [each.id for _, each in pushed]
+        == ids
+        == [each.id for each in (await pull(messages)).messages]
+    )
 
 
 async def test_a_database_that_is_away_does_not_stop_a_message(messages):
@@ -209,12 +248,17 @@ async def test_a_database_that_is_away_does_not_stop_a_message(messages):
         assert (await send(messages, "m1")).status == "stored"
         assert (await send_all(messages, "m2")).stored == 1
     assert (
-        numbers((await pull(messages)).messages) == numbers((await pull(messages, conversation="#tea")).messages) == [1]
+        numbers((await pull(messages)).messages)
+        == numbers((await pull(messages, conversation="#tea")).messages)
+        == [1]
     )
 
 
 async def test_a_refused_step_leaves_no_number_behind(messages):
-    """A log that cannot be written: an error by name; once it can be, the next number is the next one."""
+    """A log that cannot be written: an error by name.
+
+    Once it can be, the next number is the next one.
+    """
     await send(messages, "m1")
     log = Keys().log("chat", TALK)
     await call(messages, "RENAME", log, "aside")
@@ -245,18 +289,27 @@ def failing_inserts(messages):
 
 
 async def test_a_groups_message_is_kept_once_and_pushed_to_all(messages):
-    """The sender's other devices hear it; for those away it waits in the offline store; the outbox is empty then."""
+    """The sender's other devices hear it.
+
+    For those away it waits in the offline store; the outbox is empty then.
+    """
     await messages.groups.create("tea", "alice", ["bob", "carol", "dave"])
     async with listening(messages, "alice", "bob") as pushed:
         sent = await send_all(messages, "m1")
         await wait_until(lambda: len(pushed) == 2)
     assert (sent.status, sent.pushed, sent.stored, sent.failed) == ("pushed", 2, 2, ())
-    assert {uid for uid, _ in pushed} == {"alice", "bob"} and {each.sequence for _, each in pushed} == {1}
+    assert {uid for uid, _ in pushed} == {"alice", "bob"} and {
+        each.sequence for _, each in pushed
+    } == {1}
     assert await messages.log.length("#tea") == 1
-    waiting = {uid: await messages.offline.pending(uid) for uid in ("alice", "bob", "carol", "dave")}
+    waiting = {
+        uid: await messages.offline.pending(uid) for uid in ("alice", "bob", "carol", "dave")
+    }
     assert waiting == {"alice": {}, "bob": {}, "carol": {"#tea": 1}, "dave": {"#tea": 1}}
     assert await call(messages, "XLEN", "chat:{outbox}") == 0
-    assert (await send_all(messages, "m1")).status == "known" and await messages.log.length("#tea") == 1
+    assert (await send_all(messages, "m1")).status == "known" and await messages.log.length(
+        "#tea"
+    ) == 1
 
 
 async def test_a_group_of_which_nobody_is_here_has_it_stored_for_all_but_the_sender(messages):
@@ -272,7 +325,9 @@ async def test_fifty_members_who_write_at_once_get_numbers_without_a_gap(message
     members = [f"user{n}" for n in range(50)]
     await messages.groups.create("tea", "alice", members)
     async with listening(messages, "user7") as pushed:
-        sent = await asyncio.gather(*(send_all(messages, f"m-{uid}", sender=uid) for uid in members))
+        sent = await asyncio.gather(
+            *(send_all(messages, f"m-{uid}", sender=uid) for uid in members)
+        )
         await wait_until(lambda: len(pushed) == 50)
     assert sorted(numbers(sent)) == sorted(each.sequence for _, each in pushed) == [*range(1, 51)]
 
@@ -317,8 +372,8 @@ async def test_whoever_joins_begins_with_what_comes_next(messages):
 async def test_a_group_of_500_costs_as_many_round_trips_as_one_of_10(one_server, monkeypatch):
     """One round trip, however many members.
 
-    Counted: writes to the command connection, each with everything that waits for an answer, and the server's own count of
-    commands other than PUBLISH, of which there is one a member.
+    Counted: writes to the command connection, each with everything that waits for an answer, and
+    the server's own count of commands other than PUBLISH, of which there is one a member.
     """
     writes, flush = [], RespConnection.flush
     monkeypatch.setattr(
@@ -331,7 +386,9 @@ async def test_a_group_of_500_costs_as_many_round_trips_as_one_of_10(one_server,
         for size in (10, 500):
             everybody = ["alice", *(f"user{n}" for n in range(size - 1))]
             await messages.groups.create(f"of-{size}", "alice", everybody)
-            await send_all(messages, "first", group=f"of-{size}")  # makes the copy of the members, sends the script
+            await send_all(
+                messages, "first", group=f"of-{size}"
+            )  # makes the copy of the members, sends the script
             await call(messages, "CONFIG", "RESETSTAT")
             writes.clear()
             assert (await send_all(messages, "m1", group=f"of-{size}")).stored == size - 1
@@ -343,8 +400,16 @@ async def test_a_group_of_500_costs_as_many_round_trips_as_one_of_10(one_server,
 
 async def commands_run(messages):
     lines = (await call(messages, "INFO", "commandstats")).decode().splitlines()
-    counts = {line.split(":")[0]: int(line.split("calls=")[1].split(",")[0]) for line in lines if "calls=" in line}
-    return {name.removeprefix("cmdstat_"): count for name, count in counts.items() if name not in _OF_THE_TEST}
+    counts = {
+        line.split(":")[0]: int(line.split("calls=")[1].split(",")[0])
+        for line in lines
+        if "calls=" in line
+    }
+    return {
+        name.removeprefix("cmdstat_"): count
+        for name, count in counts.items()
+        if name not in _OF_THE_TEST
+    }
 
 
 _OF_THE_TEST = {"cmdstat_config|resetstat", "cmdstat_info"}
@@ -371,7 +436,11 @@ async def test_acknowledgements_go_forward_only(messages):
     for n in range(9):
         await send(messages, f"m{n}")
         await send(messages, f"m{n}", to="carol")
-    requests = [AckRequest("bob", TALK, 5), AckRequest("alice", TALK, 2), AckRequest("alice", "alice:carol", 9)]
+    requests = [
+        AckRequest("bob", TALK, 5),
+        AckRequest("alice", TALK, 2),
+        AckRequest("alice", "alice:carol", 9),
+    ]
     assert [each.sequence for each in await messages.ack(requests)] == [5, 2, 9]
     late = [
         AckRequest("bob", TALK, 3),
@@ -396,7 +465,9 @@ async def test_acknowledgements_of_what_is_not_theirs_fill_nothing(messages):
     """A client may say any name, as often as it likes: nothing is kept of it."""
     await send(messages, "m1")
     names = [TALK, "nobody:here", "eve:nobody", "#none", "x" * 130, "eve", ":", "eve:茶\n"]
-    assert [each.sequence for each in await messages.ack([AckRequest("eve", name, 7) for name in names])] == [0] * 8
+    assert [
+        each.sequence for each in await messages.ack([AckRequest("eve", name, 7) for name in names])
+    ] == [0] * 8
     assert await call(messages, "EXISTS", Keys().acked("eve")) == 0
 
 
@@ -405,7 +476,9 @@ async def test_five_hundred_acknowledgements_are_one_step(messages):
     uids = [f"user{n}" for n in range(500)]
     await asyncio.gather(*(send(messages, "m1", to=uid) for uid in uids))
     requests = [AckRequest(uid, f"alice:{uid}", n % 3) for n, uid in enumerate(uids)]
-    assert [each.sequence for each in await messages.ack(requests)] == [min(n % 3, 1) for n in range(500)]
+    assert [each.sequence for each in await messages.ack(requests)] == [
+        min(n % 3, 1) for n in range(500)
+    ]
 
 
 async def test_conversations_are_those_of_a_user_and_how_far_they_are(messages):
@@ -423,14 +496,29 @@ async def test_conversations_are_those_of_a_user_and_how_far_they_are(messages):
 
 
 async def test_what_nothing_has_any_more_is_said_to_be_missing(messages):
-    """The log was shortened behind the store's back: the page says from where to where, and goes on after it."""
+    """The log was shortened behind the store's back.
+
+    The page says from where to where, and goes on after it.
+    """
     for n in range(1, 8):
-        await messages.log.append(ChatMessage(TALK, 0, f"m{n}", "alice", "hi"), ["bob"], is_group=False)
+        await messages.log.append(
+            ChatMessage(TALK, 0, f"m{n}", "alice", "hi"), ["bob"], is_group=False
+        )
     await messages.log.trim(TALK, 4)
     await messages.offline.store_many(["bob"], [ChatMessage(TALK, 2, "m2", "alice", "hi")])
     assert (page := await pull(messages)).missing == (1, 1) and numbers(page.messages) == [2]
-    assert (page := await pull(messages, after=2)).missing == (3, 3) and numbers(page.messages) == [4, 5, 6, 7]
-    assert (page := await pull(messages, "alice")).missing == (1, 3) and numbers(page.messages) == [4, 5, 6, 7]
+    assert (page := await pull(messages, after=2)).missing == (3, 3) and numbers(page.messages) == [
+        4,
+        5,
+        6,
+        7,
+    ]
+    assert (page := await pull(messages, "alice")).missing == (1, 3) and numbers(page.messages) == [
+        4,
+        5,
+        6,
+        7,
+    ]
 
 
 async def test_what_was_stored_is_forgotten_once_it_is_acknowledged(messages):
@@ -446,15 +534,21 @@ async def test_what_was_stored_is_forgotten_once_it_is_acknowledged(messages):
 async def test_a_notice_goes_to_every_gateway(messages):
     """It says how many there are."""
     told = []
-    assert (await messages.broadcast_system_message(BroadcastSystemMessageRequest("n1", "hi"))).gateways == 0
+    assert (
+        await messages.broadcast_system_message(BroadcastSystemMessageRequest("n1", "hi"))
+    ).gateways == 0
     await messages.queue.subscribe(BROADCAST_CHANNEL, lambda message: told.append(message.payload))
-    assert (await messages.broadcast_system_message(BroadcastSystemMessageRequest("n2", HARD))).gateways == 1
+    assert (
+        await messages.broadcast_system_message(BroadcastSystemMessageRequest("n2", HARD))
+    ).gateways == 1
     await wait_until(lambda: told)
     head, _, frame = told[0].partition(b" ")
     assert (head, decode_gateway(frame)) == (b"n2", Broadcast("n2", HARD))
 
 
-@pytest.mark.parametrize("text", ["", None, 5, b"hi", "half \ud800", "x" * 100_001], ids=lambda text: repr(text)[:8])
+@pytest.mark.parametrize(
+    "text", ["", None, 5, b"hi", "half \ud800", "x" * 100_001], ids=lambda text: repr(text)[:8]
+)
 async def test_a_text_that_no_client_could_read_is_refused_where_it_is_given(messages, text):
     """A notice without a text would break the line of everybody who is online."""
     with pytest.raises(InvalidMessage):
@@ -493,7 +587,10 @@ async def test_bounds_are_refused_by_name(messages):
 
 
 async def test_a_server_that_is_killed_in_the_middle_loses_nothing_that_was_confirmed():
-    """Killed twice in the middle of 200 sends that are repeated under the same id: no gap, each id once, as it was told."""
+    """Killed twice in the middle of 200 sends that are repeated under the same id.
+
+    No gap, each id once, as it was told.
+    """
     async with EmbeddedServer(persistence="always") as server, service(server) as messages:
         told, confirmed = {}, []
 

@@ -21,7 +21,9 @@ TALK = "alice:bob"
 
 
 def message(sequence, words="hello", conversation=TALK, **others):
-    return ChatMessage(conversation, sequence, **{"id": f"m{sequence}", "sender": "alice", "text": words} | others)
+    return ChatMessage(
+        conversation, sequence, **{"id": f"m{sequence}", "sender": "alice", "text": words} | others
+    )
 
 
 def messages(first, last, **options):
@@ -72,9 +74,14 @@ async def test_every_message_is_stored_for_every_user(offline):
 
 
 async def test_storing_again_is_no_error_and_changes_nothing(offline, caplog, capfd):
-    """Also with other words: the first stay. What is new among it is counted, and no driver tells each row that is not."""
+    """Also with other words: the first stay.
+
+    What is new among it is counted, and no driver tells each row that is not.
+    """
     await offline.store_many(["bob"], messages(1, 3, words="first"))
-    assert await offline.store_many(["bob", "carol"], messages(2, 4, words="again")) == StoreResult(4, 0)
+    assert await offline.store_many(["bob", "carol"], messages(2, 4, words="again")) == StoreResult(
+        4, 0
+    )
     assert [(each.sequence, each.text) for each in await offline.page("bob", TALK, 0, 10)] == [
         (1, "first"),
         (2, "first"),
@@ -86,13 +93,19 @@ async def test_storing_again_is_no_error_and_changes_nothing(offline, caplog, ca
 
 async def test_users_and_messages_that_are_named_twice_are_stored_once(offline):
     """In one call, too."""
-    assert await offline.store_many(["bob", "bob"], [message(1), message(1, "again")]) == StoreResult(1, 0)
+    assert await offline.store_many(
+        ["bob", "bob"], [message(1), message(1, "again")]
+    ) == StoreResult(1, 0)
     assert [each.text for each in await offline.page("bob", TALK, 0, 10)] == ["hello"]
 
 
 async def test_nothing_to_store_is_no_error(offline):
     """No users, or no messages."""
-    assert await offline.store_many([], messages(1, 2)) == await offline.store_many(["bob"], []) == StoreResult(0, 0)
+    assert (
+        await offline.store_many([], messages(1, 2))
+        == await offline.store_many(["bob"], [])
+        == StoreResult(0, 0)
+    )
 
 
 @pytest.mark.parametrize(
@@ -113,8 +126,13 @@ async def test_any_text_of_4000_characters_is_kept_as_it_is(offline, words):
     assert [each.text for each in await offline.page("carol", TALK, 0, 10)] == [words, words]
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(words=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=200), number=st.integers(1, 2**53))
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    words=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=200),
+    number=st.integers(1, 2**53),
+)
 async def test_whatever_people_write_comes_back(offline, words, number):
     """Under any number that JSON holds exactly."""
     await offline.remove("bob", TALK, 2**53)
@@ -123,7 +141,10 @@ async def test_whatever_people_write_comes_back(offline, words, number):
 
 
 async def test_names_are_compared_letter_by_letter(offline):
-    """Bob is not bob, and #Tea is not #tea: otherwise one's message would count as the other's repeat."""
+    """Bob is not bob, and #Tea is not #tea.
+
+    Otherwise one's message would count as the other's repeat.
+    """
     for uid, talk in [("bob", "#tea"), ("Bob", "#tea"), ("bob", "#Tea")]:
         assert await offline.store_many([uid], [message(1, uid + talk, talk)]) == StoreResult(1, 0)
     assert [each.text for each in await offline.page("Bob", "#tea", 0, 10)] == ["Bob#tea"]
@@ -156,7 +177,10 @@ async def test_a_transaction_that_fails_keeps_nothing(offline, store):
     """Neither the rows of the statements before the one that failed."""
     await offline.store_many(["old"], messages(1, 2))
     users = [f"u{number}" for number in range(300)]
-    with statement_that_fails(store, "INSERT", after=2), pytest.raises(StoreFailed, match="cannot be stored") as raised:
+    with (
+        statement_that_fails(store, "INSERT", after=2),
+        pytest.raises(StoreFailed, match="cannot be stored") as raised,
+    ):
         await offline.store_many(users, messages(1, 10))
     assert raised.value.definite
     assert [await offline.pending(uid) for uid in ("old", "u0", "u299")] == [{TALK: 2}, {}, {}]
@@ -179,7 +203,10 @@ async def test_a_store_that_is_cancelled_anywhere_is_kept_whole_or_not_at_all(of
 
 
 async def test_two_stores_that_store_the_same_rows_at_once_store_them_once(shared_database_url):
-    """As two gateways do after a crash; the new ones add up, in whatever order each was given them."""
+    """As two gateways do after a crash.
+
+    The new ones add up, in whatever order each was given them.
+    """
     users = [f"u{number}" for number in range(60)]
     async with SqlDatabase(shared_database_url) as one, SqlDatabase(shared_database_url) as other:
         stores = [OfflineStore(each) for each in (one, other)]
@@ -268,7 +295,9 @@ async def test_a_database_that_fails_is_told_to_everybody_who_asked(offline, sto
     """And the next question is answered again."""
     await offline.store_many(["bob"], messages(1, 2))
     with statement_that_fails(store, "SELECT"):
-        ends = await asyncio.gather(*(offline.pending(uid) for uid in ("bob", "carol")), return_exceptions=True)
+        ends = await asyncio.gather(
+            *(offline.pending(uid) for uid in ("bob", "carol")), return_exceptions=True
+        )
     assert [type(end) for end in ends] == [StoreFailed] * 2
     assert await offline.pending("bob") == {TALK: 2}
 
@@ -278,7 +307,9 @@ async def test_a_database_that_fails_is_told_to_everybody_who_asked(offline, sto
 
 async def test_what_was_acknowledged_is_removed_up_to_that_number(offline):
     """Of this user and conversation only; twice is harmless."""
-    await offline.store_many(["bob", "carol"], [*messages(1, 10), *messages(1, 10, conversation="#tea")])
+    await offline.store_many(
+        ["bob", "carol"], [*messages(1, 10), *messages(1, 10, conversation="#tea")]
+    )
     assert await offline.remove("bob", TALK, 4) == 4
     assert await offline.remove("bob", TALK, 4) == 0
     assert numbers(await offline.page("bob", TALK, 0, 100)) == [5, 6, 7, 8, 9, 10]
@@ -287,7 +318,10 @@ async def test_what_was_acknowledged_is_removed_up_to_that_number(offline):
 
 
 async def test_the_oldest_rows_beyond_the_limit_are_dropped_and_told(store, caplog):
-    """By the time of the messages, whichever conversation they are in, whenever they were stored; others keep theirs."""
+    """By the time of the messages, whichever conversation they are in, whenever they were stored.
+
+    Others keep theirs.
+    """
     offline = OfflineStore(store, max_per_user=10)
     late = [message(sequence, at_ms=1_000 + sequence) for sequence in range(1, 9)]
     early = [message(sequence, conversation="#tea", at_ms=sequence) for sequence in range(1, 7)]
@@ -308,7 +342,10 @@ async def test_more_than_the_limit_at_once_leaves_the_newest(store):
 
 
 async def test_a_larger_limit_is_kept_nearly(store):
-    """It is looked at from time to time, because counting costs: a few more than allowed, never many."""
+    """It is looked at from time to time, because counting costs.
+
+    A few more than allowed, never many.
+    """
     offline = OfflineStore(store, max_per_user=400)
     for sequence in range(1, 601):
         await offline.store_many(["bob"], [message(sequence)])
@@ -321,7 +358,9 @@ async def test_rows_expire_when_they_have_waited_too_long(store):
     clock = Clock()
     offline = OfflineStore(store, retention_s=100, clock=clock)
     for _ in range(5):
-        await offline.store_many([f"u{number}" for number in range(700)], [message(round(clock.now))])
+        await offline.store_many(
+            [f"u{number}" for number in range(700)], [message(round(clock.now))]
+        )
         clock.now += 1
     clock.now += 95
     assert await offline.expire() == 0
@@ -346,11 +385,15 @@ async def test_limits_that_are_none_are_refused(store, bad):
 async def test_tables_are_made_once_and_their_rows_outlive_the_store(shared_database_url):
     """Two stores that begin at the same time make them together."""
     async with SqlDatabase(shared_database_url) as one, SqlDatabase(shared_database_url) as other:
-        await asyncio.gather(*(OfflineStore(each).store_many(["bob"], messages(1, 3)) for each in (one, other)))
+        await asyncio.gather(
+            *(OfflineStore(each).store_many(["bob"], messages(1, 3)) for each in (one, other))
+        )
     async with SqlDatabase(shared_database_url) as again:
         assert await OfflineStore(again).pending("bob") == {TALK: 3}
         async with again.transaction() as connection:
-            found = (await connection.execute(text("select component, version from mpim_schema"))).all()
+            found = (
+                await connection.execute(text("select component, version from mpim_schema"))
+            ).all()
         assert [tuple(row) for row in found] == [("offline", 1)]
 
 
@@ -361,8 +404,14 @@ async def test_tables_of_another_version_are_left_alone_and_named(store, version
     async with store.transaction() as connection:
         await connection.execute(update(SCHEMA).values(version=version))
     offline = OfflineStore(store)
-    for call in (offline.pending("bob"), offline.store_many(["bob"], messages(4, 5)), offline.remove("bob", TALK, 3)):
-        with pytest.raises(StoreFailed, match=f"version {version} of the tables of 'offline', which is {age}"):
+    for call in (
+        offline.pending("bob"),
+        offline.store_many(["bob"], messages(4, 5)),
+        offline.remove("bob", TALK, 3),
+    ):
+        with pytest.raises(
+            StoreFailed, match=f"version {version} of the tables of 'offline', which is {age}"
+        ):
             await call
     async with store.transaction() as connection:
         await connection.execute(update(SCHEMA).values(version=1))
@@ -390,7 +439,9 @@ async def test_of_two_transactions_that_lock_each_other_out_both_are_done_in_the
             async def work(connection):
                 tries.append(first)
                 for uid in (first, second):
-                    await connection.execute(update(OFFLINE).where(OFFLINE.c.uid == uid).values(sender=f"by {first}"))
+                    await connection.execute(
+                        update(OFFLINE).where(OFFLINE.c.uid == uid).values(sender=f"by {first}")
+                    )
                     has_locked[uid].set()
                     await has_locked[second].wait()
 
@@ -398,7 +449,9 @@ async def test_of_two_transactions_that_lock_each_other_out_both_are_done_in_the
 
         await asyncio.gather(rename(one, "bob", "carol"), rename(other, "carol", "bob"))
         assert sorted(tries) in (["bob", "bob", "carol"], ["bob", "carol", "carol"])
-        senders = [(await OfflineStore(one).page(uid, TALK, 0, 1))[0].sender for uid in ("bob", "carol")]
+        senders = [
+            (await OfflineStore(one).page(uid, TALK, 0, 1))[0].sender for uid in ("bob", "carol")
+        ]
         assert senders in (["by bob"] * 2, ["by carol"] * 2)
 
 

@@ -1,4 +1,7 @@
-"""A system and a client are opened once; what is begun while they close is given back, and says why."""
+"""A system and a client are opened once.
+
+What is begun while they close is given back, and says why.
+"""
 
 import asyncio
 
@@ -20,7 +23,10 @@ async def connections(server):
 
 
 async def test_of_two_gateways_of_one_name_that_are_started_at_once_one_is_started():
-    """The other would be nobody's: never stopped, with its socket, its routes and its connections."""
+    """The other would be nobody's.
+
+    Never stopped, with its socket, its routes and its connections.
+    """
     async with system_of_its_own() as mpim:
         begun = await asyncio.gather(mpim.start("gw-x"), mpim.start("gw-x"), return_exceptions=True)
         assert [type(each).__name__ for each in begun] == ["Gateway", "InvalidParameter"]
@@ -103,7 +109,10 @@ async def test_what_is_asked_of_a_closed_client_was_not_sent_and_will_not_be():
 @pytest.mark.parametrize("end", ["drain", "abort"])
 @pytest.mark.parametrize("turns", [0, 1, 3, 10])
 async def test_a_gateway_that_is_closed_while_it_is_opened_is_not_left_open(one_server, end, turns):
-    """No socket, no subscription, no task: whoever opens it hears why, or it was open and has been closed."""
+    """No socket, no subscription, no task.
+
+    Whoever opens it hears why, or it was open and has been closed.
+    """
     async with ImSystem(one_server.url, gateways=0, **system_options()) as mpim:
         gateway = Gateway("gw-1", mpim.services)
         opening = asyncio.create_task(gateway.__aenter__())
@@ -127,7 +136,11 @@ async def test_a_system_belongs_to_one_event_loop(one_server):
             with pytest.raises(WrongLoop):
                 asyncio.run(call())
 
-        for call in (lambda: mpim.start("gw-9"), lambda: mpim.stop("gw-1"), lambda: mpim.kill("gw-1")):
+        for call in (
+            lambda: mpim.start("gw-9"),
+            lambda: mpim.stop("gw-1"),
+            lambda: mpim.kill("gw-1"),
+        ):
             await asyncio.to_thread(elsewhere, call)
         assert list(mpim.gateways) == ["gw-1"]
         async with mpim.client("alice") as alice:

@@ -35,7 +35,9 @@ class Bench:
 
     def __init__(self, queue, store, *, keep=20, **options):
         self.store, log = store, MessageLog(queue, trim_every=10)
-        self.messages = MessageService(queue, GroupService(store, queue), OfflineStore(store), log=log)
+        self.messages = MessageService(
+            queue, GroupService(store, queue), OfflineStore(store), log=log
+        )
         self.log, self.outbox = log, OutboxWorker(self.messages, max_log_length=keep, **options)
 
     async def talk(self, first, last, sender="alice", to="bob"):
@@ -50,7 +52,9 @@ class Bench:
 
     async def die_after_step_1(self, number, sender="alice"):
         """A group's message whose service ends there."""
-        kept = await self.messages.append(ChatMessage("#tea", 0, f"m{number}", sender, f"text {number}"))
+        kept = await self.messages.append(
+            ChatMessage("#tea", 0, f"m{number}", sender, f"text {number}")
+        )
         assert kept.outbox_entry and kept.message.sequence == number
 
     async def read(self, uid, conversation=TALK, after=0):
@@ -71,7 +75,10 @@ class Bench:
 
 @contextlib.asynccontextmanager
 async def bench(server, **options):
-    async with MessageQueue(server.url) as queue, SqlDatabase("sqlite+aiosqlite:///:memory:") as store:
+    async with (
+        MessageQueue(server.url) as queue,
+        SqlDatabase("sqlite+aiosqlite:///:memory:") as store,
+    ):
         yield Bench(queue, store, **options)
 
 
@@ -87,7 +94,8 @@ async def listening(messages, *uids):
     pushed = []
     for uid in uids:
         await messages.queue.subscribe(
-            user_channel(uid), lambda each: pushed.append((each.channel[5:], decode_push(each.payload)[2]))
+            user_channel(uid),
+            lambda each: pushed.append((each.channel[5:], decode_push(each.payload)[2])),
         )
     yield pushed
     for uid in uids:
@@ -102,7 +110,10 @@ def numbers(page):
 
 
 async def test_a_group_message_whose_service_died_is_pushed_by_the_outbox(lab):
-    """To those who are here; for those who are not, it waits; the sender needs no copy; nothing is left to do."""
+    """To those who are here.
+
+    For those who are not, it waits; the sender needs no copy; nothing is left to do.
+    """
     await lab.messages.groups.create("tea", "alice", ["bob", "carol"])
     async with listening(lab.messages, "bob") as pushed:
         await lab.die_after_step_1(1)
@@ -116,10 +127,15 @@ async def test_a_group_message_whose_service_died_is_pushed_by_the_outbox(lab):
 
 
 async def test_the_sender_who_asks_again_is_told_known_and_the_outbox_still_pushes(lab):
-    """Its client repeats the id; that is not a second message, and not the end of the first one's push."""
+    """Its client repeats the id.
+
+    That is not a second message, and not the end of the first one's push.
+    """
     await lab.messages.groups.create("tea", "alice", ["bob"])
     await lab.die_after_step_1(1)
-    again = await lab.messages.send_group_message(SendGroupMessageRequest("m1", "alice", "tea", "text 1"))
+    again = await lab.messages.send_group_message(
+        SendGroupMessageRequest("m1", "alice", "tea", "text 1")
+    )
     assert (again.status, again.sequence) == ("known", 1)
     assert await lab.todo() == [("push", 1)] and await lab.outbox.run_once(min_age_ms=0) == 1
 
@@ -183,7 +199,9 @@ async def test_a_service_whose_push_failed_leaves_it_to_the_outbox(lab, monkeypa
 
     with monkeypatch.context() as patch:
         patch.setattr("mpim_lab.im.services.messages.call_many", no_line)
-        sent = await lab.messages.send_group_message(SendGroupMessageRequest("m1", "alice", "tea", "hi"))
+        sent = await lab.messages.send_group_message(
+            SendGroupMessageRequest("m1", "alice", "tea", "hi")
+        )
     assert (sent.sequence, sent.pushed, sent.failed) == (1, 0, ("alice", "bob"))
     assert await lab.todo() == [("push", 1)]
     async with listening(lab.messages, "bob") as pushed:
@@ -224,7 +242,10 @@ async def test_a_message_that_is_not_in_the_log_any_more_needs_no_push(lab):
 
 
 async def test_a_log_is_shortened_and_its_receiver_reads_on_without_a_gap(lab):
-    """What he had acknowledged is gone; what he had not comes from the offline store, then from the log, in order."""
+    """What he had acknowledged is gone.
+
+    What he had not comes from the offline store, then from the log, in order.
+    """
     async with listening(lab.messages, "bob"):  # nothing is stored on the way
         await lab.talk(1, 250)
     await lab.messages.ack([AckRequest("bob", TALK, 30), AckRequest("alice", TALK, 250)])
@@ -293,17 +314,27 @@ async def test_a_database_that_is_away_leaves_the_log_as_it_is_and_the_entry_in_
             await lab.outbox.trim(TALK)
     assert await lab.log.length(TALK) == 100 and await lab.todo() == entries
     assert await lab.outbox.run_once(min_age_ms=0) == len(entries) == 10
-    assert numbers((await lab.read("bob"))[0]) == [*range(1, 101)] and await lab.log.length(TALK) == 20
+    assert (
+        numbers((await lab.read("bob"))[0]) == [*range(1, 101)] and await lab.log.length(TALK) == 20
+    )
 
 
 async def test_reading_while_the_log_is_shortened_loses_nothing(lab):
-    """20 readers and two outboxes at once, while more is said: each reads every number once, in order, none missing."""
-    others = [OutboxWorker(lab.messages, max_log_length=20), OutboxWorker(lab.messages, max_log_length=5)]
+    """20 readers and two outboxes at once, while more is said.
+
+    Each reads every number once, in order, none missing.
+    """
+    others = [
+        OutboxWorker(lab.messages, max_log_length=20),
+        OutboxWorker(lab.messages, max_log_length=5),
+    ]
     done = asyncio.Event()
 
     async def write():
         for n in range(600):
-            await lab.log.append(ChatMessage(TALK, 0, f"m{n}", "alice", "x"), ["bob"], is_group=False)
+            await lab.log.append(
+                ChatMessage(TALK, 0, f"m{n}", "alice", "x"), ["bob"], is_group=False
+            )
         done.set()
 
     async def shorten(outbox):
@@ -356,7 +387,10 @@ async def test_gathered_acknowledgements_are_written_and_the_highest_counts(lab)
 
 
 async def test_acknowledgements_wait_while_the_server_is_away():
-    """What could not be written is written when it is back; a newer one is not turned back by it."""
+    """What could not be written is written when it is back.
+
+    A newer one is not turned back by it.
+    """
     async with EmbeddedServer(persistence="always") as server, bench(server) as lab:
         await lab.talk(1, 10)
         async with AckBuffer(lab.messages, 0.01) as acks:

@@ -25,7 +25,11 @@ async def ask(mpim, path, *headers, host=None, method="GET"):
     gateway = mpim.gateways["gw-1"]
     reader, writer = await asyncio.open_connection(gateway.host, gateway.port)
     lines = [f"{method} {path} HTTP/1.1"]
-    lines += [f"Host: {gateway.host}:{gateway.port}" if host is None else f"Host: {host}"] if host != "" else []
+    lines += (
+        [f"Host: {gateway.host}:{gateway.port}" if host is None else f"Host: {host}"]
+        if host != ""
+        else []
+    )
     writer.write("\r\n".join([*lines, *headers, "", ""]).encode("latin-1"))
     async with asyncio.timeout(5):
         answer = await reader.read()
@@ -41,7 +45,11 @@ async def ask(mpim, path, *headers, host=None, method="GET"):
 
 async def test_the_web_page_and_its_parts_are_served_with_headers_that_lock_it_in(mpim):
     """No scripts from elsewhere, no frames, no sniffing, nothing kept; the type is right."""
-    for path, content_type in (("/", "text/html"), ("/mpim.js", "text/javascript"), ("/mpim.css", "text/css")):
+    for path, content_type in (
+        ("/", "text/html"),
+        ("/mpim.js", "text/javascript"),
+        ("/mpim.css", "text/css"),
+    ):
         status, headers, body = await ask(mpim, path)
         assert status == 200 and body
         assert headers["content-type"] == f"{content_type}; charset=utf-8"
@@ -50,7 +58,9 @@ async def test_the_web_page_and_its_parts_are_served_with_headers_that_lock_it_i
         assert "frame-ancestors 'none'" in headers["content-security-policy"]
         assert "unsafe" not in headers["content-security-policy"]
         assert headers["x-content-type-options"] == "nosniff"
-        assert headers["referrer-policy"] == "no-referrer" and headers["cache-control"] == "no-store"
+        assert (
+            headers["referrer-policy"] == "no-referrer" and headers["cache-control"] == "no-store"
+        )
 
 
 @pytest.mark.parametrize(
@@ -114,7 +124,8 @@ async def test_without_leave_nobody_logs_in_by_name(server):
 
 
 @pytest.mark.parametrize(
-    "origin", ["http://evil.example", "null", "http://127.0.0.1:1", "http://[", "https://localhost", ""]
+    "origin",
+    ["http://evil.example", "null", "http://127.0.0.1:1", "http://[", "https://localhost", ""],
 )
 async def test_a_page_of_another_site_gets_nothing(mpim, origin):
     """Neither a token nor a WebSocket: a request with a foreign origin is refused."""
@@ -133,7 +144,9 @@ async def test_the_gateways_own_page_gets_in(mpim):
         assert json.loads(await ws.recv())["t"] == "welcome"
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "localhost.evil.example", "[", "[::1", ""])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:80", "localhost.evil.example", "[", "[::1", ""]
+)
 async def test_a_name_that_was_bent_to_this_machine_gets_nothing(mpim, host):
     """DNS rebinding: whoever asks under a foreign host's name, a broken one or none, is refused."""
     for path in ("/", "/login?user=alice", "/metrics"):

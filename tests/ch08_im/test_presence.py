@@ -59,7 +59,11 @@ async def test_a_user_has_a_route_for_each_device(presence):
     routes = [at("gw-1"), at("gw-1", "c2", device="laptop"), at("gw-2", "c3", device="watch")]
     for route in routes:
         assert (await presence.bind_route(route)).replaced == ()
-    assert {each.device for each in await presence.query_route("alice")} == {"phone", "laptop", "watch"}
+    assert {each.device for each in await presence.query_route("alice")} == {
+        "phone",
+        "laptop",
+        "watch",
+    }
     await presence.unbind_route(routes[1])
     assert {each.device for each in await presence.query_route("alice")} == {"phone", "watch"}
 
@@ -104,10 +108,15 @@ async def test_a_late_unbind_by_the_old_gateway_leaves_the_new_ones_route(presen
 
 async def test_fifty_connections_of_one_device_at_once_leave_one_route(presence):
     """Each step is atomic: 49 are replaced, each once."""
-    answers = await asyncio.gather(*(presence.bind_route(at(f"gw-{n % 3}", f"c{n}")) for n in range(50)))
+    answers = await asyncio.gather(
+        *(presence.bind_route(at(f"gw-{n % 3}", f"c{n}")) for n in range(50))
+    )
     replaced = [each for answer in answers for each in answer.replaced]
     (last,) = await presence.query_route("alice")
-    assert len(replaced) == len({*replaced}) == 49 and f"{last.gateway} {last.connection}" not in replaced
+    assert (
+        len(replaced) == len({*replaced}) == 49
+        and f"{last.gateway} {last.connection}" not in replaced
+    )
 
 
 async def test_whoever_watches_is_told_of_coming_and_of_the_last_going(presence, queue):
@@ -129,7 +138,9 @@ async def test_a_route_that_nobody_renews_ends_by_itself(queue):
     await until_ended(presence, "alice")
     assert await presence.statuses(["alice"]) == {"alice": "offline"}
     async with asyncio.timeout(5):
-        while await presence.queue.context("route").connection.call("EXISTS", Keys().route("alice")):
+        while await presence.queue.context("route").connection.call(
+            "EXISTS", Keys().route("alice")
+        ):
             await asyncio.sleep(0.01)
 
 
@@ -178,7 +189,10 @@ async def test_a_replaced_route_is_not_renewed_and_its_gateway_is_told(presence)
 
 
 async def test_what_is_unbound_during_a_renewal_stays_unbound(presence):
-    """A gateway renews its routes some at a time; a connection that ends meanwhile does not come back as a ghost."""
+    """A gateway renews its routes some at a time.
+
+    A connection that ends meanwhile does not come back as a ghost.
+    """
     bound = [at("gw-1", f"c{n}", uid=f"user{n}") for n in range(1_100)]
     await asyncio.gather(*map(presence.bind_route, bound))
     renewal = asyncio.create_task(presence.renew("gw-1", bound))
@@ -210,11 +224,16 @@ async def test_twelve_hundred_users_are_asked_about_and_renewed_in_one_call(pres
     assert list(found) == uids
     for number, uid in enumerate(uids):
         assert found[uid] == ([] if number % 2 else [Route("phone", "gw-1", f"c{number}")])
-    assert await presence.renew("gw-1", [at("gw-1", f"c{n}", uid=f"user{n}") for n in range(1_200)]) == []
+    assert (
+        await presence.renew("gw-1", [at("gw-1", f"c{n}", uid=f"user{n}") for n in range(1_200)])
+        == []
+    )
     assert set((await presence.statuses(uids)).values()) == {"online"}
     newer = [at("gw-2", f"d{n}", uid=f"user{n}") for n in (3, 499, 500, 1_199)]
     await asyncio.gather(*map(presence.bind_route, newer))
-    replaced = await presence.renew("gw-1", [at("gw-1", f"c{n}", uid=f"user{n}") for n in range(1_200)])
+    replaced = await presence.renew(
+        "gw-1", [at("gw-1", f"c{n}", uid=f"user{n}") for n in range(1_200)]
+    )
     assert [each.uid for each in replaced] == ["user3", "user499", "user500", "user1199"]
 
 
@@ -223,7 +242,10 @@ async def test_asking_about_nobody_and_about_somebody_twice(presence):
     await presence.bind_route(at("gw-1"))
     assert await presence.query_routes([]) == {} == await presence.statuses([])
     assert await presence.renew("gw-1", []) == []
-    assert await presence.statuses(["alice", "bob", "alice"]) == {"alice": "online", "bob": "offline"}
+    assert await presence.statuses(["alice", "bob", "alice"]) == {
+        "alice": "online",
+        "bob": "offline",
+    }
 
 
 async def test_delivery_tells_how_many_listen_whatever_the_route_says(presence, queue):
@@ -238,13 +260,18 @@ async def test_delivery_tells_how_many_listen_whatever_the_route_says(presence, 
 
 async def test_routes_of_one_run_are_not_seen_by_another(server):
     """On a server that is shared, keys and channels carry the run's prefix."""
-    async with MessageQueue(server.url, prefix="one:") as one, MessageQueue(server.url, prefix="two:") as two:
+    async with (
+        MessageQueue(server.url, prefix="one:") as one,
+        MessageQueue(server.url, prefix="two:") as two,
+    ):
         first, second = Presence(one), Presence(two)
         async with heard(one, status_channel("alice"), gateway_channel("gw-1")) as told:
             await first.bind_route(at("gw-1"))
             await first.bind_route(at("gw-1", "c2"))
             await wait_until(lambda: len(told) == 3)
-        assert await second.query_route("alice") == [] and len(await first.query_route("alice")) == 1
+        assert (
+            await second.query_route("alice") == [] and len(await first.query_route("alice")) == 1
+        )
         keys = await one.context("x").connection.call("KEYS", "*")
         assert sorted(keys) == [b"one:mpim:layout", b"one:route:alice", b"two:mpim:layout"]
 

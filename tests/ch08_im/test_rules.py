@@ -60,7 +60,9 @@ def test_a_rest_gives_a_burst_and_no_more():
     assert [bucket.try_acquire(3e7) for _ in range(4)] == [True, True, True, False]
 
 
-@pytest.mark.parametrize("options", [{"rate_per_s": 0, "burst": 1}, {"rate_per_s": 1, "burst": 0.5}])
+@pytest.mark.parametrize(
+    "options", [{"rate_per_s": 0, "burst": 1}, {"rate_per_s": 1, "burst": 0.5}]
+)
 def test_a_bucket_that_lets_nothing_through_is_refused(options):
     """By name."""
     with pytest.raises(InvalidParameter, match="rate_per_s"):
@@ -91,7 +93,10 @@ class Server:
 
 
 class ReaderAndNetwork(RuleBasedStateMachine):
-    """One conversation. Pushes come early, late, twice or never; pages late, twice or never; some numbers are lost."""
+    """One conversation.
+
+    Pushes come early, late, twice or never; pages late, twice or never; some numbers are lost.
+    """
 
     name = TALKS[0]
 
@@ -101,7 +106,10 @@ class ReaderAndNetwork(RuleBasedStateMachine):
         for _ in range(after):
             self.server.say(self.name)
         self.limit, self.after = page, after
-        self.reader, self.handed = ConversationSequencer(self.name, after=after, max_buffered=limit), []
+        self.reader, self.handed = (
+            ConversationSequencer(self.name, after=after, max_buffered=limit),
+            [],
+        )
 
     def take(self, some):
         self.handed += numbers(some)
@@ -160,7 +168,10 @@ class ReaderAndNetwork(RuleBasedStateMachine):
         assert {*missing} <= self.server.gone[self.name]
 
     def teardown(self):
-        """The network behaves from now on: all is read, at once, and each page costs one question."""
+        """The network behaves from now on.
+
+        All is read, at once, and each page costs one question.
+        """
         if not hasattr(self, "reader"):
             return
         last, rounds = self.server.last(self.name), 0
@@ -184,7 +195,11 @@ def test_a_gap_is_asked_about_after_a_moment_and_not_again_while_that_is_under_w
     """Pushes that overtake each other cost nothing; an answer that is lost is asked for again."""
     reader = ConversationSequencer(TALKS[0], after=0)
     assert reader.on_push(message(3), now=0.0) == [] and reader.next_sync(now=0.19) is None
-    assert reader.next_sync(now=0.2) == 0 and reader.next_sync(now=2.19) is None and reader.next_sync(now=2.2) == 0
+    assert (
+        reader.next_sync(now=0.2) == 0
+        and reader.next_sync(now=2.19) is None
+        and reader.next_sync(now=2.2) == 0
+    )
 
 
 def test_a_page_that_brings_something_is_followed_by_the_next_at_once():
@@ -194,7 +209,10 @@ def test_a_page_that_brings_something_is_followed_by_the_next_at_once():
     assert reader.next_sync(now=0.2) == 0
     assert numbers(reader.on_page(messages(1, 2), last=500, missing=None, now=0.3)) == [1, 2]
     assert reader.next_sync(now=0.3) == 2 and reader.next_sync(now=0.3) is None
-    assert reader.on_page((), last=500, missing=None, now=0.4) == [] and reader.next_sync(now=0.4) is None
+    assert (
+        reader.on_page((), last=500, missing=None, now=0.4) == []
+        and reader.next_sync(now=0.4) is None
+    )
 
 
 def test_more_early_arrivals_than_are_kept_come_by_page():
@@ -212,7 +230,9 @@ def test_a_server_that_lost_what_it_had_is_followed_back():
     for number in range(1, 11):
         reader.on_push(message(number), now=0.0)
     assert not reader.reset_if_rewound(acked=10, last=10)
-    assert reader.reset_if_rewound(acked=4, last=6) and reader.missing == [MissingRange(TALKS[0], 7, 10)]
+    assert reader.reset_if_rewound(acked=4, last=6) and reader.missing == [
+        MissingRange(TALKS[0], 7, 10)
+    ]
     assert reader.next_sync(now=0.0) == 4
 
 
@@ -253,12 +273,21 @@ class ReadersAndNetwork(RuleBasedStateMachine):
 
     def welcome(self, names):
         conversations = {name: (self.acked.get(name, 0), self.server.last(name)) for name in names}
-        self.readers.on_welcome(Welcome(ME, "gw-1", conversations, complete=set(names) == set(TALKS)), self.now)
+        self.readers.on_welcome(
+            Welcome(ME, "gw-1", conversations, complete=set(names) == set(TALKS)), self.now
+        )
 
-    @rule(name=st.sampled_from(TALKS), is_mine=st.booleans(), copies=st.integers(0, 2), same_id=st.booleans())
+    @rule(
+        name=st.sampled_from(TALKS),
+        is_mine=st.booleans(),
+        copies=st.integers(0, 2),
+        same_id=st.booleans(),
+    )
     def say(self, name, is_mine, copies, same_id):
         """Sometimes somebody else's message has the id of one of mine."""
-        said = self.server.say(name, ME if is_mine else "alice", f"{name}-{self.server.last(name) + 1}")
+        said = self.server.say(
+            name, ME if is_mine else "alice", f"{name}-{self.server.last(name) + 1}"
+        )
         if is_mine or same_id:
             self.own.add(said.id)
         self.pushes += [said] * copies
@@ -267,7 +296,9 @@ class ReadersAndNetwork(RuleBasedStateMachine):
     @rule(data=st.data(), stays=st.booleans())
     def push_arrives(self, data, stays):
         place = data.draw(st.integers(0, len(self.pushes) - 1))
-        self.readers.on_frame(self.pushes[place] if stays else self.pushes.pop(place), self.now, self.own)
+        self.readers.on_frame(
+            self.pushes[place] if stays else self.pushes.pop(place), self.now, self.own
+        )
 
     @rule(seconds=st.sampled_from([0.0, 0.3, 5.0]))
     def look(self, seconds):
@@ -282,24 +313,32 @@ class ReadersAndNetwork(RuleBasedStateMachine):
 
     def page(self, sync):
         after = self.acked.get(sync.conversation, 0) if sync.after is None else sync.after
-        return msgspec.structs.replace(self.server.page(sync.conversation, after, self.page_limit), after=after)
+        return msgspec.structs.replace(
+            self.server.page(sync.conversation, after, self.page_limit), after=after
+        )
 
     @precondition(lambda self: self.pages)
     @rule(data=st.data(), stays=st.booleans())
     def page_arrives(self, data, stays):
         place = data.draw(st.integers(0, len(self.pages) - 1))
-        self.readers.on_frame(self.pages[place] if stays else self.pages.pop(place), self.now, self.own)
+        self.readers.on_frame(
+            self.pages[place] if stays else self.pages.pop(place), self.now, self.own
+        )
 
     @rule()
     def told_how_far_it_is(self):
-        self.readers.on_frame(SyncHint({name: self.server.last(name) for name in TALKS}), self.now, self.own)
+        self.readers.on_frame(
+            SyncHint({name: self.server.last(name) for name in TALKS}), self.now, self.own
+        )
 
     @rule(arrive=st.booleans())
     def acknowledge(self, arrive):
         for ack in self.readers.due_acks():
             assert ack.sequence <= self.positions.get(ack.conversation, 0)
             if arrive:
-                self.acked[ack.conversation] = max(ack.sequence, self.acked.get(ack.conversation, 0))
+                self.acked[ack.conversation] = max(
+                    ack.sequence, self.acked.get(ack.conversation, 0)
+                )
 
     @precondition(lambda self: self.out is None)
     @rule()
@@ -331,7 +370,9 @@ class ReadersAndNetwork(RuleBasedStateMachine):
             position = self.positions.get(name, 0)
             assert [each for each in theirs if each <= position] == read
             assert self.acked.get(name, 0) <= position <= self.server.last(name)
-        assert len(self.readers._ready) <= self.limit + self.server.last(TALKS[0]) + self.server.last(TALKS[1])
+        assert len(self.readers._ready) <= self.limit + self.server.last(
+            TALKS[0]
+        ) + self.server.last(TALKS[1])
 
     def teardown(self):
         """The network behaves from now on: everything is read, and acknowledged."""
@@ -348,9 +389,16 @@ class ReadersAndNetwork(RuleBasedStateMachine):
                 self.has_read()
         self.acknowledge(True)
         self.what_is_read_is_a_beginning_and_positions_are_not_beyond_it()
-        said = [(name, each.sequence) for name in TALKS for each in self.server.logs[name] if each.sender != ME]
+        said = [
+            (name, each.sequence)
+            for name in TALKS
+            for each in self.server.logs[name]
+            if each.sender != ME
+        ]
         assert sorted(self.read) == sorted(said)
-        assert {name: self.acked.get(name, 0) for name in TALKS} == {name: self.server.last(name) for name in TALKS}
+        assert {name: self.acked.get(name, 0) for name in TALKS} == {
+            name: self.server.last(name) for name in TALKS
+        }
         self.runner.close()
 
 
@@ -359,7 +407,10 @@ TestReadersAndNetwork.settings = settings(max_examples=150, stateful_step_count=
 
 
 async def test_what_is_in_hand_is_not_counted_as_read_by_what_comes_after_it():
-    """While the application works on a message, one of its own arrives: if it dies now, it gets the first one again."""
+    """While the application works on a message, one of its own arrives.
+
+    If it dies now, it gets the first one again.
+    """
     readers = ConversationInbox(positions := {}, max_buffered=10)
     readers.on_frame(message(1), 0.0, set())
     in_hand = await readers.next()
@@ -371,7 +422,10 @@ async def test_what_is_in_hand_is_not_counted_as_read_by_what_comes_after_it():
 
 async def test_any_number_of_ones_own_messages_is_passed_over():
     """Two thousand in a row behind one that the application had not asked for yet."""
-    readers, own = ConversationInbox(positions := {}, max_buffered=10_000), {f"{ME}-{n}" for n in range(2, 2_002)}
+    readers, own = (
+        ConversationInbox(positions := {}, max_buffered=10_000),
+        {f"{ME}-{n}" for n in range(2, 2_002)},
+    )
     readers.on_frame(message(1), 0.0, own)
     for n in range(2, 2_002):
         readers.on_frame(message(n, sender=ME), 0.0, own)
@@ -380,11 +434,16 @@ async def test_any_number_of_ones_own_messages_is_passed_over():
 
 
 async def test_after_a_server_lost_messages_the_next_ones_are_not_taken_for_read():
-    """The position goes back with the server's numbers; it is not acknowledged what has not been said yet."""
+    """The position goes back with the server's numbers.
+
+    It is not acknowledged what has not been said yet.
+    """
     readers = ConversationInbox(positions := {TALKS[0]: 10}, max_buffered=10)
     readers.on_welcome(Welcome(ME, "gw-1", {TALKS[0]: (7, 7)}), 0.0)
     assert (
-        positions == {TALKS[0]: 7} and readers.missing == [MissingRange(TALKS[0], 8, 10)] and readers.due_acks() == []
+        positions == {TALKS[0]: 7}
+        and readers.missing == [MissingRange(TALKS[0], 8, 10)]
+        and readers.due_acks() == []
     )
     readers.on_frame(message(8, id="new"), 0.0, set())
     assert (await readers.next()).id == "new"
@@ -399,7 +458,9 @@ async def test_a_full_reader_lets_pushes_pass_and_asks_for_them_when_there_is_ro
     for n in (1, 2, 3):
         readers.mark_read(read := await readers.next())
         assert read.sequence == n
-    assert list(readers.due_syncs(9.0)) == [Sync(TALKS[0], 3)] and list(readers.due_syncs(9.0)) == []
+    assert (
+        list(readers.due_syncs(9.0)) == [Sync(TALKS[0], 3)] and list(readers.due_syncs(9.0)) == []
+    )
 
 
 def test_only_conversations_in_which_something_is_missing_are_looked_at(monkeypatch):
@@ -410,14 +471,19 @@ def test_only_conversations_in_which_something_is_missing_are_looked_at(monkeypa
         "next_sync",
         lambda reader, now: looked_at.append(reader.conversation) or asks(reader, now),
     )
-    readers, talks = ConversationInbox({}, max_buffered=10_000), [f"user-{n}:zoe" for n in range(1_000)]
+    readers, talks = (
+        ConversationInbox({}, max_buffered=10_000),
+        [f"user-{n}:zoe" for n in range(1_000)],
+    )
     readers.on_welcome(Welcome("zoe", "gw-1", dict.fromkeys(talks, (0, 0))), now=0.0)
     assert list(readers.due_syncs(now=0.0)) == looked_at == []
     readers.on_frame(message(1, talks[7]), now=0.1, sent_ids=())
     readers.on_frame(message(3, talks[8]), now=0.1, sent_ids=())
     assert list(readers.due_syncs(now=0.4)) == [Sync(talks[8], 0)]
     assert looked_at == [talks[8]]
-    readers.on_frame(Page(talks[8], (message(1, talks[8]), message(2, talks[8])), 3), now=0.5, sent_ids=())
+    readers.on_frame(
+        Page(talks[8], (message(1, talks[8]), message(2, talks[8])), 3), now=0.5, sent_ids=()
+    )
     assert list(readers.due_syncs(now=0.5)) == []
     assert looked_at == [talks[8]]
 
@@ -428,7 +494,10 @@ def unplaced(name, *pushes):
     readers.on_welcome(Welcome(ME, "gw-1", {}), now=0.0)
     for number in pushes:
         readers.on_frame(message(number, name), now=0.0, sent_ids=())
-    assert list(readers.due_syncs(now=0.0)) == [Sync(name, None)] and list(readers.due_syncs(now=0.0)) == []
+    assert (
+        list(readers.due_syncs(now=0.0)) == [Sync(name, None)]
+        and list(readers.due_syncs(now=0.0)) == []
+    )
     return readers
 
 
@@ -437,7 +506,9 @@ async def test_what_was_pushed_here_is_read_here_whatever_another_device_has_ack
     readers = unplaced("#tea", 5, 6)
     readers.on_frame(Page("#tea", (message(7, "#tea"),), 7, after=6), now=0.1, sent_ids=())
     assert list(readers.due_syncs(now=0.5)) == [Sync("#tea", 4)]
-    readers.on_frame(Page("#tea", (message(5, "#tea"), message(6, "#tea")), 7, after=4), now=0.6, sent_ids=())
+    readers.on_frame(
+        Page("#tea", (message(5, "#tea"), message(6, "#tea")), 7, after=4), now=0.6, sent_ids=()
+    )
     assert numbers([await readers.next() for _ in range(3)]) == [5, 6, 7]
 
 
@@ -451,7 +522,9 @@ async def test_after_a_word_of_being_behind_it_begins_where_the_answer_says():
     assert numbers([await readers.next()]) == [9] and readers.missing == []
 
 
-@pytest.mark.parametrize(("error", "asked"), [("TooFast", [Sync("#tea", None)]), ("NotAMember", [])])
+@pytest.mark.parametrize(
+    ("error", "asked"), [("TooFast", [Sync("#tea", None)]), ("NotAMember", [])]
+)
 def test_where_it_begins_is_asked_again_after_a_refusal_unless_that_is_final(error, asked):
     """Too fast: after a pause. No member any more: never."""
     readers = unplaced("#tea", 5)
@@ -490,13 +563,22 @@ NUMBERS = st.integers(0, 2**53)
 PUSHES = st.builds(ChatMessage, WORDS, NUMBERS, IDS, NAMES, TEXTS, NUMBERS)
 FRAMES = {
     wire.Hello: st.builds(wire.Hello, TEXTS, NAMES, st.booleans()),
-    wire.Send: st.builds(wire.Send, IDS, TEXTS, NAMES) | st.builds(wire.Send, IDS, TEXTS, group=NAMES),
+    wire.Send: st.builds(wire.Send, IDS, TEXTS, NAMES)
+    | st.builds(wire.Send, IDS, TEXTS, group=NAMES),
     wire.Ack: st.builds(wire.Ack, WORDS, NUMBERS),
     wire.Sync: st.builds(wire.Sync, WORDS, NUMBERS),
     wire.WatchPresence: st.builds(wire.WatchPresence, st.lists(NAMES, max_size=9).map(tuple)),
-    wire.Group: st.builds(wire.Group, NAMES, st.sampled_from(["create", "join", "leave"]), st.tuples(NAMES, NAMES)),
+    wire.Group: st.builds(
+        wire.Group, NAMES, st.sampled_from(["create", "join", "leave"]), st.tuples(NAMES, NAMES)
+    ),
     wire.Ping: st.just(wire.Ping()),
-    wire.Page: st.builds(wire.Page, WORDS, st.tuples(PUSHES, PUSHES), NUMBERS, st.none() | st.tuples(NUMBERS, NUMBERS)),
+    wire.Page: st.builds(
+        wire.Page,
+        WORDS,
+        st.tuples(PUSHES, PUSHES),
+        NUMBERS,
+        st.none() | st.tuples(NUMBERS, NUMBERS),
+    ),
     wire.ChatMessage: PUSHES,  # type: ignore[attr-defined]
     wire.Welcome: st.builds(
         wire.Welcome,
@@ -508,19 +590,41 @@ FRAMES = {
     ),
     wire.SyncHint: st.builds(wire.SyncHint, st.dictionaries(WORDS, NUMBERS)),
     wire.Members: st.builds(wire.Members, NAMES, st.tuples(NAMES, NAMES), NUMBERS),
-    wire.Sent: st.builds(wire.Sent, IDS, WORDS, NUMBERS, st.sampled_from(["pushed", "stored", "known"])),
+    wire.Sent: st.builds(
+        wire.Sent, IDS, WORDS, NUMBERS, st.sampled_from(["pushed", "stored", "known"])
+    ),
 }
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=9), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=9), inner, max_size=4)
+    ),
 )
-TAGS = ["hello", "send", "ack", "sync", "presence", "group", "ping", "welcome", "push", "page", "behind", "bye", "?"]
+TAGS = [
+    "hello",
+    "send",
+    "ack",
+    "sync",
+    "presence",
+    "group",
+    "ping",
+    "welcome",
+    "push",
+    "page",
+    "behind",
+    "bye",
+    "?",
+]
 
 
 @given(st.one_of(FRAMES[kind] for kind in CLIENT))
 def test_a_clients_frame_is_read_as_it_was_written(frame):
     """Each kind, within its limits."""
-    assert wire.decode_client(wire.encode(frame)) == frame == wire.decode_client(wire.encode(frame).decode())
+    assert (
+        wire.decode_client(wire.encode(frame))
+        == frame
+        == wire.decode_client(wire.encode(frame).decode())
+    )
 
 
 @given(st.one_of(FRAMES[kind] if kind in FRAMES else st.from_type(kind) for kind in GATEWAY))
@@ -532,13 +636,17 @@ def test_a_gateways_frame_is_read_as_it_was_written(frame):
 @given(st.one_of(st.binary(), st.text(), JSON.map(wire.msgspec.json.encode)))  # type: ignore[attr-defined]
 def test_whatever_is_no_frame_is_refused_by_name(raw):
     """By both sides, and with nothing else than that error."""
-    for read, error in ((wire.decode_client, InvalidMessage), (wire.decode_gateway, CorruptPayload)):
+    for read, error in (
+        (wire.decode_client, InvalidMessage),
+        (wire.decode_gateway, CorruptPayload),
+    ):
         with pytest.raises(error):
             read(raw)
 
 
 @given(
-    st.sampled_from(TAGS), st.dictionaries(st.sampled_from([*"abcdefg", "id", "text", "to", "group", "sequence"]), JSON)
+    st.sampled_from(TAGS),
+    st.dictionaries(st.sampled_from([*"abcdefg", "id", "text", "to", "group", "sequence"]), JSON),
 )
 def test_a_frame_with_the_wrong_members_is_refused_by_name_or_read_within_its_limits(tag, members):
     """A right tag does not help."""

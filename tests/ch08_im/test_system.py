@@ -18,8 +18,16 @@ from mpim_lab.mq.connection.retry import Backoff
 from tests.raw_clients import RawClient, system_options
 from tests.support import wait_until
 
-QUICK = GatewayConfig(ack_timeout_s=0.5, maintenance_interval_s=0.1, drain_timeout_s=2.0, rate_per_s=2_000, burst=2_000)
-IMPATIENT = ConnectionConfig(timeout_s=1.0, connect_timeout_s=1.0, heartbeat_s=1.0, backoff=Backoff(0.02, 0.2))
+QUICK = GatewayConfig(
+    ack_timeout_s=0.5,
+    maintenance_interval_s=0.1,
+    drain_timeout_s=2.0,
+    rate_per_s=2_000,
+    burst=2_000,
+)
+IMPATIENT = ConnectionConfig(
+    timeout_s=1.0, connect_timeout_s=1.0, heartbeat_s=1.0, backoff=Backoff(0.02, 0.2)
+)
 
 
 class Traffic:
@@ -31,9 +39,15 @@ class Traffic:
         self._stack = contextlib.AsyncExitStack()
 
     async def __aenter__(self):
-        options = {"response_timeout_s": 1.0, "timeout_s": 40.0, "backoff": Backoff(0.02, 0.3)} | self._options
+        options = {
+            "response_timeout_s": 1.0,
+            "timeout_s": 40.0,
+            "backoff": Backoff(0.02, 0.3),
+        } | self._options
         for uid in self.uids:
-            self.clients[uid] = await self._stack.enter_async_context(self.mpim.client(uid, **options))
+            self.clients[uid] = await self._stack.enter_async_context(
+                self.mpim.client(uid, **options)
+            )
             task = asyncio.create_task(self._read(uid, self.clients[uid]))
             self._stack.callback(task.cancel)
         if self.group is not None:
@@ -45,12 +59,16 @@ class Traffic:
 
     async def _read(self, uid, client):
         async for message in client.messages():
-            self.got[uid].setdefault((message.sender, message.conversation), []).append(message.text)
+            self.got[uid].setdefault((message.sender, message.conversation), []).append(
+                message.text
+            )
 
     async def write(self, uid, to, text):
         """Send one, to a user or the group; what was confirmed is noted."""
         client = self.clients[uid]
-        sent = await (client.send_to_group(to[1:], text) if to.startswith("#") else client.send(to, text))
+        sent = await (
+            client.send_to_group(to[1:], text) if to.startswith("#") else client.send(to, text)
+        )
         self.sent.setdefault((uid, sent.conversation), []).append(text)
 
     async def write_many(self, uid, to, count, pause_s=0.0):
@@ -68,7 +86,10 @@ class Traffic:
         }
 
     async def settled(self, within_s=30.0):
-        """Wait until everybody has everything, and a moment longer: nothing lost, nothing twice, in order."""
+        """Wait until everybody has everything, and a moment longer.
+
+        Nothing lost, nothing twice, in order.
+        """
         with contextlib.suppress(AssertionError):  # what is amiss is told below
             await wait_until(lambda: all(self._has_all(uid) for uid in self.uids), within_s)
         await asyncio.sleep(0.3)
@@ -77,13 +98,17 @@ class Traffic:
             assert self.clients[uid].missing == []
 
     def _has_all(self, uid):
-        return all(len(self.got[uid].get(key, [])) >= len(texts) for key, texts in self.due(uid).items())
+        return all(
+            len(self.got[uid].get(key, [])) >= len(texts) for key, texts in self.due(uid).items()
+        )
 
     def _difference(self, uid):
         told = []
         for key, texts in self.due(uid).items():
             got = self.got[uid].get(key, [])
-            told.append((key, "lost", sorted(set(texts) - set(got))[:5], "had", len(got), "of", len(texts)))
+            told.append(
+                (key, "lost", sorted(set(texts) - set(got))[:5], "had", len(got), "of", len(texts))
+            )
         return told
 
 
@@ -104,7 +129,10 @@ async def system(gateways=2, persistence="none", **options):
 
 @pytest.mark.parametrize("how", ["stop", "kill"])
 async def test_a_hundred_clients_go_elsewhere_when_their_gateway_ends(how):
-    """Traffic goes on all the time; in the end all are at the other one, and each has everything once and in order."""
+    """Traffic goes on all the time.
+
+    In the end all are at the other one, and each has everything once and in order.
+    """
     uids = [f"u{number}" for number in range(100)]
     async with system() as mpim, Traffic(mpim, uids) as traffic:
         writing = [
@@ -122,9 +150,14 @@ async def test_a_hundred_clients_go_elsewhere_when_their_gateway_ends(how):
 
 async def test_clients_wander_while_one_gateway_after_the_other_is_replaced():
     """A rolling update: each is closed and started again; a group and pairs go on."""
-    async with system(gateways=3) as mpim, Traffic(mpim, ["ann", "bea", "cyd"], group="tea") as traffic:
+    async with (
+        system(gateways=3) as mpim,
+        Traffic(mpim, ["ann", "bea", "cyd"], group="tea") as traffic,
+    ):
         ports = {name: gateway.port for name, gateway in mpim.gateways.items()}
-        writing = [asyncio.create_task(traffic.write_many(uid, "#tea", 100, 0.02)) for uid in traffic.uids]
+        writing = [
+            asyncio.create_task(traffic.write_many(uid, "#tea", 100, 0.02)) for uid in traffic.uids
+        ]
         writing.append(asyncio.create_task(traffic.write_many("ann", "bea", 100, 0.02)))
         for name, port in ports.items():
             await asyncio.sleep(0.3)
@@ -140,22 +173,31 @@ async def test_routes_of_a_gateway_that_died_end_and_renewed_ones_live_on():
     async with (
         system(route_ttl_s=1.0) as mpim,
         RawClient(mpim.gateways["gw-1"].url) as ghost,
-        mpim.client("alive", at=["gw-2"], on_presence=lambda each: statuses.append((each.uid, each.status))) as alive,
+        mpim.client(
+            "alive", at=["gw-2"], on_presence=lambda each: statuses.append((each.uid, each.status))
+        ) as alive,
     ):
         await ghost.hello("ghost")
         await alive.watch("ghost")
         await wait_until(lambda: statuses == [("ghost", "online")])
         await mpim.kill("gw-1")
-        assert [each.gateway for each in await mpim.services.presence.query_route("ghost")] == ["gw-1"]
+        assert [each.gateway for each in await mpim.services.presence.query_route("ghost")] == [
+            "gw-1"
+        ]
         await asyncio.sleep(1.3)
         assert await mpim.services.presence.query_route("ghost") == []
-        assert [each.gateway for each in await mpim.services.presence.query_route("alive")] == ["gw-2"]
+        assert [each.gateway for each in await mpim.services.presence.query_route("alive")] == [
+            "gw-2"
+        ]
         await wait_until(lambda: statuses[1:], within_s=5)
         assert statuses == [("ghost", "online"), ("ghost", "offline")]
 
 
 async def test_whoever_leaves_while_routes_are_renewed_leaves_no_ghost():
-    """A renewal makes routes anew that have ended; not those of clients that have gone in the meantime."""
+    """A renewal makes routes anew that have ended.
+
+    Not those of clients that have gone in the meantime.
+    """
     async with system(gateways=1, route_ttl_s=60.0) as mpim:
         gateway = mpim.gateways["gw-1"]
         presence = gateway.services.presence
@@ -181,7 +223,9 @@ async def test_whoever_leaves_while_routes_are_renewed_leaves_no_ghost():
 async def test_nothing_is_lost_while_the_lines_between_gateways_and_the_server_are_cut():
     """CLIENT KILL, again and again, while messages flow."""
     async with system() as mpim, Traffic(mpim, ["ann", "bea", "cyd"], group="tea") as traffic:
-        writing = [asyncio.create_task(traffic.write_many(uid, "#tea", 80, 0.02)) for uid in traffic.uids]
+        writing = [
+            asyncio.create_task(traffic.write_many(uid, "#tea", 80, 0.02)) for uid in traffic.uids
+        ]
         writing.append(asyncio.create_task(traffic.write_many("cyd", "ann", 80, 0.02)))
         for number in range(8):
             await asyncio.sleep(0.2)
@@ -193,7 +237,9 @@ async def test_nothing_is_lost_while_the_lines_between_gateways_and_the_server_a
 async def test_nothing_is_lost_while_the_server_is_paused():
     """It answers nothing for 2.5 s, longer than commands wait; then it goes on."""
     async with system() as mpim, Traffic(mpim, ["ann", "bea"], group="tea") as traffic:
-        writing = [asyncio.create_task(traffic.write_many(uid, "#tea", 60, 0.02)) for uid in traffic.uids]
+        writing = [
+            asyncio.create_task(traffic.write_many(uid, "#tea", 60, 0.02)) for uid in traffic.uids
+        ]
         writing.append(asyncio.create_task(traffic.write_many("ann", "bea", 60, 0.02)))
         await asyncio.sleep(0.3)
         mpim.server.pause()
@@ -205,8 +251,13 @@ async def test_nothing_is_lost_while_the_server_is_paused():
 
 async def test_nothing_is_lost_when_the_server_is_killed_and_comes_back_with_what_it_kept():
     """appendfsync always: what was confirmed is on disk."""
-    async with system(persistence="always") as mpim, Traffic(mpim, ["ann", "bea", "cyd"], group="tea") as traffic:
-        writing = [asyncio.create_task(traffic.write_many(uid, "#tea", 60, 0.02)) for uid in traffic.uids]
+    async with (
+        system(persistence="always") as mpim,
+        Traffic(mpim, ["ann", "bea", "cyd"], group="tea") as traffic,
+    ):
+        writing = [
+            asyncio.create_task(traffic.write_many(uid, "#tea", 60, 0.02)) for uid in traffic.uids
+        ]
         writing.append(asyncio.create_task(traffic.write_many("ann", "bea", 60, 0.02)))
         for _ in range(2):
             await asyncio.sleep(0.4)
@@ -218,7 +269,10 @@ async def test_nothing_is_lost_when_the_server_is_killed_and_comes_back_with_wha
 
 
 async def test_a_gateway_that_is_partitioned_from_the_server_loses_nothing(tmp_path):
-    """Its line stays and is silent; its clients send again or wait; what they missed comes when it heals."""
+    """Its line stays and is silent.
+
+    Its clients send again or wait; what they missed comes when it heals.
+    """
     options = system_options(gateway_config=QUICK, queue_config=IMPATIENT)
     options["database"] = f"sqlite+aiosqlite:///{tmp_path / 'mpim.db'}"
     async with EmbeddedServer() as server, FaultProxy(server.url) as proxy:
@@ -233,7 +287,9 @@ async def test_a_gateway_that_is_partitioned_from_the_server_loses_nothing(tmp_p
             await asyncio.wait_for(sending, 20)
             got = [(await asyncio.wait_for(cyd.receive(), 15)).text for _ in range(25)]
             assert got == [f"ann cyd {number}" for number in (*range(5), *range(20))]
-            await wait_until(lambda: traffic.got["ann"] == {("cyd", "ann:cyd"): ["from over there"]})
+            await wait_until(
+                lambda: traffic.got["ann"] == {("cyd", "ann:cyd"): ["from over there"]}
+            )
 
 
 # All of it at once
@@ -264,10 +320,18 @@ async def _flap(traffic, rng, stop):
 
 
 @pytest.mark.parametrize("number", range(20))
-async def test_under_any_schedule_of_misfortunes_what_was_confirmed_is_read_once_and_in_order(number):
-    """Three gateways, four users, a group: sends, broken connections, gateways that close and die, lines that are cut."""
+async def test_under_any_schedule_of_misfortunes_what_was_confirmed_is_read_once_and_in_order(
+    number,
+):
+    """Three gateways, four users, a group.
+
+    Sends, broken connections, gateways that close and die, lines that are cut.
+    """
     rng = random.Random(number)
-    async with system(gateways=3) as mpim, Traffic(mpim, ["ann", "bea", "cyd", "dot"], group="tea") as traffic:
+    async with (
+        system(gateways=3) as mpim,
+        Traffic(mpim, ["ann", "bea", "cyd", "dot"], group="tea") as traffic,
+    ):
         ports, stop = {name: each.port for name, each in mpim.gateways.items()}, asyncio.Event()
 
         async def write(uid):
@@ -323,7 +387,9 @@ async def test_a_system_that_cannot_start_leaves_nothing_open():
 async def test_stopping_while_the_server_is_gone_ends_in_time():
     """Nobody waits for ever for a server that does not answer."""
     async with EmbeddedServer() as server:
-        mpim = ImSystem(server.url, gateways=2, **system_options(gateway_config=QUICK, queue_config=IMPATIENT))
+        mpim = ImSystem(
+            server.url, gateways=2, **system_options(gateway_config=QUICK, queue_config=IMPATIENT)
+        )
         await mpim.__aenter__()
         clients = [await mpim.client(f"u{number}").__aenter__() for number in range(10)]
         server.kill()

@@ -80,14 +80,22 @@ async def test_a_token_ends_with_its_lifetime(tokens, queue, clock):
         await tokens.redeem(other, queue)
 
 
-async def test_a_gateway_whose_clock_is_behind_does_not_let_a_used_token_in_again(tokens, queue, clock):
-    """The mark outlives the token by a minute: for so much the clocks of two gateways may differ."""
+async def test_a_gateway_whose_clock_is_behind_does_not_let_a_used_token_in_again(
+    tokens, queue, clock
+):
+    """The mark outlives the token by a minute.
+
+    For so much the clocks of two gateways may differ.
+    """
     token = tokens.issue("alice")
     behind = Clock()
     behind.now = clock.now - 50
     clock.now += 59.999
     assert await tokens.redeem(token, queue) == "alice"
-    assert await queue.context("token").connection.call("PTTL", Keys().used_token(_id_of(token))) > 50_000
+    assert (
+        await queue.context("token").connection.call("PTTL", Keys().used_token(_id_of(token)))
+        > 50_000
+    )
     with pytest.raises(InvalidToken, match="used before"):
         await TokenService(SECRET, clock=behind).redeem(token, queue)
 
@@ -119,7 +127,10 @@ def hostile(clock):
     """Tokens that look right, each wrong in one thing."""
     good = claims(clock)
     header, body, signature = jwt.encode(good, SECRET, algorithm="HS256").split(".")
-    none, longer = part(b'{"alg":"none","typ":"JWT"}'), part(json.dumps(good | {"sub": "bob"}).encode())
+    none, longer = (
+        part(b'{"alg":"none","typ":"JWT"}'),
+        part(json.dumps(good | {"sub": "bob"}).encode()),
+    )
     without = {name: {key: value for key, value in good.items() if key != name} for name in good}
     return {
         "another secret": jwt.encode(good, "y" * 40, algorithm="HS256"),
@@ -128,10 +139,17 @@ def hostile(clock):
         "another algorithm": jwt.encode(good, SECRET * 2, algorithm="HS512"),
         "another body": f"{header}.{longer}.{signature}",
         "no signature": f"{header}.{body}.",
-        "another audience": jwt.encode(claims(clock, aud="somebody else"), SECRET, algorithm="HS256"),
-        **{f"without {name}": jwt.encode(each, SECRET, algorithm="HS256") for name, each in without.items()},
+        "another audience": jwt.encode(
+            claims(clock, aud="somebody else"), SECRET, algorithm="HS256"
+        ),
+        **{
+            f"without {name}": jwt.encode(each, SECRET, algorithm="HS256")
+            for name, each in without.items()
+        },
         "a user that is no name": jwt.encode(claims(clock, sub="a b"), SECRET, algorithm="HS256"),
-        "a user that ends a line": jwt.encode(claims(clock, sub="alice\n"), SECRET, algorithm="HS256"),
+        "a user that ends a line": jwt.encode(
+            claims(clock, sub="alice\n"), SECRET, algorithm="HS256"
+        ),
         "a user that is a number": jwt.encode(claims(clock, sub=7), SECRET, algorithm="HS256"),
         "ends never": jwt.encode(claims(clock, exp=math.inf), SECRET, algorithm="HS256"),
         "ends at no number": jwt.encode(claims(clock, exp=math.nan), SECRET, algorithm="HS256"),
@@ -154,7 +172,9 @@ async def test_no_hostile_token_lets_anybody_in(tokens, queue, hostile):
     assert await queue.connection.call("DBSIZE") == 0
 
 
-@given(st.text(max_size=200) | st.builds("{}.{}.{}".format, *[st.binary(max_size=60).map(part)] * 3))
+@given(
+    st.text(max_size=200) | st.builds("{}.{}.{}".format, *[st.binary(max_size=60).map(part)] * 3)
+)
 def test_whatever_is_no_token_is_refused_by_name(garbage):
     """Any text, and any three parts in a token's alphabet."""
     with pytest.raises(InvalidToken):

@@ -32,7 +32,9 @@ from tests.raw_clients import RawClient, system_options
 from tests.support import wait_until
 
 LIMITS = GatewayConfig(maintenance_interval_s=0.05, drain_timeout_s=1.0, close_timeout_s=1.5)
-IMPATIENT = ConnectionConfig(timeout_s=1.0, close_timeout_s=1.0, connect_timeout_s=1.0, backoff=Backoff(0.02, 0.2))
+IMPATIENT = ConnectionConfig(
+    timeout_s=1.0, close_timeout_s=1.0, connect_timeout_s=1.0, backoff=Backoff(0.02, 0.2)
+)
 END_S = 9.0  # drain, close and queue, one after the other, and some air
 
 
@@ -67,7 +69,10 @@ async def filled(alice):
 
 
 async def test_a_client_closes_although_its_gateway_reads_nothing():
-    """Its socket is full, and thirty-two messages wait in it: they are told so, and the client is gone."""
+    """Its socket is full, and thirty-two messages wait in it.
+
+    They are told so, and the client is gone.
+    """
     async with a_gateway(never_reads) as url:
         alice = await Client(url, lambda: "x").__aenter__()
         sending = await filled(alice)
@@ -81,13 +86,19 @@ async def test_a_client_closes_although_its_gateway_reads_nothing():
 
 
 async def test_what_is_said_to_a_gateway_that_reads_nothing_ends_and_the_line_is_given_up():
-    """`watch`, `send` and `join` return within their limits; the client goes on at the next gateway."""
+    """`watch`, `send` and `join` return within their limits.
+
+    The client goes on at the next gateway.
+    """
     async with (
         EmbeddedServer() as server,
         ImSystem(server.url, **system_options()) as mpim,
         a_gateway(never_reads) as url,
         Client(
-            [url, *mpim.addresses], lambda: mpim.tokens.issue("alice"), timeout_s=20, response_timeout_s=0.5
+            [url, *mpim.addresses],
+            lambda: mpim.tokens.issue("alice"),
+            timeout_s=20,
+            response_timeout_s=0.5,
         ) as alice,
     ):
         assert alice.gateway == "deaf"
@@ -99,7 +110,10 @@ async def test_what_is_said_to_a_gateway_that_reads_nothing_ends_and_the_line_is
 
 
 async def test_nothing_is_said_into_a_line_that_was_given_up():
-    """`say` tells that there is none, from the moment at which it was given up: what is asked is asked again elsewhere."""
+    """`say` tells that there is none, from the moment at which it was given up.
+
+    What is asked is asked again elsewhere.
+    """
     async with (
         EmbeddedServer() as server,
         ImSystem(server.url, **system_options()) as mpim,
@@ -172,7 +186,10 @@ async def test_a_client_may_be_closed_by_its_own_token_function():
 
 @pytest.mark.parametrize("fault", ["paused", "killed"])
 async def test_a_system_ends_in_time_although_its_server_does_not_answer(fault):
-    """Three gateways, clients that watch many, one that does not read, messages under way: all of it is given back."""
+    """Three gateways, clients that watch many, one that does not read, messages under way.
+
+    All of it is given back.
+    """
     before = asyncio.all_tasks()
     options = system_options(gateway_config=LIMITS, queue_config=IMPATIENT)
     async with EmbeddedServer() as server:
@@ -181,13 +198,18 @@ async def test_a_system_ends_in_time_although_its_server_does_not_answer(fault):
             for number, url in enumerate(mpim.addresses * 10):
                 raw = await stack.enter_async_context(RawClient(url))
                 await raw.hello(f"u{number}")
-                await raw.say({"t": "presence", "users": [f"w{number}-{each}" for each in range(20)]})
+                await raw.say(
+                    {"t": "presence", "users": [f"w{number}-{each}" for each in range(20)]}
+                )
                 await raw.hear("presence")
             raw.ws.transport.pause_reading()
             mpim.gateways["gw-3"].sessions.sessions_of("u29")[0].enqueue(b"x" * 12_000_000)
             (server.pause if fault == "paused" else server.kill)()
             await asyncio.gather(
-                *(RawClient.say(raw, {"t": "send", "id": f"m{n}", "to": "x", "text": "hi"}) for n in range(5))
+                *(
+                    RawClient.say(raw, {"t": "send", "id": f"m{n}", "to": "x", "text": "hi"})
+                    for n in range(5)
+                )
             )
             began = now()
             async with asyncio.timeout(30):
@@ -199,7 +221,10 @@ async def test_a_system_ends_in_time_although_its_server_does_not_answer(fault):
 
 
 async def test_a_gateway_closes_in_time_although_the_database_is_locked(tmp_path):
-    """Somebody else holds its write lock; acknowledgements, and a message for somebody away, wait for it."""
+    """Somebody else holds its write lock.
+
+    Acknowledgements, and a message for somebody away, wait for it.
+    """
     database = tmp_path / "chat.db"
     options = system_options(gateway_config=LIMITS, database=f"sqlite+aiosqlite:///{database}")
     async with EmbeddedServer() as server:
@@ -219,14 +244,17 @@ async def test_a_gateway_closes_in_time_although_the_database_is_locked(tmp_path
             assert now() - began < END_S
             locked.close()
         await mpim.__aexit__(None, None, None)
-        # The statement that waited ends in a thread of the driver's, which still asks for this loop.
+        # The statement that waited ends in a thread of the driver's, which still asks for this
+        # loop.
         await wait_until(lambda: "_connection_worker_thread" not in str(threading.enumerate()))
 
 
 async def test_a_drain_that_is_cancelled_leaves_nothing_open():
     """Its sockets, tasks and connections are given back at once."""
     async with EmbeddedServer() as server:
-        mpim = await ImSystem(server.url, **system_options(gateway_config=LIMITS, queue_config=IMPATIENT)).__aenter__()
+        mpim = await ImSystem(
+            server.url, **system_options(gateway_config=LIMITS, queue_config=IMPATIENT)
+        ).__aenter__()
         gateway = mpim.gateways["gw-1"]
         async with RawClient(gateway.url) as raw:
             await raw.hello("alice")
@@ -237,7 +265,9 @@ async def test_a_drain_that_is_cancelled_leaves_nothing_open():
             await asyncio.sleep(0.1)
             draining.cancel()
             await asyncio.wait([draining])
-            await wait_until(lambda: not gateway._handlers and not gateway._tasks and not gateway.connections)
+            await wait_until(
+                lambda: not gateway._handlers and not gateway._tasks and not gateway.connections
+            )
             server.resume()
         await mpim.__aexit__(None, None, None)
 
@@ -305,7 +335,18 @@ async def test_a_system_that_was_not_opened_says_so():
 
 
 @pytest.mark.parametrize(
-    "url", ["", "http://127.0.0.1/ws", "127.0.0.1:80", "ws://", "ws://[::1", "ws://a:99999/", "ws://a/#x", 5, None]
+    "url",
+    [
+        "",
+        "http://127.0.0.1/ws",
+        "127.0.0.1:80",
+        "ws://",
+        "ws://[::1",
+        "ws://a:99999/",
+        "ws://a/#x",
+        5,
+        None,
+    ],
 )
 def test_what_is_no_address_of_a_gateway_is_refused_where_it_is_given(url):
     """InvalidParameter, and not a client that tries for half a minute."""
@@ -330,14 +371,19 @@ def test_callbacks_that_would_not_be_run_are_refused():
 
 
 async def test_nothing_that_was_refused_for_certain_is_told_as_perhaps_done():
-    """The gateway says each time that nothing was done: the last of its errors is raised, and it is definite."""
+    """The gateway says each time that nothing was done.
+
+    The last of its errors is raised, and it is definite.
+    """
 
     async def refuses(ws):
         await ws.recv()
         await ws.send(encode(Welcome("alice", "full", {})), text=True)
         async for raw in ws:
             if '"send"' in raw:
-                await ws.send('{"t":"error","error":"QueueFull","text":"no room","id":"m1","transient":true}')
+                await ws.send(
+                    '{"t":"error","error":"QueueFull","text":"no room","id":"m1","transient":true}'
+                )
 
     async with a_gateway(refuses) as url, Client(url, lambda: "x", timeout_s=0.5) as alice:
         with pytest.raises(MpimError) as raised:
@@ -356,7 +402,9 @@ async def test_what_is_under_way_at_the_end_is_not_told_as_certainly_not_done():
             heard += '"send"' in raw
             if heard == 1:
                 heard += 1
-                await ws.send('{"t":"error","error":"QueueFull","text":"no room","id":"m1","transient":true}')
+                await ws.send(
+                    '{"t":"error","error":"QueueFull","text":"no room","id":"m1","transient":true}'
+                )
 
     async with a_gateway(refuses_once) as url, Client(url, lambda: "x", timeout_s=1.0) as alice:
         with pytest.raises(Unconfirmed) as raised:
@@ -376,13 +424,19 @@ async def test_a_system_in_a_notebook_that_was_not_opened_says_so():
 
 
 async def test_many_who_wait_for_a_database_that_hangs_wait_together(tmp_path):
-    """Not one after the other: each is told within what one of them would wait; whoever is cancelled takes nobody along."""
+    """Not one after the other: each is told within what one of them would wait.
+
+    Whoever is cancelled takes nobody along.
+    """
     database = tmp_path / "chat.db"
     locked = sqlite3.connect(database, isolation_level=None)
     locked.execute("BEGIN EXCLUSIVE")
     async with SqlDatabase(f"sqlite+aiosqlite:///{database}", timeout_s=0.3) as store:
         offline = OfflineStore(store)
-        calls = [asyncio.create_task(offline.page("bob", "alice:bob", number, 10)) for number in range(40)]
+        calls = [
+            asyncio.create_task(offline.page("bob", "alice:bob", number, 10))
+            for number in range(40)
+        ]
         await asyncio.sleep(0)
         calls[0].cancel()
         async with asyncio.timeout(6):  # one by one it would be forty times as long

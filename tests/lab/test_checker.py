@@ -18,7 +18,10 @@ def test_everything_once_and_in_order_is_exactly_once_in_this_run():
 
 
 def test_a_missing_message_is_lost_and_its_sender_may_have_been_told_otherwise():
-    """Lost is what nobody handled; silently lost is what was acknowledged to its sender all the same."""
+    """Lost is what nobody handled.
+
+    Silently lost is what was acknowledged to its sender all the same.
+    """
     verdict = check(["m1", "m2", "m3"], ["m1"], acknowledged=["m1", "m2"])
     assert verdict.lost == ("m2", "m3")
     assert verdict.silently_lost == ("m2",)
@@ -26,7 +29,10 @@ def test_a_missing_message_is_lost_and_its_sender_may_have_been_told_otherwise()
 
 
 def test_a_duplicate_is_not_also_a_reordering():
-    """A redelivery that comes late does not make its message reordered: the first delivery counts."""
+    """A redelivery that comes late does not make its message reordered.
+
+    The first delivery counts.
+    """
     verdict = check(["m1", "m2"], ["m1", "m2", "m1"])
     assert verdict.duplicated == ("m1",)
     assert verdict.reordered == ()
@@ -45,7 +51,10 @@ def test_nothing_sent_is_no_reason_to_fail():
 
 @given(st.lists(st.sampled_from(IDS), max_size=30))
 def test_every_message_is_accounted_for(handled):
-    """sent = delivered + lost; duplicates and late ones are among the delivered; equal inputs give equal verdicts."""
+    """sent = delivered + lost.
+
+    Duplicates and late ones are among the delivered; equal inputs give equal verdicts.
+    """
     verdict = check(IDS, handled)
     assert verdict.sent == verdict.delivered + len(verdict.lost)
     assert set(verdict.lost) == set(IDS) - set(handled)
@@ -90,7 +99,10 @@ def test_a_trace_is_judged_for_one_receiver_and_one_channel():
 
 
 def test_what_is_stalled_or_dead_lettered_is_not_lost():
-    """Somebody can still do it, or has seen that nobody can; with either, not everything is done."""
+    """Somebody can still do it, or has seen that nobody can.
+
+    With either, not everything is done.
+    """
     verdict = check(["m1", "m2", "m3"], ["m1"], stalled=["m2"], dead_lettered=["m3"])
     assert (verdict.lost, verdict.stalled, verdict.dead_lettered) == ((), ("m2",), ("m3",))
     assert (verdict.sent, verdict.delivered) == (3, 1)
@@ -110,7 +122,16 @@ def test_a_dead_letter_is_not_stalled_as_well():
 
 def test_the_text_tells_of_stalled_and_dead_only_where_there_are_some():
     """And of the acknowledgement that was wrong, in its own word."""
-    text = str(check(["m1", "m2", "m3"], [], ["m1"], stalled=["m2"], dead_lettered=["m3"], acknowledgement="added"))
+    text = str(
+        check(
+            ["m1", "m2", "m3"],
+            [],
+            ["m1"],
+            stalled=["m2"],
+            dead_lettered=["m3"],
+            acknowledgement="added",
+        )
+    )
     assert 'acknowledged "added" but lost 1  (m1)' in text
     assert "stalled" in text and "(m2)" in text
     assert "dead letters 1  (m3)" in text
@@ -122,7 +143,10 @@ SOME = st.lists(st.sampled_from(IDS), max_size=12)
 
 @given(SOME, SOME, SOME, SOME)
 def test_every_message_has_one_end(handled, stalled, dead_lettered, acknowledged):
-    """Delivered, lost, stalled or dead-lettered, and never two of them; silently lost is part of lost."""
+    """Delivered, lost, stalled or dead-lettered, and never two of them.
+
+    Silently lost is part of lost.
+    """
     verdict = check(IDS, handled, acknowledged, stalled=stalled, dead_lettered=dead_lettered)
     ends = [*dict.fromkeys(handled), *verdict.lost, *verdict.stalled, *verdict.dead_lettered]
     assert sorted(ends) == IDS
@@ -131,7 +155,10 @@ def test_every_message_has_one_end(handled, stalled, dead_lettered, acknowledged
 
 
 def test_effects_are_judged_whoever_had_them():
-    """Handled is not done: the effect counts. Other streams do not; a repeat of adding is one message."""
+    """Handled is not done: the effect counts.
+
+    Other streams do not; a repeat of adding is one message.
+    """
     trace = Trace()
     for kind, actor, message, channel in [
         (EventKind.ACCEPTED, "alice", "m1", "orders"),
@@ -152,4 +179,8 @@ def test_effects_are_judged_whoever_had_them():
     verdict = check_effects(trace, "orders")
     assert (verdict.sent, verdict.delivered, verdict.acknowledgement) == (5, 1, "added")
     assert (verdict.lost, verdict.silently_lost) == (("m2", "m5"), ("m2",))
-    assert (verdict.duplicated, verdict.stalled, verdict.dead_lettered) == (("m1",), ("m3",), ("m4",))
+    assert (verdict.duplicated, verdict.stalled, verdict.dead_lettered) == (
+        ("m1",),
+        ("m3",),
+        ("m4",),
+    )

@@ -31,7 +31,9 @@ asyncio.run(main())
 """
 
 
-async def test_a_learners_file_in_the_working_directory_is_not_taken_for_a_module(one_server, tmp_path):
+async def test_a_learners_file_in_the_working_directory_is_not_taken_for_a_module(
+    one_server, tmp_path
+):
     """Load process and guard work from any folder, also one with a `queue.py` and a `redis.py` of the learner's own."""
     for name in ("queue", "redis", "json"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('not this one')")
@@ -60,7 +62,9 @@ async def test_a_child_finds_the_package_where_its_parent_found_it(tmp_path, mon
 
 
 def command_lines():
-    shown = subprocess.run(["ps", "axww", "-o", "args="], capture_output=True, text=True, check=True)
+    shown = subprocess.run(
+        ["ps", "axww", "-o", "args="], capture_output=True, text=True, check=True
+    )
     return shown.stdout
 
 
@@ -86,7 +90,10 @@ async def test_a_run_that_dies_before_its_guard_has_begun_leaves_nothing(server)
     async with Redis.from_url(server.url) as client:
         await client.set(f"{lab.prefix}kept", b"x")
         guard = await asyncio.create_subprocess_exec(
-            *child_command("mpim_lab.lab.server.run_keys"), env=child_environment(), stdin=-1, stdout=_closed_pipe()
+            *child_command("mpim_lab.lab.server.run_keys"),
+            env=child_environment(),
+            stdin=-1,
+            stdout=_closed_pipe(),
         )
         guard.stdin.write(f'{{"url": "{server.url}", "prefix": "{lab.prefix}"}}\n'.encode())
         guard.stdin.close()
@@ -105,7 +112,9 @@ def _closed_pipe():
     return writer
 
 
-async def test_a_guard_removes_the_directory_also_where_path_names_no_programs(monkeypatch, tmp_path):
+async def test_a_guard_removes_the_directory_also_where_path_names_no_programs(
+    monkeypatch, tmp_path
+):
     """The shell knows itself where `rm` is."""
     binary = EmbeddedServer().binary
     monkeypatch.setenv("PATH", "")

@@ -9,7 +9,14 @@ import pytest
 import yaml
 
 from mpim_lab.lab.exercise.data_files import data_path
-from mpim_lab.lab.workload.corpus import LANGUAGES, TEST_SPLIT, TRAINING_SPLIT, Corpus, _load_templates, _split
+from mpim_lab.lab.workload.corpus import (
+    LANGUAGES,
+    TEST_SPLIT,
+    TRAINING_SPLIT,
+    Corpus,
+    _load_templates,
+    _split,
+)
 from mpim_lab.mq.compression.codec import Codec
 from mpim_lab.mq.compression.dictionary import train_dictionary
 
@@ -59,7 +66,10 @@ def test_no_message_says_the_same_twice():
 
 
 def test_it_grows_to_any_size_without_running_dry():
-    """Of 100,000 lines more than 40,000 are different: the others are the "ok" that everybody says."""
+    """Of 100,000 lines more than 40,000 are different.
+
+    The others are the "ok" that everybody says.
+    """
     assert len(set(Corpus().lines(100_000))) > 40_000
 
 
@@ -68,7 +78,9 @@ def test_nothing_that_is_tried_was_seen_in_training(seed):
     """Other lines and templates of the book, so not one whole message in common."""
     for language in LANGUAGES:
         for kind in ("lines", "templates"):
-            tried, trained = (set(_split(language, kind, half)) for half in (TEST_SPLIT, TRAINING_SPLIT))
+            tried, trained = (
+                set(_split(language, kind, half)) for half in (TEST_SPLIT, TRAINING_SPLIT)
+            )
             assert not tried & trained
             assert tried | trained == set(_load_templates()[language][kind])
             assert 0.4 < len(tried) / len(tried | trained) < 0.6
@@ -76,8 +88,13 @@ def test_nothing_that_is_tried_was_seen_in_training(seed):
 
 
 def test_the_json_forms_carry_the_lines():
-    """In the same order, as UTF-8 and not as escapes; an envelope has an id of its own and is sent after the one before."""
-    lines, messages, envelopes = (getattr(Corpus(3), form)(2_000) for form in ("lines", "messages", "envelopes"))
+    """In the same order, as UTF-8 and not as escapes.
+
+    An envelope has an id of its own and is sent after the one before.
+    """
+    lines, messages, envelopes = (
+        getattr(Corpus(3), form)(2_000) for form in ("lines", "messages", "envelopes")
+    )
     for packed in (messages, envelopes):
         assert [json.loads(each)["text"].encode() for each in packed] == lines
         assert b"\\u" not in b"".join(packed)
@@ -89,12 +106,21 @@ def test_the_json_forms_carry_the_lines():
     assert 50 <= median(map(len, messages)) <= 70 and 120 <= median(map(len, envelopes)) <= 145
 
 
-@pytest.mark.parametrize(("form", "samples"), [("messages", "message_samples"), ("envelopes", "envelope_samples")])
+@pytest.mark.parametrize(
+    ("form", "samples"), [("messages", "message_samples"), ("envelopes", "envelope_samples")]
+)
 def test_a_dictionary_makes_the_median_message_half_again_as_small(form, samples):
     """Mark and number of the dictionary included, learnt from other text."""
     corpus = Corpus()
-    codec = Codec("zstd-dictionary", threshold_bytes=0, dictionaries=[train_dictionary(getattr(corpus, samples)())])
-    assert median(len(text) / len(codec.compress_raw(text)) for text in getattr(corpus, form)(2_000)) >= 1.5
+    codec = Codec(
+        "zstd-dictionary",
+        threshold_bytes=0,
+        dictionaries=[train_dictionary(getattr(corpus, samples)())],
+    )
+    assert (
+        median(len(text) / len(codec.compress_raw(text)) for text in getattr(corpus, form)(2_000))
+        >= 1.5
+    )
 
 
 def test_zlib_makes_the_median_line_longer():
@@ -105,17 +131,26 @@ def test_zlib_makes_the_median_line_longer():
 
 
 def test_the_book_says_nothing_twice_and_fills_every_slot():
-    """Nor is a line what a template can become; a slot without a word, or a word without a slot, is a slip."""
+    """Nor is a line what a template can become.
+
+    A slot without a word, or a word without a slot, is a slip.
+    """
     book = yaml.safe_load(data_path("chat_lines.yaml").read_text(encoding="utf-8"))
     assert book == _load_templates()
     for language in LANGUAGES:
-        lines, templates, slots = book[language]["lines"], book[language]["templates"], book["slots"][language]
+        lines, templates, slots = (
+            book[language]["lines"],
+            book[language]["templates"],
+            book["slots"][language],
+        )
         texts = lines + templates
         assert len(lines) >= 400 and len(templates) >= 100 and len(texts) == len(set(texts))
         assert all(isinstance(text, str) and text == text.strip() != "" for text in texts)
         assert {slot for text in templates for slot in re.findall(r"\{(\w+)\}", text)} == set(slots)
         assert all(len(words) == len(set(words)) >= 15 for words in slots.values())
-        assert all(re.search(r"\{\w+\}", text) for text in templates) and not [text for text in lines if "{" in text]
+        assert all(re.search(r"\{\w+\}", text) for text in templates) and not [
+            text for text in lines if "{" in text
+        ]
         shapes = [re.compile(_shape(template, slots)) for template in templates]
         assert not [line for line in lines if any(shape.fullmatch(line) for shape in shapes)]
 

@@ -34,7 +34,9 @@ class Counting(Experiment):
         return check_trace(run.trace, "bob", "a")
 
 
-@pytest.mark.parametrize("bad", [{"messages": 0}, {"messages": 11}, {"messages": "3"}, {"mode": "other"}])
+@pytest.mark.parametrize(
+    "bad", [{"messages": 0}, {"messages": 11}, {"messages": "3"}, {"mode": "other"}]
+)
 def test_a_parameter_outside_its_bounds_is_refused(bad):
     """InvalidParameter names the parameter and the bounds."""
     with pytest.raises(InvalidParameter, match=next(iter(bad))):

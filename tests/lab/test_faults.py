@@ -6,7 +6,13 @@ from hypothesis import strategies as st
 
 from mpim_lab.errors import FaultUnavailable, InvalidParameter
 from mpim_lab.events import EventKind
-from mpim_lab.lab.faults.injector import DESCRIPTIONS, Fault, FaultInjector, IdleDetector, schedule_faults
+from mpim_lab.lab.faults.injector import (
+    DESCRIPTIONS,
+    Fault,
+    FaultInjector,
+    IdleDetector,
+    schedule_faults,
+)
 from mpim_lab.lab.trace.trace import Trace
 
 
@@ -20,8 +26,15 @@ def recording_causes(log):
     return {"cut": (begin, end)}
 
 
-@given(st.integers(0, 9_999), st.sampled_from(sorted(DESCRIPTIONS)), st.integers(4, 2_000), st.integers(1, 200))
-def test_a_plan_is_the_same_for_the_same_seed_and_never_strikes_the_first_message(seed, kind, messages, duration):
+@given(
+    st.integers(0, 9_999),
+    st.sampled_from(sorted(DESCRIPTIONS)),
+    st.integers(4, 2_000),
+    st.integers(1, 200),
+)
+def test_a_plan_is_the_same_for_the_same_seed_and_never_strikes_the_first_message(
+    seed, kind, messages, duration
+):
     """The first message shows the undisturbed case."""
     faults = schedule_faults(seed, kind, messages, duration)
     assert faults == schedule_faults(seed, kind, messages, duration)

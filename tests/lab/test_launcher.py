@@ -24,9 +24,14 @@ from tests.support import wait_until
 @contextlib.asynccontextmanager
 async def two_processes(tmp_path):
     """Two gateways in processes of their own, over one server and one SQLite file."""
-    settings = {"MPIM_SECRET": SECRET, "MPIM_DATABASE_URL": f"sqlite+aiosqlite:///{tmp_path / 'mpim.db'}"}
+    settings = {
+        "MPIM_SECRET": SECRET,
+        "MPIM_DATABASE_URL": f"sqlite+aiosqlite:///{tmp_path / 'mpim.db'}",
+    }
     async with EmbeddedServer() as server:
-        gateways = await asyncio.gather(*(start_gateway(f"gw-{n}", server.url, settings) for n in (1, 2)))
+        gateways = await asyncio.gather(
+            *(start_gateway(f"gw-{n}", server.url, settings) for n in (1, 2))
+        )
         try:
             yield gateways
         finally:
@@ -36,7 +41,9 @@ async def two_processes(tmp_path):
 def client(uid, gateways, **options):
     """A client that tries these gateways in this order."""
     addresses = [f"ws://127.0.0.1:{each.port}/ws" for each in gateways]
-    return Client(addresses, lambda: TokenService(SECRET).issue(uid), response_timeout_s=1.0, **options)
+    return Client(
+        addresses, lambda: TokenService(SECRET).issue(uid), response_timeout_s=1.0, **options
+    )
 
 
 @contextlib.asynccontextmanager
@@ -52,14 +59,19 @@ async def texts(reader, count):
 
 
 async def test_two_processes_are_one_system(tmp_path):
-    """Messages and a group between them; what waits for one who is away is in the file that both read."""
+    """Messages and a group between them.
+
+    What waits for one who is away is in the file that both read.
+    """
     async with two_processes(tmp_path) as (one, two), client("alice", [one]) as alice:
         await alice.send("bob", "while you were away")
         await alice.create_group("tea", "bob")
         async with client("bob", [two]) as bob:
             await alice.send("bob", "and now")
             await alice.send_to_group("tea", "to all")
-            assert sorted(await texts(bob, 3)) == sorted(["while you were away", "and now", "to all"])
+            assert sorted(await texts(bob, 3)) == sorted(
+                ["while you were away", "and now", "to all"]
+            )
             assert (await bob.send_to_group("tea", "thanks")).status == "pushed"
         assert await texts(alice, 1) == ["thanks"]
 
@@ -114,7 +126,9 @@ class Serving:
     """`mpim-lab serve --gateways 2 --port 0`, and what it printed."""
 
     async def __aenter__(self):
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("MPIM_")}
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith("MPIM_")
+        }
         self.process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "mpim_lab.cli", "serve", "--gateways", "2", "--port", "0",
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=environment | {"PYTHONUNBUFFERED": "1"},
@@ -125,7 +139,9 @@ class Serving:
                 line = (await self.process.stdout.readline()).decode()
                 if not line:
                     raise AssertionError((await self.process.stderr.read()).decode())
-                if found := re.match(r"(gw-\d): (http://127\.0\.0\.1:\d+)/  \(process (\d+)\)", line):
+                if found := re.match(
+                    r"(gw-\d): (http://127\.0\.0\.1:\d+)/  \(process (\d+)\)", line
+                ):
                     self.gateways[found[1]] = found[2], int(found[3])
         self.family = [self.process.pid, *_children(self.process.pid)]
         return self
@@ -136,7 +152,10 @@ class Serving:
             await self.process.wait()
 
     async def ended(self):
-        """Wait for its end; gives its status, and which of its processes are left a moment later."""
+        """Wait for its end.
+
+        Gives its status, and which of its processes are left a moment later.
+        """
         async with asyncio.timeout(25):
             status = await self.process.wait()
         deadline = now() + 3
@@ -151,7 +170,9 @@ class Serving:
         async def token():
             for url in urls:
                 with contextlib.suppress(OSError):
-                    answer = await asyncio.to_thread(urllib.request.urlopen, f"{url}/login?user={uid}")
+                    answer = await asyncio.to_thread(
+                        urllib.request.urlopen, f"{url}/login?user={uid}"
+                    )
                     return json.loads(answer.read())["token"]
             raise OSError("no gateway gives tokens")
 
@@ -174,13 +195,18 @@ def _children(pid):
     return found
 
 
-needs_proc = pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="needs /proc to see processes")
+needs_proc = pytest.mark.skipif(
+    not os.path.exists("/proc/self/stat"), reason="needs /proc to see processes"
+)
 
 
 @needs_proc
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
 async def test_serve_works_and_leaves_no_process_behind(number):
-    """Two users at two gateways write to each other; then it ends with 0, and with it the gateways and the server."""
+    """Two users at two gateways write to each other.
+
+    Then it ends with 0, and with it the gateways and the server.
+    """
     async with Serving() as serving:
         async with serving.client("alice", "gw-1") as alice, serving.client("bob", "gw-2") as bob:
             await alice.send("bob", "hi")
@@ -222,7 +248,9 @@ async def test_gateways_do_not_outlive_a_serve_that_was_killed():
         (2, 0, "sqlite+aiosqlite:///:memory:", "MPIM_DATABASE_URL"),
     ],
 )
-async def test_what_cannot_be_served_is_refused_before_anything_is_started(monkeypatch, gateways, port, database, word):
+async def test_what_cannot_be_served_is_refused_before_anything_is_started(
+    monkeypatch, gateways, port, database, word
+):
     """InvalidParameter names what is wrong."""
     monkeypatch.setenv("MPIM_DATABASE_URL", database)
     with pytest.raises(InvalidParameter, match=word):

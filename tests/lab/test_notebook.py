@@ -31,7 +31,9 @@ async def urls(server, tmp_path):
         await client.execute_command("ACL", "SETUSER", "lab", "on", ">pa ss", "~*", "&*", "+@all")
     async with tls_in_front_of(server.url, tmp_path) as (tls, _):
         yield {
-            "password": server.url.replace("redis://", f"redis://lab:{quote('pa ss')}@").replace("/0", "/3"),
+            "password": server.url.replace("redis://", f"redis://lab:{quote('pa ss')}@").replace(
+                "/0", "/3"
+            ),
             "unix": server.unix_url,
             "tls": tls,
         }
@@ -45,16 +47,24 @@ async def test_a_bare_socket_is_logged_in_as_the_url_says(urls, way):
 
 @pytest.mark.parametrize("way", ["password", "unix", "tls"])
 @pytest.mark.parametrize(
-    "relay", [FaultProxy, lambda url: LatencyProxy(url, one_way_ms=0.1)], ids=["FaultProxy", "LatencyProxy"]
+    "relay",
+    [FaultProxy, lambda url: LatencyProxy(url, one_way_ms=0.1)],
+    ids=["FaultProxy", "LatencyProxy"],
 )
 async def test_a_relay_leads_to_the_server_whatever_the_way(urls, way, relay):
     """With its user, password and database."""
-    async with relay(urls[way]) as line, MessageQueue(line.url) as mq, MessageQueue(urls[way]) as direct:
+    async with (
+        relay(urls[way]) as line,
+        MessageQueue(line.url) as mq,
+        MessageQueue(urls[way]) as direct,
+    ):
         await mq.stream("s").add(b"x")
         assert await direct.stream("s").length() == 1
 
 
-async def test_a_login_that_is_refused_and_a_server_that_says_nothing_are_named(server, urls, monkeypatch):
+async def test_a_login_that_is_refused_and_a_server_that_says_nothing_are_named(
+    server, urls, monkeypatch
+):
     """LoginRejected and NotConnected, in time."""
     monkeypatch.setattr(notebook, "ANSWER_TIMEOUT_S", 0.3)
     with pytest.raises(LoginRejected):
@@ -75,7 +85,9 @@ def shell(monkeypatch):
     InteractiveShell.clear_instance()
 
 
-def test_a_cell_that_is_refused_says_so_and_so_do_those_that_use_what_it_makes(shell, monkeypatch, capsys):
+def test_a_cell_that_is_refused_says_so_and_so_do_those_that_use_what_it_makes(
+    shell, monkeypatch, capsys
+):
     """One sentence each; the others run, and show their last value."""
     monkeypatch.setenv("MPIM_REDIS_URL", "redis://127.0.0.1:1")
     skip_unavailable()
@@ -104,16 +116,24 @@ def test_on_the_labs_own_server_nothing_is_changed(shell, monkeypatch):
     """An error is an error."""
     monkeypatch.delenv("MPIM_REDIS_URL", raising=False)
     skip_unavailable()
-    assert isinstance(shell.run_cell("raise FaultUnavailable('no')").error_in_exec, FaultUnavailable)
+    assert isinstance(
+        shell.run_cell("raise FaultUnavailable('no')").error_in_exec, FaultUnavailable
+    )
 
 
-def test_what_skips_cells_outlives_a_reset_and_leaves_future_imports_first(shell, monkeypatch, capsys):
+def test_what_skips_cells_outlives_a_reset_and_leaves_future_imports_first(
+    shell, monkeypatch, capsys
+):
     """`%reset` forgets all names but not how cells are read; `from __future__` must begin a cell."""
     monkeypatch.setenv("MPIM_REDIS_URL", "redis://127.0.0.1:1")
     skip_unavailable()
     shell.run_cell("%reset -f")
     skip_unavailable()
-    refused = shell.run_cell("from mpim_lab.errors import FaultUnavailable\nraise FaultUnavailable('it is yours')")
+    refused = shell.run_cell(
+        "from mpim_lab.errors import FaultUnavailable\nraise FaultUnavailable('it is yours')"
+    )
     assert refused.success and capsys.readouterr().out == "Left out: it is yours.\n"
-    assert shell.run_cell('"""Why."""\nfrom __future__ import annotations\n1 + 1').success is False  # as without us
+    assert (
+        shell.run_cell('"""Why."""\nfrom __future__ import annotations\n1 + 1').success is False
+    )  # as without us
     assert shell.run_cell("from __future__ import annotations\n1 + 1").result == 2

@@ -35,7 +35,9 @@ def test_by_default_it_is_in_the_users_data_folder(tmp_path, monkeypatch):
     assert progress_path() == tmp_path / ".local" / "share" / "mpim_lab" / "progress.json"
 
 
-@pytest.mark.parametrize("content", ["", "no json", "[1]", '{"a": 1}', '{"a": {"tries": "x", "passed": null}}'])
+@pytest.mark.parametrize(
+    "content", ["", "no json", "[1]", '{"a": 1}', '{"a": {"tries": "x", "passed": null}}']
+)
 def test_a_broken_file_is_reported_and_stops_nobody(file, content, caplog):
     """The next try begins anew."""
     file.parent.mkdir()

@@ -9,7 +9,13 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import TimeoutError as RedisTimeout
 
-from mpim_lab.errors import CommandTimeout, ConnectionLost, InvalidParameter, LoginRejected, MpimError
+from mpim_lab.errors import (
+    CommandTimeout,
+    ConnectionLost,
+    InvalidParameter,
+    LoginRejected,
+    MpimError,
+)
 from mpim_lab.lab.faults.proxy import FaultProxy, Match
 from mpim_lab.lab.faults.resp_framing import RespFramer
 from mpim_lab.mq.connection.config import ConnectionConfig
@@ -19,7 +25,9 @@ from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.streams import everything_done, shop, working
 from tests.support import wait_until
 
-QUICK = ConnectionConfig(timeout_s=0.4, connect_timeout_s=0.4, backoff=Backoff(initial_s=0.005, max_s=0.02))
+QUICK = ConnectionConfig(
+    timeout_s=0.4, connect_timeout_s=0.4, backoff=Backoff(initial_s=0.005, max_s=0.02)
+)
 M5 = Match("XADD", containing=b"m5")
 
 
@@ -72,7 +80,11 @@ async def frames_until_the_end(reader):
 async def test_publishing_and_subscribing_work_as_without_it(server):
     """Patterns and async iterators, too, and payloads that look like frames or are larger than one read."""
     got, large = [], b"\r\n>2\r\n$7\r\nmessage\r\n" * 20_000
-    async with FaultProxy(server.url) as proxy, MessageQueue(proxy.url) as mq, MessageQueue(proxy.url) as other:
+    async with (
+        FaultProxy(server.url) as proxy,
+        MessageQueue(proxy.url) as mq,
+        MessageQueue(proxy.url) as other,
+    ):
         await mq.subscribe("a", got.append)
         await mq.subscribe("b*", got.append, pattern=True)
         assert await other.publish("a", b"1") == 1
@@ -104,7 +116,10 @@ async def test_a_stream_with_a_worker_works_as_without_it(server):
         if entry.data == b"poison":
             raise ValueError
 
-    async with FaultProxy(server.url) as proxy, shop(Behind(proxy), "a", "poison", "b") as (group, stream):
+    async with (
+        FaultProxy(server.url) as proxy,
+        shop(Behind(proxy), "a", "poison", "b") as (group, stream),
+    ):
         async with working(group, handle):
             await stream.add("c")
             await everything_done(group)
@@ -117,14 +132,19 @@ async def test_a_stream_with_a_worker_works_as_without_it(server):
 @pytest.mark.parametrize("protocol", [2, 3])
 async def test_another_client_works_through_it_in_either_protocol(server, protocol):
     """redis-py: a pipeline, a transaction, a subscription, in which RESP2 has no pushes."""
-    async with FaultProxy(server.url) as proxy, Redis.from_url(proxy.url, protocol=protocol) as client:
+    async with (
+        FaultProxy(server.url) as proxy,
+        Redis.from_url(proxy.url, protocol=protocol) as client,
+    ):
         async with client.pipeline(transaction=True) as transaction:
             assert await transaction.set("k", "v").get("k").execute() == [True, b"v"]  # type: ignore[attr-defined]
         async with client.pubsub() as listener:
             await listener.subscribe("a", "b")
             assert await client.publish("b", "hello") == 1
             async with asyncio.timeout(5):
-                while (message := await listener.get_message(timeout=1)) is None or message["type"] != "message":
+                while (message := await listener.get_message(timeout=1)) is None or message[
+                    "type"
+                ] != "message":
                     pass
         assert message["data"] == b"hello"
 
@@ -138,7 +158,10 @@ async def test_a_unix_socket_and_a_login_and_a_database_stand_behind_it(server):
         assert proxy.url.endswith("/2")
         assert await mq._commands.call("ACL", "WHOAMI") == b"alice"
         assert b"db=2" in await mq._commands.call("CLIENT", "INFO")
-    async with FaultProxy(server.unix_url.replace("db=0", "db=3")) as proxy, MessageQueue(proxy.url) as mq:
+    async with (
+        FaultProxy(server.unix_url.replace("db=0", "db=3")) as proxy,
+        MessageQueue(proxy.url) as mq,
+    ):
         assert b"db=3" in await mq._commands.call("CLIENT", "INFO")
     async with FaultProxy(behind.replace("alice:s3cr", "alice:wrong")) as proxy:
         with pytest.raises(LoginRejected):
@@ -159,7 +182,10 @@ async def test_a_server_that_is_killed_is_a_line_that_breaks_and_comes_back(serv
 
 
 async def test_a_lost_reply_is_a_command_that_was_done(server):
-    """ConnectionLost, definite=False, and the entry is there, once; the next message is added as if nothing had been."""
+    """ConnectionLost, definite=False, and the entry is there, once.
+
+    The next message is added as if nothing had been.
+    """
     async with FaultProxy(server.url) as proxy, MessageQueue(proxy.url, config=QUICK) as mq:
         proxy.drop_reply(M5)
         failed = await add(mq.stream("orders"), "m4", "m5", "m6")
@@ -200,7 +226,9 @@ async def test_a_match_is_by_name_in_any_case_and_by_argument(server):
         await mq.publish("a", b"m5")
         await mq._commands.call("EVAL", "return 1", "0", "m4")
         with pytest.raises(ConnectionLost):
-            await mq._commands.call("EVAL", "return redis.call('SET', KEYS[1], 'done')", "1", "k", "m5")
+            await mq._commands.call(
+                "EVAL", "return redis.call('SET', KEYS[1], 'done')", "1", "k", "m5"
+            )
         assert await mq._commands.call("GET", "k") == b"done"
         assert proxy.triggered == 1
 
@@ -222,7 +250,10 @@ async def test_a_subscription_can_be_lost_too(server):
 
 
 async def test_a_stalled_reply_makes_a_client_that_repeats_add_twice(server):
-    """One call of redis-py's xadd, as `Redis(…)` comes: it times out, sends again, and reports success. Two entries."""
+    """One call of redis-py's xadd, as `Redis(…)` comes.
+
+    It times out, sends again, and reports success. Two entries.
+    """
     async with FaultProxy(server.url) as proxy:
         proxy.delay_reply(M5)
         async with Redis(port=port_of(proxy), protocol=3, socket_timeout=0.2) as client:
@@ -233,7 +264,10 @@ async def test_a_stalled_reply_makes_a_client_that_repeats_add_twice(server):
 
 @pytest.mark.parametrize("made", ["with zero retries", "from a URL"])
 async def test_a_stalled_reply_without_repeating_is_a_time_out_and_one_entry(server, made):
-    """redis-py says so, and leaves it to its caller: when told to, and when made by `from_url`, which has no retries."""
+    """redis-py says so, and leaves it to its caller.
+
+    When told to, and when made by `from_url`, which has no retries.
+    """
     async with FaultProxy(server.url) as proxy:
         proxy.delay_reply(M5)
         options = {"protocol": 3, "socket_timeout": 0.2}
@@ -299,7 +333,11 @@ async def test_what_is_sent_into_a_partition_is_done_when_it_heals(server):
 async def test_a_partition_that_heals_in_time_is_not_noticed(server):
     """What waited passes, in order, both ways."""
     got = []
-    async with FaultProxy(server.url) as proxy, MessageQueue(proxy.url) as mq, MessageQueue(server.url) as other:
+    async with (
+        FaultProxy(server.url) as proxy,
+        MessageQueue(proxy.url) as mq,
+        MessageQueue(server.url) as other,
+    ):
         await mq.subscribe("a", got.append)
         proxy.partition()
         publishing = asyncio.gather(*(mq.publish("a", b"%d" % number) for number in range(5)))
@@ -373,6 +411,10 @@ async def test_leaving_cuts_every_line_at_once_whatever_is_held(server):
 def test_what_cannot_be_is_refused():
     """InvalidParameter, at once."""
     proxy = FaultProxy("redis://127.0.0.1:1/0")
-    for wrong in (lambda: proxy.drop_reply(M5, times=0), lambda: proxy.cut_at_byte(-1), lambda: FaultProxy("http://x")):
+    for wrong in (
+        lambda: proxy.drop_reply(M5, times=0),
+        lambda: proxy.cut_at_byte(-1),
+        lambda: FaultProxy("http://x"),
+    ):
         with pytest.raises(InvalidParameter):
             wrong()

@@ -62,12 +62,18 @@ def strangers(seen, prefixes=rb"lab-"):
 async def loads():
     async with open_server() as server:
         for who in LOADS:
-            if who.startswith(("streams:mpim_lab", "batching:mpim_lab")) or who == "streams:redis-py pipelined":
+            if (
+                who.startswith(("streams:mpim_lab", "batching:mpim_lab"))
+                or who == "streams:redis-py pipelined"
+            ):
                 await measure(server.url, who, messages=200, tasks=8, prefix=server.prefix)
 
 
 async def gateway():
-    async with open_server() as redis, GatewayServer(CANDIDATES["mpim_lab"], redis.url, redis.prefix) as running:
+    async with (
+        open_server() as redis,
+        GatewayServer(CANDIDATES["mpim_lab"], redis.url, redis.prefix) as running,
+    ):
         running.check()
         await asyncio.sleep(0.3)
 
@@ -76,7 +82,10 @@ async def gateway():
     "work",
     [
         pytest.param(lambda: guarantee_overhead(seconds=0.05), id="what guarantees cost"),
-        pytest.param(lambda: PubSubDelivery(design="confirmed", fault="cut", messages=20).run(), id="an experiment"),
+        pytest.param(
+            lambda: PubSubDelivery(design="confirmed", fault="cut", messages=20).run(),
+            id="an experiment",
+        ),
         pytest.param(lambda: run_schedule(3), id="a schedule of the soak"),
         pytest.param(loads, id="load processes"),
         pytest.param(gateway, id="a gateway of the bench"),
@@ -118,7 +127,9 @@ asyncio.run(main())
 def a_run(url):
     """A process that writes a lot; gives it and its guard's id."""
     environment = os.environ | {"MPIM_REDIS_URL": url}
-    python = subprocess.Popen([sys.executable, "-c", RUN], stdout=subprocess.PIPE, text=True, env=environment)
+    python = subprocess.Popen(
+        [sys.executable, "-c", RUN], stdout=subprocess.PIPE, text=True, env=environment
+    )
     try:
         yield python, int(python.stdout.readline())
     finally:
@@ -156,7 +167,10 @@ async def test_what_a_killed_guard_left_is_found(server, readers, finder, monkey
         os.kill(guard, signal.SIGKILL)
         python.kill()
         python.wait()
-        async with ExternalServer(server.url) as living, MessageQueue(server.url, prefix=living.prefix) as mq:
+        async with (
+            ExternalServer(server.url) as living,
+            MessageQueue(server.url, prefix=living.prefix) as mq,
+        ):
             await mq.stream("kept").add(b"x")
             (dead,) = await readers.smembers(run_keys.RUNS) - {living.prefix.encode()}
             assert await readers.exists(dead + b"lab:alive")
@@ -194,12 +208,17 @@ async def test_the_guard_shows_no_password(server, readers):
     """Neither the URL nor the prefix is on its command line."""
     async with ExternalServer(server.url.replace("redis://", "redis://default:@")) as lab:
         shown = subprocess.run(
-            ["ps", "-o", "args=", "-p", str(lab._guard.pid)], capture_output=True, text=True, check=True
+            ["ps", "-o", "args=", "-p", str(lab._guard.pid)],
+            capture_output=True,
+            text=True,
+            check=True,
         )
         assert "redis://" not in shown.stdout and "run_keys" in shown.stdout
 
 
-async def test_a_user_who_may_not_unlink_has_it_deleted_and_one_who_may_not_look_is_told(server, readers):
+async def test_a_user_who_may_not_unlink_has_it_deleted_and_one_who_may_not_look_is_told(
+    server, readers
+):
     """UNLINK falls back to DEL; without SCAN there is one sentence that says so."""
     for name, rights in (("slow", ("+@all", "-unlink")), ("blind", ("+@all", "-scan"))):
         await readers.execute_command("ACL", "SETUSER", name, "on", ">p", "~*", "&*", *rights)
@@ -209,7 +228,9 @@ async def test_a_user_who_may_not_unlink_has_it_deleted_and_one_who_may_not_look
                 assert await found.remove("lab-00000000:") == 1
             else:
                 with pytest.raises(ServerFailed, match="may not"):
-                    async with open_run_keys(server.url.replace("redis://", f"redis://{name}:p@")) as blind:
+                    async with open_run_keys(
+                        server.url.replace("redis://", f"redis://{name}:p@")
+                    ) as blind:
                         await blind.remove("lab-00000000:")
     await readers.delete("lab-00000000:x")
     assert await as_it_was(readers)
@@ -288,13 +309,19 @@ async def test_a_forked_child_does_not_end_its_parents_run(readers, server):
     assert await as_it_was(readers)
 
 
-async def test_a_fault_that_this_user_may_not_cause_is_said_before_the_run(readers, server, monkeypatch):
+async def test_a_fault_that_this_user_may_not_cause_is_said_before_the_run(
+    readers, server, monkeypatch
+):
     """Not as an outcome of the first message that it would strike."""
-    await readers.execute_command("ACL", "SETUSER", "lab", "on", ">p", "~*", "&*", "+@all", "-@admin", "-@dangerous")
+    await readers.execute_command(
+        "ACL", "SETUSER", "lab", "on", ">p", "~*", "&*", "+@all", "-@admin", "-@dangerous"
+    )
     monkeypatch.setenv("MPIM_REDIS_URL", server.url.replace("redis://", "redis://lab:p@"))
     with pytest.raises(FaultUnavailable, match="does not let this user"):
         await PubSubDelivery(design="naive", fault="cut").run()
-    assert (await PubSubDelivery(design="confirmed", fault="away", messages=12).run()).verdict.lost == ()
+    assert (
+        await PubSubDelivery(design="confirmed", fault="away", messages=12).run()
+    ).verdict.lost == ()
 
 
 @pytest.mark.parametrize("mode", ["cluster", "replica", "no RESP3"])

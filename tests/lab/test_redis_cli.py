@@ -24,7 +24,11 @@ def redis_cli(server):
 async def test_redis_cli_subscribe_sees_what_we_publish(server, redis_cli):
     """Text in two languages goes over the wire as it is."""
     process = await asyncio.create_subprocess_exec(
-        *redis_cli, "SUBSCRIBE", "user:1001", stdout=asyncio.subprocess.PIPE, stdin=asyncio.subprocess.DEVNULL
+        *redis_cli,
+        "SUBSCRIBE",
+        "user:1001",
+        stdout=asyncio.subprocess.PIPE,
+        stdin=asyncio.subprocess.DEVNULL,
     )
     try:
         async with MessageQueue(server.url) as mq:
@@ -45,7 +49,11 @@ async def test_we_see_what_redis_cli_publishes(server, redis_cli):
     async with MessageQueue(server.url) as mq:
         await mq.subscribe("user:1001", received.append)
         process = await asyncio.create_subprocess_exec(
-            *redis_cli, "PUBLISH", "user:1001", "hello from redis-cli", stdout=asyncio.subprocess.PIPE
+            *redis_cli,
+            "PUBLISH",
+            "user:1001",
+            "hello from redis-cli",
+            stdout=asyncio.subprocess.PIPE,
         )
         said, _ = await process.communicate()
         await wait_until(lambda: received)

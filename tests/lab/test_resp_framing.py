@@ -14,7 +14,10 @@ from mpim_lab.mq.connection.resp import encode_command
 WORDS = st.lists(st.binary(max_size=30), min_size=1, max_size=6)
 LINE = st.text(st.characters(codec="ascii", exclude_characters="\r\n"), max_size=20).map(str.encode)
 # Inside a blob anything may stand, also what looks like a frame
-BLOB = st.one_of(st.binary(max_size=40), st.sampled_from([b"\r\n", b"$3\r\nabc\r\n", b"*2\r\n", b">1\r\n", b"\r", b""]))
+BLOB = st.one_of(
+    st.binary(max_size=40),
+    st.sampled_from([b"\r\n", b"$3\r\nabc\r\n", b"*2\r\n", b">1\r\n", b"\r", b""]),
+)
 
 
 def blob(kind, body):
@@ -46,19 +49,28 @@ def nested(inner):
     return st.one_of(
         items.map(lambda parts: many(b"*", parts)),
         items.map(lambda parts: many(b"~", parts)),
-        st.lists(st.tuples(BLOB.map(lambda key: blob(b"$", key)), inner), max_size=3).map(lambda e: pairs(b"%", e)),
+        st.lists(st.tuples(BLOB.map(lambda key: blob(b"$", key)), inner), max_size=3).map(
+            lambda e: pairs(b"%", e)
+        ),
     )
 
 
 VALUES = st.recursive(SIMPLE | NULLS, nested, max_leaves=12)
-PUSHES = st.lists(VALUES, min_size=1, max_size=3).map(lambda parts: many(b">", [blob(b"$", b"message"), *parts]))
+PUSHES = st.lists(VALUES, min_size=1, max_size=3).map(
+    lambda parts: many(b">", [blob(b"$", b"message"), *parts])
+)
 READ_BY_HIREDIS = VALUES | PUSHES
 # hiredis knows no blob errors and takes an attribute for a value of its own
 ERRORS = BLOB.map(lambda body: blob(b"!", body))
 ATTRIBUTED = st.tuples(st.lists(st.tuples(SIMPLE, VALUES), max_size=2), VALUES).map(
     lambda both: pairs(b"|", both[0]) + both[1]
 )
-FRAMES = READ_BY_HIREDIS | ERRORS | ATTRIBUTED | st.lists(ATTRIBUTED, max_size=2).map(lambda parts: many(b"*", parts))
+FRAMES = (
+    READ_BY_HIREDIS
+    | ERRORS
+    | ATTRIBUTED
+    | st.lists(ATTRIBUTED, max_size=2).map(lambda parts: many(b"*", parts))
+)
 
 
 def split(data, cuts):
@@ -70,7 +82,9 @@ def split(data, cuts):
 def test_any_split_of_any_frames_gives_the_same_frames(frames, cuts):
     """Also empty pieces, cuts between CR and LF, in a length, in a blob."""
     splitter = RespFramer()
-    assert [frame for piece in split(b"".join(frames), cuts) for frame in splitter.feed(piece)] == frames
+    assert [
+        frame for piece in split(b"".join(frames), cuts) for frame in splitter.feed(piece)
+    ] == frames
 
 
 @given(st.lists(FRAMES, max_size=4))
@@ -110,7 +124,15 @@ def test_packed_commands_come_out_as_they_were_packed(commands, cuts):
 @pytest.mark.parametrize(
     "data",
     [
-        *(b"PING\r\n", b"\r\n", b"HTTP/1.1 400\r\n", b"$?\r\n;1\r\na\r\n", b"*?\r\n", b"$-2\r\n", b"$+3\r\nabc\r\n"),
+        *(
+            b"PING\r\n",
+            b"\r\n",
+            b"HTTP/1.1 400\r\n",
+            b"$?\r\n;1\r\na\r\n",
+            b"*?\r\n",
+            b"$-2\r\n",
+            b"$+3\r\nabc\r\n",
+        ),
         *(b"$ 3\r\n", b"$3\r\nabcd\r\n", b"*1\r\nx\r\n", b"$\r\n", b"%1_0\r\n"),
     ],
 )
@@ -130,10 +152,15 @@ def test_a_frame_beyond_the_bound_is_refused():
         RespFramer(max_bytes=1_000).feed(b"$100000\r\n" + b"x" * 1_000)
     with pytest.raises(InvalidMessage):
         RespFramer().feed(b"+" + b"x" * 1024 * 1025)
-    assert len(RespFramer(max_bytes=1_000).feed(b"$500\r\n" + b"x" * 500 + b"\r\n" + b"+OK\r\n" * 500)) == 501
+    assert (
+        len(RespFramer(max_bytes=1_000).feed(b"$500\r\n" + b"x" * 500 + b"\r\n" + b"+OK\r\n" * 500))
+        == 501
+    )
 
 
-@pytest.mark.parametrize("frame", [b"+PING\r\n", b"$4\r\nPING\r\n", b"*1\r\n:1\r\n", b"*1\r\n*1\r\n$1\r\na\r\n"])
+@pytest.mark.parametrize(
+    "frame", [b"+PING\r\n", b"$4\r\nPING\r\n", b"*1\r\n:1\r\n", b"*1\r\n*1\r\n$1\r\na\r\n"]
+)
 def test_a_frame_that_is_no_command_has_no_words(frame):
     """A command is an array of bulk strings."""
     with pytest.raises(InvalidMessage, match="packed command"):
@@ -143,7 +170,11 @@ def test_a_frame_that_is_no_command_has_no_words(frame):
 # PipelineFuture and commands
 
 
-@given(st.lists(st.tuples(WORDS.map(lambda words: [b"GET", *words]), VALUES, st.booleans()), max_size=8))
+@given(
+    st.lists(
+        st.tuples(WORDS.map(lambda words: [b"GET", *words]), VALUES, st.booleans()), max_size=8
+    )
+)
 def test_the_nth_reply_belongs_to_the_nth_command_whatever_is_pushed_between(exchanges):
     """PipelineFuture of any shape; a push before a reply belongs to nobody."""
     matcher = ReplyMatcher()
@@ -161,9 +192,15 @@ def told(mark, *words):
 
 @pytest.mark.parametrize("mark", [b">", b"*"])
 def test_a_subscription_is_answered_once_for_each_channel(mark):
-    """By a push in RESP3, by an array in RESP2; messages between belong to nobody, and the next command gets its own."""
+    """By a push in RESP3, by an array in RESP2.
+
+    Messages between belong to nobody, and the next command gets its own.
+    """
     matcher = ReplyMatcher()
-    subscribe, ping = matcher.command(encode_command("subscribe", "a", "b")), matcher.command(encode_command("PING"))
+    subscribe, ping = (
+        matcher.command(encode_command("subscribe", "a", "b")),
+        matcher.command(encode_command("PING")),
+    )
     assert matcher.reply(told(mark, b"subscribe", b"a", b"1")) is subscribe
     assert matcher.reply(told(mark, b"message", b"a", b"hello")) is None
     assert matcher.reply(told(mark, b"subscribe", b"b", b"2")) is subscribe
@@ -174,7 +211,10 @@ def test_a_subscription_is_answered_once_for_each_channel(mark):
 def test_a_refused_subscription_is_answered_by_one_error():
     """However many channels it named."""
     matcher = ReplyMatcher()
-    subscribe, ping = matcher.command(encode_command("SUBSCRIBE", "a", "b")), matcher.command(encode_command("PING"))
+    subscribe, ping = (
+        matcher.command(encode_command("SUBSCRIBE", "a", "b")),
+        matcher.command(encode_command("PING")),
+    )
     assert matcher.reply(b"-NOPERM no\r\n") is subscribe
     assert matcher.reply(b"+PONG\r\n") is ping
 
@@ -191,7 +231,10 @@ def test_a_list_that_looks_like_a_message_is_a_reply():
 def test_unsubscribing_from_everything_takes_one_answer():
     """How many there will be is not known; further ones are pushes like any other."""
     matcher = ReplyMatcher()
-    everything, ping = matcher.command(encode_command("UNSUBSCRIBE")), matcher.command(encode_command("PING"))
+    everything, ping = (
+        matcher.command(encode_command("UNSUBSCRIBE")),
+        matcher.command(encode_command("PING")),
+    )
     assert matcher.reply(told(b">", b"unsubscribe", b"a", b"1")) is everything
     assert matcher.reply(told(b">", b"unsubscribe", b"b", b"0")) is None
     assert matcher.reply(b"+PONG\r\n") is ping
@@ -204,7 +247,9 @@ def test_an_empty_array_waits_for_no_answer():
     assert matcher.reply(b"-ERR max number of clients reached\r\n") is None
 
 
-@pytest.mark.parametrize("command", [("MONITOR",), ("psync", "?", "-1"), ("CLIENT", "reply", "OFF")])
+@pytest.mark.parametrize(
+    "command", [("MONITOR",), ("psync", "?", "-1"), ("CLIENT", "reply", "OFF")]
+)
 def test_commands_whose_replies_cannot_be_counted_are_refused(command):
     """InvalidMessage, with the command's name."""
     with pytest.raises(InvalidMessage, match=command[0].upper()):

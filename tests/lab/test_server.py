@@ -73,7 +73,9 @@ async def test_many_run_at_once(binary):
     """Each has its own port, socket, directory and data."""
     servers = [EmbeddedServer(binary) for _ in range(8)]
     await asyncio.gather(*(server.start() for server in servers))
-    assert len({server.url for server in servers}) == len({server.unix_url for server in servers}) == 8
+    assert (
+        len({server.url for server in servers}) == len({server.unix_url for server in servers}) == 8
+    )
     await call(servers[0].url, "SET", "key", "here")
     assert await call(servers[1].url, "GET", "key") is None
     await asyncio.gather(*(server.stop() for server in servers))
@@ -104,8 +106,13 @@ async def test_what_survives_a_kill_depends_on_persistence(binary, persistence, 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="threads are counted in /proc")
 def test_a_process_of_which_threads_still_live_has_not_ended(tmp_path):
-    """Its first thread is a zombie, the others hold its port: a server that starts again must wait for them."""
-    lives_on = "import ctypes, threading, time; threading.Thread(target=time.sleep, args=(60,)).start(); "
+    """Its first thread is a zombie, the others hold its port.
+
+    A server that starts again must wait for them.
+    """
+    lives_on = (
+        "import ctypes, threading, time; threading.Thread(target=time.sleep, args=(60,)).start(); "
+    )
     lives_on += "print('on', flush=True); ctypes.CDLL(None).pthread_exit(None)"
     guard = ProcessGuard([sys.executable, "-c", lives_on], tmp_path)
     try:
@@ -283,12 +290,27 @@ def test_everything_that_ci_must_have_is_there():
 
 @pytest.mark.parametrize(
     "password",
-    ["pa ss", "it's", 'a"b', "back\\slash", "hash#tag", "'quoted'", '"', "two\nlines", "\t", "密码", "$HOME", "%20"],
+    [
+        "pa ss",
+        "it's",
+        'a"b',
+        "back\\slash",
+        "hash#tag",
+        "'quoted'",
+        '"',
+        "two\nlines",
+        "\t",
+        "密码",
+        "$HOME",
+        "%20",
+    ],
 )
 async def test_a_setting_arrives_as_it_was_given(binary, password):
     """Whatever characters it has: nothing is split, unquoted or expanded on its way."""
     async with EmbeddedServer(binary, config={"requirepass": password}) as server:
-        async with MessageQueue(server.url.replace("redis://", f"redis://:{quote(password, safe='')}@")) as mq:
+        async with MessageQueue(
+            server.url.replace("redis://", f"redis://:{quote(password, safe='')}@")
+        ) as mq:
             assert await mq.publish("a", b"x") == 0
         shown = await asyncio.to_thread(
             subprocess.check_output, ["ps", "-o", "args=", "-p", str(server.pid)], text=True
@@ -308,11 +330,17 @@ async def test_a_setting_of_several_words_is_written_as_in_redis_conf(binary):
         password = quote("pa ss's", safe="")
         url = server.url.replace("redis://", f"redis://alice:{password}@")
         assert (await call(url, "CONFIG", "GET", "save"))["save"] == "900 1 300 10"
-        assert "pubsub 1048576 0 0" in (await call(url, "CONFIG", "GET", "client-output-buffer-limit")).popitem()[1]
+        assert (
+            "pubsub 1048576 0 0"
+            in (await call(url, "CONFIG", "GET", "client-output-buffer-limit")).popitem()[1]
+        )
 
 
 def test_what_cannot_be_written_down_is_refused():
-    """A NUL would end the value, a line end in a name begin another setting. A refusal shows no value."""
+    """A NUL would end the value, a line end in a name begin another setting.
+
+    A refusal shows no value.
+    """
     refused = ({"requirepass": value} for value in ("a\0b", "\ud800", None, True, 1.5, b"b", [1]))
     for config in (*refused, {"requirepass x\nport": "1"}, {1: "1"}):
         with pytest.raises(InvalidParameter) as caught:
@@ -380,7 +408,10 @@ time.sleep(60)
 
 
 async def test_a_forked_child_neither_stops_nor_keeps_the_server():
-    """What it asks of the server is WrongLoop; the server ends with the parent, though the child lives on."""
+    """What it asks of the server is WrongLoop.
+
+    The server ends with the parent, though the child lives on.
+    """
     python = subprocess.Popen([sys.executable, "-c", FORKS], stdout=subprocess.PIPE, text=True)
     server, child = map(int, python.stdout.readline().split())
     try:
@@ -431,7 +462,9 @@ async def test_a_server_that_is_stopped_while_it_starts_is_said_in_time(binary):
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-async def test_a_guard_that_is_killed_or_stopped_does_not_keep_the_server(binary, number, monkeypatch):
+async def test_a_guard_that_is_killed_or_stopped_does_not_keep_the_server(
+    binary, number, monkeypatch
+):
     """It is ended without the guard's help."""
     monkeypatch.setattr("mpim_lab.lab.server.process_guard.STOP_TIMEOUT_S", 0.3)
     server = EmbeddedServer(binary)

@@ -24,7 +24,10 @@ def filled(trace, source):
 
 
 def test_a_trace_survives_json_lines():
-    """to_json_lines and from_json_lines are inverse: Chinese, what some take for the end of a line, half a character."""
+    """to_json_lines and from_json_lines are inverse.
+
+    Chinese, what some take for the end of a line, half a character.
+    """
     trace = filled(Trace(), events(3))
     for detail in ("断线", "a\u2028b\x85c\x1cd\ne\r", "no file '\udcff'"):
         trace.record(EventKind.FAULT_BEGAN, "lab", detail)
@@ -75,15 +78,32 @@ def test_a_trace_is_bounded():
 
 
 def test_a_life_is_told_in_one_order_whoever_heard_first():
-    """The sender's answer and the receiver's message leave the server together; which is recorded first is luck."""
+    """The sender's answer and the receiver's message leave the server together.
+
+    Which is recorded first is luck.
+    """
     accepted = Event(EventKind.ACCEPTED, 0.0, "alice", "m1", "user:1001")
     published = Event(EventKind.PUBLISHED, 0.2, "alice", "m1", "user:1001", count=1)
     received = Event(EventKind.RECEIVED, 0.1, "bob", "m1", "user:1001")
     handled = Event(EventKind.HANDLED, 0.3, "bob", "m1", "user:1001")
     confirmed = Event(EventKind.CONFIRMED, 0.4, "alice", "m1", "user:1001")
-    for heard in ([published, received, handled], [received, published, handled], [received, handled, published]):
+    for heard in (
+        [published, received, handled],
+        [received, published, handled],
+        [received, handled, published],
+    ):
         trace = Trace()
         for event in [accepted, *heard, confirmed, accepted, *heard]:
             trace(event)
-        told = [accepted, published, received, handled, confirmed, accepted, published, received, handled]
+        told = [
+            accepted,
+            published,
+            received,
+            handled,
+            confirmed,
+            accepted,
+            published,
+            received,
+            handled,
+        ]
         assert trace.history("m1") == told

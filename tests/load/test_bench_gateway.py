@@ -22,7 +22,13 @@ from tests.conftest import missing
 from tests.support import wait_until
 
 TINY = GatewaySchedule(
-    clients=20, offered_per_s=200, steady_s=0.3, closed_s=0.05, rounds=1, closed=((10, 1), (10, 4)), members=12
+    clients=20,
+    offered_per_s=200,
+    steady_s=0.3,
+    closed_s=0.05,
+    rounds=1,
+    closed=((10, 1), (10, 4)),
+    members=12,
 )
 PEER = "python-socketio"
 
@@ -59,7 +65,11 @@ async def test_a_candidate_has_all_its_rows_and_loses_nothing(who, monkeypatch):
     monkeypatch.delenv("MPIM_REDIS_URL", raising=False)
     report = await bench_gateway(TINY, whos=[who])
     rows = {row["case"]: row for row in report["rows"]}
-    assert tuple(rows) == TINY.cases == ("connect", "200 msg/s", "10 × 1", "10 × 4", "notice to all", "group of 12")
+    assert (
+        tuple(rows)
+        == TINY.cases
+        == ("connect", "200 msg/s", "10 × 1", "10 × 4", "notice to all", "group of 12")
+    )
     assert not [row["reason"] for row in report["rows"] if "reason" in row]
     assert all(row["note"] and row["bench"] == "gateway" for row in report["rows"])
     talks = [rows[case] for case in TINY.cases[1:4]]
@@ -68,7 +78,9 @@ async def test_a_candidate_has_all_its_rows_and_loses_nothing(who, monkeypatch):
         assert (row["lost"], row["duplicates"]) == (0, 0) and row["messages_per_s"] > 0
         assert row["p50_ms"] <= row["p99_ms"] <= row["max_ms"]
     for case, audience in (("notice to all", 20), ("group of 12", 11)):
-        assert (rows[case]["clients"], rows[case]["lost"]) == (audience, 0) and rows[case]["seconds"] > 0
+        assert (rows[case]["clients"], rows[case]["lost"]) == (audience, 0) and rows[case][
+            "seconds"
+        ] > 0
     assert rows["connect"]["connects_per_s"] > 0
     assert json.loads(json.dumps(report)) == report
 
@@ -78,15 +90,26 @@ def test_the_command_writes_table_file_and_picture(monkeypatch, tmp_path, capsys
     installed(PEER)
     monkeypatch.delenv("MPIM_REDIS_URL", raising=False)
     monkeypatch.setattr(command, "QUICK_GATEWAY", TINY)
-    absent = dataclasses.replace(CANDIDATES["socket.io on Node"], missing=lambda: "npm is not installed")
+    absent = dataclasses.replace(
+        CANDIDATES["socket.io on Node"], missing=lambda: "npm is not installed"
+    )
     monkeypatch.setattr(
-        gateway, "CANDIDATES", {"mpim_lab": absent, PEER: CANDIDATES[PEER], "socket.io on Node": absent}
+        gateway,
+        "CANDIDATES",
+        {"mpim_lab": absent, PEER: CANDIDATES[PEER], "socket.io on Node": absent},
     )
     found, picture = tmp_path / "found.json", tmp_path / "found.html"
-    assert run_bench_command(["gateway", "--quick", "--json", str(found), "--picture", str(picture)]) == 0
+    assert (
+        run_bench_command(["gateway", "--quick", "--json", str(found), "--picture", str(picture)])
+        == 0
+    )
     rows = json.loads(found.read_text(encoding="utf-8"))["rows"]
-    assert {row["case"] for row in rows if row.get("reason") == "npm is not installed"} == set(TINY.cases)
-    assert {row["case"] for row in rows if row["who"] == PEER and "reason" not in row} == set(TINY.cases)
+    assert {row["case"] for row in rows if row.get("reason") == "npm is not installed"} == set(
+        TINY.cases
+    )
+    assert {row["case"] for row in rows if row["who"] == PEER and "reason" not in row} == set(
+        TINY.cases
+    )
     said = capsys.readouterr()
     assert "npm is not installed" in said.out and "at most once" in said.out
     assert f"round 1 · connect · {PEER}: " in said.err
@@ -152,7 +175,9 @@ async def test_nothing_is_left_when_the_bench_is_interrupted_or_killed(how):
     if not Path("/proc/self/stat").exists():
         missing("without /proc the test cannot see whose children there are")
     bench = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", LONG), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+        *(sys.executable, "-c", LONG),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
     )
     try:
         async with asyncio.timeout(60):

@@ -8,7 +8,9 @@ from mpim_lab.load.redis.candidates import CANDIDATES
 from tests.conftest import missing
 
 
-@pytest.mark.parametrize("who", ["coredis", "valkey-glide", "streams:FastStream pipelined", "streams:taskiq"])
+@pytest.mark.parametrize(
+    "who", ["coredis", "valkey-glide", "streams:FastStream pipelined", "streams:taskiq"]
+)
 async def test_a_peer_runs_as_ours_does(who):
     """Everything it publishes arrives."""
     if reason := CANDIDATES[who].missing:

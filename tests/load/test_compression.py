@@ -77,18 +77,30 @@ except UnreadablePayload as error:
 
 
 def test_100_000_mutated_frames_give_a_result_or_a_named_error():
-    """Every algorithm, batches and confirmations; bytes changed, cut, doubled, or random from the start."""
+    """Every algorithm, batches and confirmations.
+
+    Bytes changed, cut, doubled, or random from the start.
+    """
     chance = random.Random(20)
     dictionary = train_dictionary(Corpus().message_samples(5_000), size_bytes=8_192)
     lines = Corpus().messages(64)
     makers = [Codec(each, threshold_bytes=0, dictionaries=[dictionary]) for each in Algorithm]
     reader = Codec(max_bytes=100_000, dictionaries=[dictionary])
-    frames = [maker.compress(encode_batch(lines[:many], b"batches:x", 7)) for maker in makers for many in (1, 8, 64)]
+    frames = [
+        maker.compress(encode_batch(lines[:many], b"batches:x", 7))
+        for maker in makers
+        for many in (1, 8, 64)
+    ]
     frames += [maker.encode(line) for maker in makers for line in lines[:8]]
     outcomes = Counter()
     for _ in range(100_000):
         payload = _mutated(bytearray(chance.choice(frames)), chance)
-        for read in (lambda data: decode_messages(reader.decompress(data)), reader.decode, decode_batch, decode_ack):
+        for read in (
+            lambda data: decode_messages(reader.decompress(data)),
+            reader.decode,
+            decode_batch,
+            decode_ack,
+        ):
             try:
                 read(payload)
                 outcomes["a result"] += 1
@@ -109,7 +121,9 @@ def _mutated(payload, chance):
     if kind == 3:
         payload[0] = chance.randrange(0xF8, 0x100)
     for _ in range(chance.randrange(1, 6)):
-        payload[chance.randrange(min(len(payload), 40 if kind == 4 else len(payload)))] = chance.randrange(256)
+        payload[chance.randrange(min(len(payload), 40 if kind == 4 else len(payload)))] = (
+            chance.randrange(256)
+        )
     return bytes(payload)
 
 
@@ -126,8 +140,13 @@ def _mutated(payload, chance):
 )
 @pytest.mark.timeout(300)
 def test_a_bomb_of_10_gb_is_refused_in_little_memory(kind, error):
-    """In a process of its own, whose largest size is measured: what unpacking adds to it is far below 64 MiB."""
-    run = subprocess.run([sys.executable, "-c", BOMB, kind], capture_output=True, text=True, timeout=280, check=False)
+    """In a process of its own, whose largest size is measured.
+
+    What unpacking adds to it is far below 64 MiB.
+    """
+    run = subprocess.run(
+        [sys.executable, "-c", BOMB, kind], capture_output=True, text=True, timeout=280, check=False
+    )
     assert run.returncode == 0, run.stderr
     name, packed_bytes, grew_mib = run.stdout.split()
     assert name == error

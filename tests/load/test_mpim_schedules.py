@@ -25,11 +25,17 @@ async def test_the_correct_system_loses_repeats_and_reorders_nothing_in_two_hund
     """For the reader's application, whatever faults came and in which order."""
     found = await verdicts("correct")
     assert [
-        seed for seed, each in found.items() if each.lost or each.duplicated or each.reordered or each.stalled
+        seed
+        for seed, each in found.items()
+        if each.lost or each.duplicated or each.reordered or each.stalled
     ] == []
 
 
 async def test_the_naive_version_is_caught_in_each_of_two_hundred_schedules():
     """Every schedule has faults that lose, that repeat and that reorder."""
     found = await verdicts("naive")
-    assert [seed for seed, each in found.items() if not (each.lost and each.duplicated and each.reordered)] == []
+    assert [
+        seed
+        for seed, each in found.items()
+        if not (each.lost and each.duplicated and each.reordered)
+    ] == []

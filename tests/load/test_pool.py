@@ -28,7 +28,9 @@ async def ask(connection, kind, token):
         await connection.call("SET", f"k{token}", token)
         return await connection.call("GET", f"k{token}")
     if kind == "transaction":
-        *_, kept_value = await connection.transaction([("SET", f"t{token}", token), ("GET", f"t{token}")])
+        *_, kept_value = await connection.transaction(
+            [("SET", f"t{token}", token), ("GET", f"t{token}")]
+        )
         return kept_value
     if kind == "gives up":
         async with asyncio.timeout(0.002):
@@ -39,7 +41,10 @@ async def ask(connection, kind, token):
 
 
 class Crowd:
-    """The tasks, and what became of each: its answer was right, or a named error, or it was cancelled on purpose."""
+    """The tasks, and what became of each.
+
+    Its answer was right, or a named error, or it was cancelled on purpose.
+    """
 
     def __init__(self, pool, seed):
         self.pool, self.chance = pool, random.Random(seed)
@@ -61,14 +66,25 @@ class Crowd:
             self.outcomes[type(error).__name__] += 1
 
     async def all(self):
-        kinds = self.chance.choices(["echo", "keep", "transaction", "list", "gives up"], [10, 10, 10, 10, 1], k=TASKS)
-        # Every tenth loses patience, at any moment: while it waits, connects or is in the middle of a reply
-        patience = [self.chance.uniform(0.0, 2.0) if self.chance.random() < 0.1 else None for _ in range(TASKS)]
-        await asyncio.gather(*(self.one(number, kinds[number], patience[number]) for number in range(TASKS)))
+        kinds = self.chance.choices(
+            ["echo", "keep", "transaction", "list", "gives up"], [10, 10, 10, 10, 1], k=TASKS
+        )
+        # Every tenth loses patience, at any moment: while it waits, connects or is in the middle of
+        # a reply
+        patience = [
+            self.chance.uniform(0.0, 2.0) if self.chance.random() < 0.1 else None
+            for _ in range(TASKS)
+        ]
+        await asyncio.gather(
+            *(self.one(number, kinds[number], patience[number]) for number in range(TASKS))
+        )
 
 
 async def break_things(servers, crowd):
-    """Kill and start, or pause and resume, one server after the other; each when so many tasks are done."""
+    """Kill and start, or pause and resume, one server after the other.
+
+    Each when so many tasks are done.
+    """
     for fault in range(FAULTS):
         due = (fault + 1) * TASKS // (FAULTS + 2)
         await wait_until(lambda due=due: crowd.outcomes.total() >= due, within_s=30)
@@ -83,7 +99,10 @@ async def break_things(servers, crowd):
 
 
 async def look_at_all(pool):
-    """Borrow each idle connection once: what a late fault has ended is found, as it would be at its next use."""
+    """Borrow each idle connection once.
+
+    What a late fault has ended is found, as it would be at its next use.
+    """
     for url in pool.stats().servers:
         await wait_until(lambda url=url: not pool.stats().servers[url].is_circuit_open)
         async with contextlib.AsyncExitStack() as stack:
@@ -123,7 +142,10 @@ async def run(binary, seed):
 @pytest.mark.parametrize("loop", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
 @pytest.mark.parametrize("kind", list(SERVERS))
 def test_nothing_leaks_nobody_hangs_and_nobody_gets_anothers_answer(kind, loop):
-    """Each task ends, with its own answer or a named error; places go first come, first served; the counts agree."""
+    """Each task ends, with its own answer or a named error.
+
+    Places go first come, first served; the counts agree.
+    """
     binary = SERVERS[kind]
     if binary is not None and shutil.which(binary) is None:
         missing(f"{binary} is not installed: the same test ran on the embedded Valkey")
@@ -132,8 +154,15 @@ def test_nothing_leaks_nobody_hangs_and_nobody_gets_anothers_answer(kind, loop):
     assert crowd.wrong == []
     assert crowd.outcomes.total() == TASKS
     assert crowd.outcomes["right"] > TASKS * 0.7 and crowd.outcomes["cancelled"] > 0
-    assert kept(figures) and (figures.waiting, figures.timed_out, figures.refused, figures.overdue) == (0, 0, 0, ())
+    assert kept(figures) and (
+        figures.waiting,
+        figures.timed_out,
+        figures.refused,
+        figures.overdue,
+    ) == (0, 0, 0, ())
     assert figures.idle <= CONNECTIONS
     assert figures.opened > CONNECTIONS  # servers did die, and connections were replaced
     assert sorted(server.idle for server in figures.servers.values()) == sorted(open_there)
-    assert [number for *_, number in sorted(crowd.places)] == sorted(number for *_, number in crowd.places)
+    assert [number for *_, number in sorted(crowd.places)] == sorted(
+        number for *_, number in crowd.places
+    )

@@ -26,7 +26,9 @@ async def test_a_hundred_runs_with_one_seed_give_one_verdict(lab_server, design)
 @pytest.mark.parametrize("fault", PUBSUB_FAULTS)
 async def test_the_naive_version_breaks_in_the_same_way_every_time(lab_server, fault):
     """Every fault of the chapter, ten times: what the notebook stores is what everybody gets."""
-    experiment = PubSubDelivery(design="naive", fault=fault, seed=7, duration=10 if fault == "slow" else 2)
+    experiment = PubSubDelivery(
+        design="naive", fault=fault, seed=7, duration=10 if fault == "slow" else 2
+    )
     seen = {verdict_and_picture(await experiment.run()) for _ in range(10)}
     assert len(seen) == 1
     assert next(iter(seen))[0].lost

@@ -18,10 +18,13 @@ from tests.support import wait_until
 pytestmark = pytest.mark.timeout(120)
 
 KILLS, TASKS, AFTER_THE_LAST = 20, 6, 30
-LIMITS = ConnectionConfig(timeout_s=2.0, connect_timeout_s=2.0, backoff=Backoff(initial_s=0.005, max_s=0.02))
-# A read of several entries is logged as a transaction. Redis 7.0, when a kill tears one, cuts its log behind the MULTI
-# instead of before it; what it acknowledges from then on is in the log of a transaction that never ends, and is dropped at
-# the next start (https://github.com/valkey-io/valkey/pull/4342). Reads of one entry are no transactions.
+LIMITS = ConnectionConfig(
+    timeout_s=2.0, connect_timeout_s=2.0, backoff=Backoff(initial_s=0.005, max_s=0.02)
+)
+# A read of several entries is logged as a transaction. Redis 7.0, when a kill tears one, cuts its
+# log behind the MULTI instead of before it; what it acknowledges from then on is in the log of a
+# transaction that never ends, and is dropped at the next start
+# (https://github.com/valkey-io/valkey/pull/4342). Reads of one entry are no transactions.
 PREFETCH = {"valkey": 100, "redis": 1}
 # A kill may swallow a delivery, which counts; none is given up for that
 PATIENT = RetryPolicy(max_attempts=1_000, backoff=Backoff(initial_s=0.005, max_s=0.02))
@@ -51,7 +54,10 @@ class Killer:
         self._one_at_a_time = asyncio.Lock()
 
     async def after(self, acknowledged):
-        """Called after each acknowledged add; whoever reaches the next place kills, the others go on adding."""
+        """Called after each acknowledged add.
+
+        Whoever reaches the next place kills, the others go on adding.
+        """
         if not self._waiting or acknowledged < self._waiting[0]:
             return
         del self._waiting[0]
@@ -62,7 +68,10 @@ class Killer:
 
 
 async def add_until_told(stream, payload):
-    """Repeat what failed, whether it may have been added or not: at least once. Gives the id and the failures."""
+    """Repeat what failed, whether it may have been added or not: at least once.
+
+    Gives the id and the failures.
+    """
     failures = 0
     while True:
         try:
@@ -72,7 +81,10 @@ async def add_until_told(stream, payload):
 
 
 async def produce(stream, killer):
-    """Several tasks add messages with ids of their own; gives what was acknowledged, by entry id, and the failures."""
+    """Several tasks add messages with ids of their own.
+
+    Gives what was acknowledged, by entry id, and the failures.
+    """
     numbers, acknowledged, failures = iter(range(killer.messages)), {}, 0
 
     async def one_task():
@@ -97,9 +109,13 @@ async def test_nothing_acknowledged_is_lost_though_the_server_is_killed_twenty_t
     async with MessageQueue(url, config=LIMITS) as mq, MessageQueue(url, config=LIMITS) as other:
         stream = mq.stream("orders")
         group = await other.stream("orders").group("billing")
-        async with working(group, lambda entry: handled.add(entry.id), retry=PATIENT, batch_size=batch_size):
+        async with working(
+            group, lambda entry: handled.add(entry.id), retry=PATIENT, batch_size=batch_size
+        ):
             first = await stream.add("first")
-            await wait_until(lambda: first in handled)  # a worker whose first connection fails does not begin at all
+            await wait_until(
+                lambda: first in handled
+            )  # a worker whose first connection fails does not begin at all
             acknowledged, failures = await produce(stream, killer)
             await wait_until(lambda: set(acknowledged) <= handled)
             await everything_done(group)

@@ -19,7 +19,10 @@ def wrong(verdict):
 
 
 def test_a_schedule_is_the_same_in_every_run_of_its_seed():
-    """Four to eight faults, each at a message of its own; the server is killed in one schedule of ten."""
+    """Four to eight faults, each at a message of its own.
+
+    The server is killed in one schedule of ten.
+    """
     schedules = [Schedule.from_seed(seed) for seed in range(1, 101)]
     assert schedules == [Schedule.from_seed(seed) for seed in range(1, 101)]
     assert sum(schedule.kills_server for schedule in schedules) == 10
@@ -31,7 +34,10 @@ def test_a_schedule_is_the_same_in_every_run_of_its_seed():
 
 
 async def test_the_correct_design_comes_through_every_schedule(lab_server):
-    """What was acknowledged has its effect once and in order; what was given up at most once; every kind of fault struck."""
+    """What was acknowledged has its effect once and in order.
+
+    What was given up at most once; every kind of fault struck.
+    """
     result = await soak(SCHEDULES, at_once=8)
     assert result.failures == {}
     assert (result.schedules, len(result.conclusive)) == (SCHEDULES, SCHEDULES)
@@ -63,7 +69,12 @@ async def test_a_schedule_that_failed_can_be_played_again_with_its_trace(lab_ser
     outcomes = [await run_schedule(2, "at least once") for _ in range(2)]
     assert all("twice" in wrong(outcome.verdict) for outcome in outcomes)
     assert outcomes[0].injected == outcomes[1].injected
-    assert {event.actor for event in outcomes[0].trace.events} >= {"sender-1", "sender-2", "worker-1", "worker-2"}
+    assert {event.actor for event in outcomes[0].trace.events} >= {
+        "sender-1",
+        "sender-2",
+        "worker-1",
+        "worker-2",
+    }
 
 
 def test_the_command_says_what_it_did_and_fails_only_where_nothing_may(lab_server, capsys):

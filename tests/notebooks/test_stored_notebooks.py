@@ -25,7 +25,9 @@ def code_cells(name):
 
 def shows_something(source):
     """Whether the last line is an expression that is not an awaited call made for what it does."""
-    last = ast.parse(source, mode="exec").body[-1] if "await" not in source else _last_of_async(source)
+    last = (
+        ast.parse(source, mode="exec").body[-1] if "await" not in source else _last_of_async(source)
+    )
     return isinstance(last, ast.Expr) and not isinstance(last.value, ast.Await)
 
 
@@ -96,22 +98,44 @@ def test_every_question_points_at_a_cell_that_exists_in_its_chapter():
 
 def test_every_chapter_asks_questions():
     """Each chapter ends in the interviewer's questions."""
-    assert {question.chapter for question in load_questions()} == {int(name[:2]) for name in NOTEBOOKS}
+    assert {question.chapter for question in load_questions()} == {
+        int(name[:2]) for name in NOTEBOOKS
+    }
 
 
 @pytest.mark.parametrize("changed", [False, True], ids=["as it is", "one number changed"])
 def test_a_changed_number_makes_nbval_fail(changed, tmp_path):
-    """nbval compares what is stored with what a run gives: only then is a stored output worth anything."""
+    """nbval compares what is stored with what a run gives.
+
+    Only then is a stored output worth anything.
+    """
     notebook = nbformat.from_dict(NOTEBOOKS["01_pubsub_delivery.ipynb"])
-    wanted = [index for index, cell in enumerate(notebook.cells) if cell.id in ("setup", "nobody-listens")]
-    notebook = nbformat.v4.new_notebook(cells=[notebook.cells[index].copy() for index in wanted], metadata=METADATA)
+    wanted = [
+        index for index, cell in enumerate(notebook.cells) if cell.id in ("setup", "nobody-listens")
+    ]
+    notebook = nbformat.v4.new_notebook(
+        cells=[notebook.cells[index].copy() for index in wanted], metadata=METADATA
+    )
     output = notebook.cells[1].outputs[0]
     assert output["data"]["text/plain"] == "0"
     if changed:
-        notebook.cells[1] = nbformat.from_dict(notebook.cells[1] | {"outputs": [_with_text(output, "1")]})
+        notebook.cells[1] = nbformat.from_dict(
+            notebook.cells[1] | {"outputs": [_with_text(output, "1")]}
+        )
     nbformat.write(notebook, tmp_path / "one.ipynb")
-    command = [sys.executable, "-m", "pytest", "-q", "--nbval", "-p", "no:cacheprovider", "one.ipynb"]
-    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "--nbval",
+        "-p",
+        "no:cacheprovider",
+        "one.ipynb",
+    ]
+    run = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
     assert run.returncode == (1 if changed else 0), run.stdout
 
 

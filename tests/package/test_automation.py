@@ -7,11 +7,16 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).parents[2]
-TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+TARGETS = set(
+    re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+)
 
 
 def test_the_workflows_run_the_one_definition():
-    """Each job is `.ci/run`, with targets of the Makefile; it may read the repository and nothing else."""
+    """Each job is `.ci/run`, with targets of the Makefile.
+
+    It may read the repository and nothing else.
+    """
     for path in sorted((ROOT / ".github" / "workflows").glob("*.yml")):
         workflow = yaml.safe_load(path.read_text(encoding="utf-8"))
         assert workflow["permissions"] == {"contents": "read"}
@@ -40,7 +45,10 @@ def test_hooks_need_no_network():
     for hook in hooks().values():
         assert hook["language"] == "system"
         program = hook["entry"].split()[0]
-        assert program == "bash" or program.replace(".venv/", "$(VENV)/").replace("$(VENV)/bin", "$(BIN)") in makefile
+        assert (
+            program == "bash"
+            or program.replace(".venv/", "$(VENV)/").replace("$(VENV)/bin", "$(BIN)") in makefile
+        )
 
 
 def test_a_large_file_is_refused(tmp_path):
@@ -49,7 +57,9 @@ def test_a_large_file_is_refused(tmp_path):
     (tmp_path / "large").write_bytes(bytes(2**21))
     (tmp_path / "small").write_bytes(b"1")
     runs = [
-        subprocess.run(f"{command} {tmp_path / name}", shell=True, capture_output=True, text=True, check=False)
+        subprocess.run(
+            f"{command} {tmp_path / name}", shell=True, capture_output=True, text=True, check=False
+        )
         for name in ("large", "small")
     ]
     assert [run.returncode for run in runs] == [1, 0]

@@ -70,7 +70,8 @@ async def test_a_measurement_names_the_number_it_cannot_use(measuring, named):
 
 
 @pytest.mark.parametrize(
-    ("table", "named"), [(lambda: message_table(0), "count=0"), (lambda: batched_table((0,)), "batch_sizes=0")]
+    ("table", "named"),
+    [(lambda: message_table(0), "count=0"), (lambda: batched_table((0,)), "batch_sizes=0")],
 )
 def test_a_table_names_the_number_it_cannot_use(table, named):
     """Those of chapter 6."""

@@ -77,11 +77,15 @@ async def test_the_doctor_names_what_is_wrong_with_a_url(url):
     assert "✘ server (MPIM_REDIS_URL)" in out.decode()
 
 
-@pytest.mark.parametrize("name", ["MPIM_REDIS_URL", "MPIM_SERVER_BINARY", "MPIM_DATABASE_URL", "MPIM_SECRET"])
+@pytest.mark.parametrize(
+    "name", ["MPIM_REDIS_URL", "MPIM_SERVER_BINARY", "MPIM_DATABASE_URL", "MPIM_SECRET"]
+)
 async def test_a_blank_setting_is_as_good_as_none(name):
     """As a shell leaves it when a variable is empty."""
     process = await asyncio.create_subprocess_exec(
-        *(*COMMAND, "serve", "--port", "0", "--gateways", "1"), stdout=subprocess.PIPE, env=os.environ | {name: " "}
+        *(*COMMAND, "serve", "--port", "0", "--gateways", "1"),
+        stdout=subprocess.PIPE,
+        env=os.environ | {name: " "},
     )
     assert (await asyncio.wait_for(process.stdout.readline(), 60)).startswith(b"gw-1: http")
     process.send_signal(signal.SIGINT)
@@ -112,7 +116,9 @@ async def test_a_soak_names_what_it_cannot_do(words, status):
 
 async def test_an_interrupt_ends_it_quietly():
     """Ctrl-C: status 130, no traceback."""
-    process = await asyncio.create_subprocess_exec(*COMMAND, "demo", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = await asyncio.create_subprocess_exec(
+        *COMMAND, "demo", stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     await process.stdout.readline()
     process.send_signal(signal.SIGINT)
     _, complaints = await asyncio.wait_for(process.communicate(), 60)
@@ -180,10 +186,13 @@ async def test_the_doctor_works_without_a_home_and_a_place_for_temporary_files()
 
 
 def test_what_the_core_alone_lacks_is_named_with_its_remedy():
-    """`pip install mpim_lab` brings the queue and the messaging system; the rest of the commands say what they need."""
-    program = (
-        "import sys; sys.modules['plotly'] = None; from mpim_lab.cli import main; sys.exit(main(['bench', 'pubsub']))"
+    """`pip install mpim_lab` brings the queue and the messaging system.
+
+    The rest of the commands say what they need.
+    """
+    program = "import sys; sys.modules['plotly'] = None; from mpim_lab.cli import main; sys.exit(main(['bench', 'pubsub']))"
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
     )
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert run.returncode == 1
     assert "mpim-lab: plotly is not installed: pip install 'mpim_lab[lab]'\n" in run.stderr

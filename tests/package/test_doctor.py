@@ -51,7 +51,10 @@ def test_an_unknown_subcommand_is_an_error(capsys):
 
 
 async def test_a_server_that_is_too_old_is_said(monkeypatch):
-    """Redis before 7.0; every Valkey is new enough, although it calls itself Redis 7.2.4 as well."""
+    """Redis before 7.0.
+
+    Every Valkey is new enough, although it calls itself Redis 7.2.4 as well.
+    """
     async with EmbeddedServer() as server:
         monkeypatch.setenv("MPIM_REDIS_URL", server.url)
         for found, ok in (("Redis 6.2.14", False), ("Redis 7.0.0", True), ("Valkey 8.0.1", True)):
@@ -65,14 +68,19 @@ async def test_a_server_that_is_too_old_is_said(monkeypatch):
 
 
 async def test_the_readers_server_is_looked_at_as_far_as_this_user_may(monkeypatch):
-    """Version by INFO or HELLO; settings that may cost messages; a user with few rights gets a sentence instead."""
+    """Version by INFO or HELLO.
+
+    Settings that may cost messages; a user with few rights gets a sentence instead.
+    """
     async with EmbeddedServer() as server, Redis.from_url(server.url) as client:
         monkeypatch.setenv("MPIM_REDIS_URL", server.url)
         checks = {check.name: check for check in await doctor.diagnose()}
         assert checks["version of the server (MPIM_REDIS_URL)"].found.startswith("Valkey ")
         assert checks["maxmemory-policy"].ok and not checks["appendonly"].ok
         assert "acknowledged" in str(checks["appendonly"])
-        await client.execute_command("ACL", "SETUSER", "lab", "on", ">p", "~*", "&*", "+@all", "-@admin", "-@dangerous")
+        await client.execute_command(
+            "ACL", "SETUSER", "lab", "on", ">p", "~*", "&*", "+@all", "-@admin", "-@dangerous"
+        )
         monkeypatch.setenv("MPIM_REDIS_URL", server.url.replace("redis://", "redis://lab:p@"))
         checks = {check.name: check for check in await doctor.diagnose()}
         assert checks["version of the server (MPIM_REDIS_URL)"].found.startswith("Valkey ")

@@ -12,10 +12,18 @@ import pytest
 from mpim_lab import mq
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", "docs/ARCHITECTURE.md", "data/README.md", "tests/README.md"]
+DOCUMENTS = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "docs/ARCHITECTURE.md",
+    "data/README.md",
+    "tests/README.md",
+]
 TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in DOCUMENTS}
 FOLDERS = ("mpim_lab", "tests", "data", "docs", "notebooks")
-NAMES = {path.name for folder in FOLDERS for path in (ROOT / folder).rglob("*")}  # some names stand in each chapter
+NAMES = {
+    path.name for folder in FOLDERS for path in (ROOT / folder).rglob("*")
+}  # some names stand in each chapter
 every_document = pytest.mark.parametrize("name", DOCUMENTS)
 
 
@@ -28,12 +36,25 @@ def test_links_lead_somewhere(name):
 
 @every_document
 def test_paths_that_are_named_exist(name):
-    """Below the repository, the package or the document; a path with a placeholder (NN, <topic>) is none."""
+    """Below the repository, the package or the document.
+
+    A path with a placeholder (NN, <topic>) is none.
+    """
     places = (ROOT, ROOT / "mpim_lab", (ROOT / name).parent)
-    paths = [each for each in re.findall(r"`([a-z_.][\w./-]*(?:/|\.[a-z]+))`", TEXTS[name]) if "NN" not in each]
-    paths = [each for each in paths if "/" in each or each.endswith((".py", ".md", ".yaml", ".toml", ".lock", ".yml"))]
+    paths = [
+        each
+        for each in re.findall(r"`([a-z_.][\w./-]*(?:/|\.[a-z]+))`", TEXTS[name])
+        if "NN" not in each
+    ]
+    paths = [
+        each
+        for each in paths
+        if "/" in each or each.endswith((".py", ".md", ".yaml", ".toml", ".lock", ".yml"))
+    ]
     assert [
-        each for each in paths if each.strip("/") not in NAMES and not any((at / each).exists() for at in places)
+        each
+        for each in paths
+        if each.strip("/") not in NAMES and not any((at / each).exists() for at in places)
     ] == []
 
 
@@ -46,11 +67,15 @@ def test_lines_can_be_read_in_a_terminal(name):
 @every_document
 def test_commands_that_are_named_exist(name):
     """Each `make …` is a target."""
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    targets = set(
+        re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    )
     blocks = re.findall(r"^(?:    )?(make [^#\n]*)", TEXTS[name], re.MULTILINE) + re.findall(
         r"`(make [^`]*)`", TEXTS[name]
     )
-    words = {word for each in blocks for word in re.sub(r"\w+=(\"[^\"]*\"|\S+)", "", each).split()[1:]}
+    words = {
+        word for each in blocks for word in re.sub(r"\w+=(\"[^\"]*\"|\S+)", "", each).split()[1:]
+    }
     assert {word for word in words if re.fullmatch(r"[a-z-]+", word)} <= targets
 
 
@@ -58,10 +83,15 @@ def test_the_floor_plan_shows_the_floors_of_the_contracts():
     """Every folder that the contracts know is drawn, and the picture is well-formed."""
     svg = ElementTree.parse(ROOT / "docs" / "floor_plan.svg")
     drawn = {word for text in svg.iter() for word in re.findall(r"\w+", text.text or "")}
-    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
-        "contracts"
-    ]
-    floors = {room.strip() for each in contracts for floor in each.get("layers", []) for room in floor.split("|")}
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"][
+        "importlinter"
+    ]["contracts"]
+    floors = {
+        room.strip()
+        for each in contracts
+        for floor in each.get("layers", [])
+        for room in floor.split("|")
+    }
     assert floors - {"terminal", "__main__"} <= drawn
 
 
@@ -77,6 +107,8 @@ def test_the_names_that_readme_teaches_exist():
         pytest.skip("mpim_lab.mq exports no names yet")
     blocks = re.findall(r"```python\n(.*?)```", TEXTS["README.md"], re.DOTALL)
     trees = [ast.parse(f"async def cell():\n{textwrap.indent(block, '    ')}") for block in blocks]
-    imports = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    imports = [
+        node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)
+    ]
     names = {alias.name for node in imports if node.module == "mpim_lab.mq" for alias in node.names}
     assert names <= set(mq.__all__)

@@ -1,4 +1,7 @@
-"""A queue belongs to one event loop, thread and process; anywhere else it is refused by name, and nothing is sent."""
+"""A queue belongs to one event loop, thread and process.
+
+Anywhere else it is refused by name, and nothing is sent.
+"""
 
 import asyncio
 import os
@@ -58,7 +61,9 @@ async def test_a_queue_that_was_opened_in_a_loop_that_is_over_is_refused(one_ser
 
 
 @pytest.mark.parametrize("name", CALLS)
-async def test_a_queue_that_another_threads_loop_uses_is_refused_there_and_goes_on_here(one_server, name):
+async def test_a_queue_that_another_threads_loop_uses_is_refused_there_and_goes_on_here(
+    one_server, name
+):
     """Its owner is not disturbed."""
     async with await opened(one_server.url) as mq:
         await in_a_thread(lambda: asyncio.run(refused(CALLS[name](mq))))
@@ -66,7 +71,10 @@ async def test_a_queue_that_another_threads_loop_uses_is_refused_there_and_goes_
 
 
 async def test_two_loops_that_take_turns_in_one_thread_are_told_apart(one_server):
-    """The first one stands still and is not closed: what is written to it would leave some time later."""
+    """The first one stands still and is not closed.
+
+    What is written to it would leave some time later.
+    """
 
     def both():
         first, second = asyncio.new_event_loop(), asyncio.new_event_loop()

@@ -172,7 +172,10 @@ async def speaks_nonsense(reader, writer):
 
 @pytest.mark.parametrize("answer", [hangs_up, is_silent, speaks_http, speaks_nonsense])
 async def test_whoever_is_no_server_is_no_connection_and_certainly_nothing_was_done(answer):
-    """Accepted and closed at once, silent, HTTP, a wrong answer: NotConnected, which is definite and may pass."""
+    """Accepted and closed at once, silent, HTTP, a wrong answer.
+
+    NotConnected, which is definite and may pass.
+    """
     async with peer(answer) as url:
         error = await ends(MessageQueue(url, config=SHORT).open())
         assert type(error) is NotConnected
@@ -183,7 +186,9 @@ async def test_a_port_where_nobody_is_and_a_server_without_room_are_no_connectio
     """Both may pass; a wrong password does not."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
-        error = await ends(MessageQueue(f"redis://127.0.0.1:{taken.getsockname()[1]}", config=SHORT).open())
+        error = await ends(
+            MessageQueue(f"redis://127.0.0.1:{taken.getsockname()[1]}", config=SHORT).open()
+        )
     assert type(error) is NotConnected
     async with MessageQueue(one_server.url) as admin:
         await admin._commands.call("CONFIG", "SET", "maxclients", "1")
@@ -252,7 +257,9 @@ async def test_a_call_that_is_cancelled_at_any_moment_leaves_the_queue_as_it_was
     """The next caller is served, and the server knows of no subscription that the queue does not know of."""
     async with MessageQueue(one_server.url) as admin:
         for turns in (*range(12), 20, 40, 80):
-            mq = MessageQueue(one_server.url, name="cancelled", config=ConnectionConfig(timeout_s=2))
+            mq = MessageQueue(
+                one_server.url, name="cancelled", config=ConnectionConfig(timeout_s=2)
+            )
             if name != "open":
                 await mq.open()
                 await mq.subscribe("there", lambda message: None)
@@ -270,7 +277,9 @@ async def test_a_call_that_is_cancelled_at_any_moment_leaves_the_queue_as_it_was
                 await mq.close()
             await wait_until_nobody_listens(admin, "a", "b", "there")
             clients = (await admin._commands.call("CLIENT", "LIST")).decode()
-            assert clients.count("name=cancelled ") <= 1  # the one whose end the server has not seen yet
+            assert (
+                clients.count("name=cancelled ") <= 1
+            )  # the one whose end the server has not seen yet
 
 
 async def test_a_close_that_is_cancelled_goes_on_and_can_be_waited_for_again(one_server):
@@ -325,7 +334,10 @@ async def test_to_listen_to_nothing_is_refused(one_server):
 @pytest.mark.parametrize("when", ["before", "while it waits"])
 async def test_a_wait_for_entries_ends_with_its_queue(server, when):
     """However long it was to wait; its own connection is closed."""
-    async with MessageQueue(server.url) as admin, MessageQueue(server.url, name="shop", config=SHORT) as mq:
+    async with (
+        MessageQueue(server.url) as admin,
+        MessageQueue(server.url, name="shop", config=SHORT) as mq,
+    ):
         stream = mq.stream("orders")
         waiting = asyncio.create_task(ends(stream.wait(timeout_ms=60_000)))
         if when == "before":
@@ -341,7 +353,10 @@ async def test_a_wait_for_entries_ends_with_its_queue(server, when):
 
 
 async def test_a_channel_that_the_server_does_not_give_again_is_left_and_its_listener_told(server):
-    """The right to it was taken away meanwhile: whoever listens gets the refusal, the other channel goes on."""
+    """The right to it was taken away meanwhile.
+
+    Whoever listens gets the refusal, the other channel goes on.
+    """
     async with MessageQueue(server.url) as admin:
         call = admin._commands.call
         await call("ACL", "SETUSER", "bob", "on", ">pw", "~*", "+@all", "allchannels")

@@ -44,7 +44,9 @@ threading.Thread.start = watched_start
 
 
 def run(program, *arguments):
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")
+    }
     environment["PYTHONDONTWRITEBYTECODE"] = "1"
     return subprocess.run(
         [sys.executable, "-c", program, *arguments],
@@ -70,12 +72,21 @@ def test_an_import_brings_in_nothing_from_above(name, below):
     """Whoever imports the ground floor gets the ground floor, and no library of the floors above."""
     modules = json.loads(run(IMPORT_ALL, name).stdout)
     ours = {
-        each.partition(".")[2].partition(".")[0] or each for each in modules if each.partition(".")[0] == "mpim_lab"
+        each.partition(".")[2].partition(".")[0] or each
+        for each in modules
+        if each.partition(".")[0] == "mpim_lab"
     }
     assert ours == below
-    assert not {"IPython", "jupyterlab", "ipywidgets", "anywidget", "pandas", "plotly", "nbclient", "pytest"} & set(
-        modules
-    )
+    assert not {
+        "IPython",
+        "jupyterlab",
+        "ipywidgets",
+        "anywidget",
+        "pandas",
+        "plotly",
+        "nbclient",
+        "pytest",
+    } & set(modules)
 
 
 def test_an_import_makes_nothing():
@@ -92,7 +103,9 @@ def test_an_import_that_makes_something_would_be_seen():
     assert "thread <" in run(WATCH + "threading.Thread(target=print).start()").stderr
 
 
-@pytest.mark.parametrize("package", [mpim_lab, mpim_lab.mq, mpim_lab.im, mpim_lab.lab], ids=lambda each: each.__name__)
+@pytest.mark.parametrize(
+    "package", [mpim_lab, mpim_lab.mq, mpim_lab.im, mpim_lab.lab], ids=lambda each: each.__name__
+)
 def test_what_is_exported_is_there_when_it_is_asked_for(package):
     """And it is listed: `dir` knows it before."""
     for name in package.__all__:

@@ -12,7 +12,15 @@ from redis.crc import key_slot
 import mpim_lab
 from mpim_lab.errors import InvalidMessage, InvalidParameter
 from mpim_lab.im.protocol.requests import direct_conversation, group_conversation
-from mpim_lab.keys import Keys, ack_channel, is_ack_channel, joined, name_bytes, name_text, same_name
+from mpim_lab.keys import (
+    Keys,
+    ack_channel,
+    is_ack_channel,
+    joined,
+    name_bytes,
+    name_text,
+    same_name,
+)
 from mpim_lab.mq.idempotency.effects import AtomicEffects
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
@@ -20,7 +28,10 @@ ROOT = Path(mpim_lab.__file__).parent
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=6)
 nasty = st.text(":%{}*[] \n37BDA", min_size=1, max_size=6)
 names = (
-    texts | nasty | st.binary(min_size=1, max_size=6) | st.sampled_from(["route", "mpim:layout", "🍵", "$", ">", "-"])
+    texts
+    | nasty
+    | st.binary(min_size=1, max_size=6)
+    | st.sampled_from(["route", "mpim:layout", "🍵", "$", ">", "-"])
 )
 mpim_names = st.text("ab:._-{}%", min_size=1, max_size=4)
 numbers = st.integers(0, 12)
@@ -47,7 +58,14 @@ MADE = {  # every method of Keys, and what it is given
 }
 calls = st.one_of([st.tuples(st.just(method), st.tuples(*given)) for method, given in MADE.items()])
 OF_A_STREAM = {"dead_letters", "consumer_lease"}  # given the stream's key
-NOT_KEYS = {"channel", "channel_name", "live", "pattern", "idempotency_record_prefix", "partition_prefixes"}
+NOT_KEYS = {
+    "channel",
+    "channel_name",
+    "live",
+    "pattern",
+    "idempotency_record_prefix",
+    "partition_prefixes",
+}
 
 
 def make(keys, call):
@@ -61,18 +79,25 @@ def make(keys, call):
 
 def test_every_method_that_makes_a_key_is_looked_at():
     """Whoever adds one adds it above."""
-    methods = {name for name in vars(Keys) if not name.startswith("_") and callable(getattr(Keys, name))}
+    methods = {
+        name for name in vars(Keys) if not name.startswith("_") and callable(getattr(Keys, name))
+    }
     assert methods == set(MADE) | NOT_KEYS
 
 
 @given(names, calls, calls)
-@example("", ("idempotency_record", ("payments", "eu:42")), ("idempotency_record", ("payments:eu", "42")))
+@example(
+    "", ("idempotency_record", ("payments", "eu:42")), ("idempotency_record", ("payments:eu", "42"))
+)
 @example("", ("message_id", ("team:a", "b", "1")), ("message_id", ("team", "a:b", "1")))
 @example("", ("stream", ("mpim:layout",)), ("stream", ("mpim%3Alayout",)))
 @example("", ("stream", ("route:bob",)), ("route", ("bob",)))
 @example("", ("stream", ("once:{payments}:id:1",)), ("idempotency_record", ("payments", "1")))
 def test_different_names_give_different_keys(prefix, one, other):
-    """Whatever they hold, and whichever kind of key it is; the same names, as text or as bytes, give the same key."""
+    """Whatever they hold, and whichever kind of key it is.
+
+    The same names, as text or as bytes, give the same key.
+    """
     keys = Keys(prefix)
     (key, asked), (other_key, other_asked) = make(keys, one), make(keys, other)
     assert (key == other_key) == (asked == other_asked)
@@ -99,12 +124,23 @@ def test_joining_names_is_one_to_one(one, other):
 
 @given(names, names, names, names, names, numbers)
 def test_all_keys_of_one_atomic_step_are_in_one_slot(prefix, name, conversation, id, group, number):
-    """As a cluster computes it: a stream and its dead letters, a scope, a conversation, a partition, a user, a group."""
+    """As a cluster computes it.
+
+    A stream and its dead letters, a scope, a conversation, a partition, a user, a group.
+    """
     keys = Keys(prefix)
     steps = [
         [keys.stream(name), keys.dead_letters(keys.stream(name), group)],
-        [keys.fencing_tokens(name), keys.idempotency_record(name, id), keys.idempotency_record(name, conversation)],
-        [keys.sequence(name, conversation), keys.message_id(name, conversation, id), keys.log(name, conversation)],
+        [
+            keys.fencing_tokens(name),
+            keys.idempotency_record(name, id),
+            keys.idempotency_record(name, conversation),
+        ],
+        [
+            keys.sequence(name, conversation),
+            keys.message_id(name, conversation, id),
+            keys.log(name, conversation),
+        ],
         [
             keys.partition(name, number),
             keys.partition_sequence(name, number, conversation),
@@ -146,7 +182,9 @@ def test_texts_and_bytes_of_other_classes_are_what_they_hold():
         assert Keys().idempotency_record(name, name) == b"once:{%b}:id:%b" % (held, held)
 
 
-@pytest.mark.parametrize("no_name", ["", b"", "\ud800", None, 7, ["a"], bytearray(b"a"), memoryview(b"a")])
+@pytest.mark.parametrize(
+    "no_name", ["", b"", "\ud800", None, 7, ["a"], bytearray(b"a"), memoryview(b"a")]
+)
 def test_what_is_no_name_is_refused_by_name(no_name):
     """InvalidMessage; of a constructor's parameter InvalidParameter."""
     with pytest.raises(InvalidMessage):
@@ -165,7 +203,11 @@ def test_a_pattern_takes_the_prefix_as_it_is_written():
 
 def test_a_channel_is_for_acknowledgements_by_its_kind_and_not_by_its_spelling():
     """A user's own channel may be called so."""
-    assert is_ack_channel(ack_channel("1")) and not is_ack_channel("confirm:1") and not is_ack_channel("batches:a")
+    assert (
+        is_ack_channel(ack_channel("1"))
+        and not is_ack_channel("confirm:1")
+        and not is_ack_channel("batches:a")
+    )
 
 
 def test_an_effect_goes_to_the_same_key_as_the_queue_finds_under_that_name():
@@ -178,7 +220,9 @@ def test_an_effect_goes_to_the_same_key_as_the_queue_finds_under_that_name():
 @given(*[st.sampled_from(["a", "b", "a.b", "a-b", "_", "a.", ".b"])] * 4)
 def test_two_users_have_one_conversation_and_nobody_else_has_it(a, b, c, d):
     """With the narrow names that users have; others are refused."""
-    assert (direct_conversation(a, b) == direct_conversation(c, d)) == (sorted([a, b]) == sorted([c, d]))
+    assert (direct_conversation(a, b) == direct_conversation(c, d)) == (
+        sorted([a, b]) == sorted([c, d])
+    )
 
 
 @pytest.mark.parametrize("no_user", ["", "a:b", "a b", "é", "a\n", "x" * 65, "#a", "{a}"])
@@ -194,9 +238,16 @@ _TAKES_KEYS = {"context", "stream", "call", "run", "add"}
 
 
 def formatted_keys(tree):
-    """Where a key is put together on the spot: an f-string, % or + with a ":" in it, given to what takes keys."""
+    """Where a key is put together on the spot.
+
+    An f-string, % or + with a ":" in it, given to what takes keys.
+    """
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _TAKES_KEYS:
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr in _TAKES_KEYS
+        ):
             for argument in node.args:
                 if isinstance(argument, ast.JoinedStr | ast.BinOp) and _has_a_colon(argument):
                     yield ast.unparse(node)
@@ -205,15 +256,24 @@ def formatted_keys(tree):
 
 
 def _goes_on_after_a_prefix(node):
-    """A longer prefix, which ends with a colon, is no key; neither is a prefix that is shown to somebody."""
-    last, shown = node.values[-1], [each for each in node.values if getattr(each, "conversion", -1) != -1]
+    """A longer prefix, which ends with a colon, is no key.
+
+    Neither is a prefix that is shown to somebody.
+    """
+    last, shown = (
+        node.values[-1],
+        [each for each in node.values if getattr(each, "conversion", -1) != -1],
+    )
     is_prefix = isinstance(last, ast.Constant) and last.value.endswith(":")
     return len(node.values) > 1 and "prefix" in _names_in(node) and not is_prefix and not shown
 
 
 def _has_a_colon(node):
     words = [each.value for each in ast.walk(node) if isinstance(each, ast.Constant)]
-    return any((isinstance(word, str) and ":" in word) or (isinstance(word, bytes) and b":" in word) for word in words)
+    return any(
+        (isinstance(word, str) and ":" in word) or (isinstance(word, bytes) and b":" in word)
+        for word in words
+    )
 
 
 def _names_in(node):
@@ -241,7 +301,11 @@ def test_no_key_is_put_together_outside_of_keys():
     found = {}
     for path in sorted(ROOT.rglob("*.py")):
         name = str(path.relative_to(ROOT))
-        made = [] if name in _MAY else list(formatted_keys(ast.parse(path.read_text(encoding="utf-8"))))
+        made = (
+            []
+            if name in _MAY
+            else list(formatted_keys(ast.parse(path.read_text(encoding="utf-8"))))
+        )
         if made:
             found[name] = made
     assert found == {}

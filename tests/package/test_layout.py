@@ -70,7 +70,9 @@ async def test_many_first_commands_share_one_look(server):
     async with FaultProxy(server.url) as proxy, MessageQueue(proxy.url) as mq:
         stream = mq.stream("orders")
         ids = await asyncio.gather(*(stream.add(b"%d" % number) for number in range(200)))
-        assert [entry.data for entry in await stream.range()] == [b"%d" % number for number in range(200)]
+        assert [entry.data for entry in await stream.range()] == [
+            b"%d" % number for number in range(200)
+        ]
         assert len(set(ids)) == 200
         stats = await mq.connection.call("INFO", "commandstats")
     text = stats.decode() if isinstance(stats, bytes) else str(stats)

@@ -30,7 +30,10 @@ NO_NAMES = ["", b"", "\ud800", None, 7]
 async def queues(one_server):
     """A queue for each nasty prefix, on one server."""
     async with contextlib.AsyncExitStack() as stack:
-        yield [await stack.enter_async_context(MessageQueue(one_server.url, prefix=prefix)) for prefix in NASTY]
+        yield [
+            await stack.enter_async_context(MessageQueue(one_server.url, prefix=prefix))
+            for prefix in NASTY
+        ]
 
 
 @pytest.fixture
@@ -48,8 +51,12 @@ async def test_a_message_comes_back_with_a_channel_that_can_be_published_to(mq):
     for number, name in enumerate(NASTY):
         assert await mq.publish(name, b"%d" % number) == 1
     await wait_until(lambda: len(got) == len(NASTY))
-    assert [(each.channel, int(each.payload)) for each in got] == [(name, at) for at, name in enumerate(NASTY)]
-    assert [await mq.publish(message.channel, b"again") for message in list(got)] == [1] * len(NASTY)
+    assert [(each.channel, int(each.payload)) for each in got] == [
+        (name, at) for at, name in enumerate(NASTY)
+    ]
+    assert [await mq.publish(message.channel, b"again") for message in list(got)] == [1] * len(
+        NASTY
+    )
 
 
 async def test_a_channel_given_as_bytes_is_the_same_as_its_text(mq):
@@ -117,7 +124,9 @@ async def test_conversations_and_message_ids_of_any_name(mq):
         for number, message in enumerate(("m1", conversation, b"\xfe"), 1):
             appended = [await talks.append(conversation, b"hi", message) for _ in range(2)]
             assert appended == [(number, True), (number, False)]
-        assert {each.conversation for each in await talks.read_range(conversation, 1)} == {conversation}
+        assert {each.conversation for each in await talks.read_range(conversation, 1)} == {
+            conversation
+        }
 
 
 async def test_an_ordered_stream_gives_conversations_and_ids_back_as_they_were(mq):
@@ -126,7 +135,10 @@ async def test_an_ordered_stream_gives_conversations_and_ids_back_as_they_were(m
     for name in NASTY:
         assert await stream.append(name, b"hi", id=name) == (1, True)
     worker = OrderedWorker(
-        stream, "g:{h}", "w w", lambda ordered, effects: seen.append((ordered.conversation, ordered.id))
+        stream,
+        "g:{h}",
+        "w w",
+        lambda ordered, effects: seen.append((ordered.conversation, ordered.id)),
     )
     running = asyncio.create_task(worker.run())
     await wait_until(lambda: len(seen) == len(NASTY))

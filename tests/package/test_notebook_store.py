@@ -22,11 +22,15 @@ def written(path, change, **how):
     notebook = json.loads(path.read_text(encoding="utf-8"))
     code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     change(notebook, code)
-    path.write_text(json.dumps(notebook, **{"indent": 1, "ensure_ascii": False} | how) + "\n", encoding="utf-8")
+    path.write_text(
+        json.dumps(notebook, **{"indent": 1, "ensure_ascii": False} | how) + "\n", encoding="utf-8"
+    )
 
 
 def with_a_view(notebook, code):
-    output = next(each for cell in code for each in cell["outputs"] if "image/svg+xml" in each.get("data", {}))
+    output = next(
+        each for cell in code for each in cell["outputs"] if "image/svg+xml" in each.get("data", {})
+    )
     output["data"][WIDGET_VIEW] = {"model_id": "1"}
 
 
@@ -37,8 +41,16 @@ def with_a_view(notebook, code):
         (lambda notebook, code: None, {"ensure_ascii": True}, "its text"),
         (lambda notebook, code: notebook["metadata"].update(widgets={}), {}, "its text"),
         (with_a_view, {}, "its text"),
-        (lambda notebook, code: code[0].update(execution_count=7), {}, "not run from top to bottom"),
-        (lambda notebook, code: code[0].update(execution_count=None), {}, "not run from top to bottom"),
+        (
+            lambda notebook, code: code[0].update(execution_count=7),
+            {},
+            "not run from top to bottom",
+        ),
+        (
+            lambda notebook, code: code[0].update(execution_count=None),
+            {},
+            "not run from top to bottom",
+        ),
     ],
 )
 def test_what_should_not_be_there_is_seen(change, how, found, tmp_path):

@@ -68,7 +68,12 @@ def test_what_is_no_whole_number_or_too_small_or_too_large_is_refused_by_name(na
 
 @pytest.mark.parametrize(
     "options",
-    [{"gap_timeout_s": math.nan}, {"gap_timeout_s": -1}, {"poll_interval_s": math.nan}, {"poll_interval_s": 0}],
+    [
+        {"gap_timeout_s": math.nan},
+        {"gap_timeout_s": -1},
+        {"poll_interval_s": math.nan},
+        {"poll_interval_s": 0},
+    ],
     ids=repr,
 )
 def test_a_reader_that_would_never_look_or_never_rest_is_refused(options):

@@ -40,11 +40,15 @@ def queue():
 
 
 def messages():
-    return MessageService(queue(), GroupService(SqlDatabase(DATABASE), queue()), OfflineStore(SqlDatabase(DATABASE)))
+    return MessageService(
+        queue(), GroupService(SqlDatabase(DATABASE), queue()), OfflineStore(SqlDatabase(DATABASE))
+    )
 
 
 def services():
-    return GatewayServices(queue(), Presence(queue()), messages().groups, messages(), TokenService(new_secret()))
+    return GatewayServices(
+        queue(), Presence(queue()), messages().groups, messages(), TokenService(new_secret())
+    )
 
 
 MADE = [
@@ -57,7 +61,10 @@ MADE = [
     (Codec, Codec),
     (train_dictionary, lambda **options: train_dictionary([b"see you at eight"] * 100, **options)),
     (SqlDatabase, lambda **options: SqlDatabase(DATABASE, **options)),
-    (OutboxRelay, lambda **options: OutboxRelay(SqlOutbox(SqlDatabase(DATABASE)), queue(), **options)),
+    (
+        OutboxRelay,
+        lambda **options: OutboxRelay(SqlOutbox(SqlDatabase(DATABASE)), queue(), **options),
+    ),
     (AckedPublisher, lambda **options: AckedPublisher(queue(), "bob", **options)),
     (AckingSubscriber, lambda **options: AckingSubscriber(queue(), "bob", print, **options)),
     (ImSystem, lambda **options: ImSystem(URL, database=DATABASE, **options)),

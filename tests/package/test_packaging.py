@@ -25,11 +25,16 @@ def package(requirement):
 
 def declared(*layers):
     """The requirements of some extras; "" is the core."""
-    return [each for layer in layers for each in (EXTRAS[layer] if layer else PROJECT["dependencies"])]
+    return [
+        each for layer in layers for each in (EXTRAS[layer] if layer else PROJECT["dependencies"])
+    ]
 
 
 def imported(path):
-    """The packages that a file imports, anywhere in it; a driver that it names in a database's URL counts."""
+    """The packages that a file imports, anywhere in it.
+
+    A driver that it names in a database's URL counts.
+    """
     tree = ast.parse(path.read_text(encoding="utf-8"))
     prose = {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     for node in ast.walk(tree):
@@ -45,7 +50,11 @@ def imported(path):
 
 def imported_below(*places):
     folders = [ROOT / "mpim_lab" / place for place in places]
-    files = [path for folder in folders for path in ([folder] if folder.is_file() else folder.rglob("*.py"))]
+    files = [
+        path
+        for folder in folders
+        for path in ([folder] if folder.is_file() else folder.rglob("*.py"))
+    ]
     assert len(files) >= len(places)
     return {name for path in files for name in imported(path)}
 
@@ -57,8 +66,12 @@ def test_the_core_needs_what_it_imports_and_nothing_else():
 
 def test_the_lab_needs_what_it_imports_and_nothing_else():
     """Peers are optional: what is not installed is named in the benchmark's table."""
-    used = imported_below(*(path.name for path in (ROOT / "mpim_lab").iterdir() if path.suffix in ("", ".py")))
-    core, lab, peers = ({package(each) for each in declared(layer)} for layer in ("", "lab", "peers"))
+    used = imported_below(
+        *(path.name for path in (ROOT / "mpim_lab").iterdir() if path.suffix in ("", ".py"))
+    )
+    core, lab, peers = (
+        {package(each) for each in declared(layer)} for layer in ("", "lab", "peers")
+    )
     assert used - core - peers == lab - STARTED
     assert peers <= used
 

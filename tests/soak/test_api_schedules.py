@@ -54,7 +54,10 @@ def test_a_schedule_is_shrunk_to_what_its_failure_needs():
 
     def fails(candidate):
         played.append(candidate)
-        return [step.action for step in candidate if step.action in ("listen", "leave")] == ["listen", "leave"]
+        return [step.action for step in candidate if step.action in ("listen", "leave")] == [
+            "listen",
+            "leave",
+        ]
 
     assert shrunk(steps, fails) == [Step("listen", 1), Step("leave", 2)]
     assert len(played) <= 80
@@ -66,7 +69,9 @@ def play(host, text):
 
 def test_a_call_that_does_not_end_is_found(one_host, monkeypatch):
     """It is a hang once its limit and some slack are over."""
-    monkeypatch.setattr(MessageQueue, "unsubscribe", lambda queue, channel, **options: asyncio.Event().wait())
+    monkeypatch.setattr(
+        MessageQueue, "unsubscribe", lambda queue, channel, **options: asyncio.Event().wait()
+    )
     assert play(one_host, "unsubscribe:1") == "hang"
 
 
@@ -77,7 +82,10 @@ def test_a_subscription_that_stays_on_the_server_is_found(one_host, monkeypatch)
         return None
 
     monkeypatch.setattr(MessageQueue, "unsubscribe", nothing)
-    assert play(one_host, "subscribe:1 unsubscribe:5 subscribe:2 unsubscribe:7 unsubscribe:8") == "subscriptions"
+    assert (
+        play(one_host, "subscribe:1 unsubscribe:5 subscribe:2 unsubscribe:7 unsubscribe:8")
+        == "subscriptions"
+    )
 
 
 def test_an_acknowledged_entry_that_is_not_there_is_found(one_host, monkeypatch):
@@ -87,13 +95,21 @@ def test_an_acknowledged_entry_that_is_not_there_is_found(one_host, monkeypatch)
         return "9999999999999-0"
 
     monkeypatch.setattr(Stream, "add", lie)
-    monkeypatch.setattr(Stream, "add_many", lambda stream, payloads: asyncio.gather(*map(stream.add, payloads)))
+    monkeypatch.setattr(
+        Stream, "add_many", lambda stream, payloads: asyncio.gather(*map(stream.add, payloads))
+    )
     assert play(one_host, "add:1 add:2 add:3") == "lost"
 
 
 def test_a_foreign_error_and_a_foreign_cancellation_are_found(one_host, monkeypatch):
-    """Only errors of ours, ValueError and TypeError may reach a caller; CancelledError only if it was cancelled."""
-    for error, kind in ((OSError("raw"), "foreign error"), (asyncio.CancelledError(), "foreign cancellation")):
+    """Only errors of ours, ValueError and TypeError may reach a caller.
+
+    CancelledError only if it was cancelled.
+    """
+    for error, kind in (
+        (OSError("raw"), "foreign error"),
+        (asyncio.CancelledError(), "foreign cancellation"),
+    ):
 
         async def fails(queue, *given, error=error):
             raise error

@@ -12,7 +12,17 @@ from mpim_lab.lab.trace.trace import RateSample, Trace
 from mpim_lab.widgets import LiveCharts, ladder_chart, sweep_chart
 from mpim_lab.widgets.charts import MAX_POINTS, samples
 from tests.pictures import assert_is_static, fake_run
-from tests.traces import BOB_LISTENS, CONFIRM, by_bob, delivered, fill, handled, sent, told, trace_of
+from tests.traces import (
+    BOB_LISTENS,
+    CONFIRM,
+    by_bob,
+    delivered,
+    fill,
+    handled,
+    sent,
+    told,
+    trace_of,
+)
 
 
 def drawn(charts):
@@ -21,9 +31,17 @@ def drawn(charts):
 
 
 def test_live_charts_draw_what_the_load_processes_counted():
-    """Only the receiver's counts have latencies; an interval in which nothing came is drawn as 0."""
+    """Only the receiver's counts have latencies.
+
+    An interval in which nothing came is drawn as 0.
+    """
     trace = Trace()
-    for at, actor, messages, p50 in [(7, "r", 50, 1.5), (7, "p", 60, None), (8, "r", 0, None), (9, "r", 100, 2.5)]:
+    for at, actor, messages, p50 in [
+        (7, "r", 50, 1.5),
+        (7, "p", 60, None),
+        (8, "r", 0, None),
+        (9, "r", 100, 2.5),
+    ]:
         trace.rates.append(RateSample(float(at), actor, 0.5, messages, p50, p50 and 2 * p50))
     charts = LiveCharts(trace)
     assert drawn(charts) == [[100, 0, 200], [1.5, None, 2.5], [3, None, 5]]
@@ -34,7 +52,11 @@ def test_live_charts_draw_what_the_load_processes_counted():
 def test_live_charts_count_the_events_where_there_are_no_processes():
     """Quarters of a second; a pause is drawn as 0, and confirmations are no messages."""
     trace = trace_of(BOB_LISTENS, *delivered("m1"), *delivered("m2"))
-    for event in [*sent("m3"), *handled("m3"), *by_bob("m3", EventKind.ACCEPTED, EventKind.HANDLED, channel=CONFIRM)]:
+    for event in [
+        *sent("m3"),
+        *handled("m3"),
+        *by_bob("m3", EventKind.ACCEPTED, EventKind.HANDLED, channel=CONFIRM),
+    ]:
         trace(replace(event, at=0.9))
     rates, p50s, p99s = drawn(LiveCharts(trace))
     assert rates == [8, 0, 0, 4]
@@ -86,8 +108,13 @@ def test_a_ladder_whose_first_rung_is_zero_has_no_ratios():
 
 def test_a_sweep_has_a_line_for_each_group():
     """In the order of the table; without `color` there is one line."""
-    frame = pd.DataFrame({"tasks": [1, 2, 1, 2], "per s": [10.0, 20.0, 30.0, None], "who": ["b", "b", "a", "a"]})
+    frame = pd.DataFrame(
+        {"tasks": [1, 2, 1, 2], "per s": [10.0, 20.0, 30.0, None], "who": ["b", "b", "a", "a"]}
+    )
     chart = sweep_chart(frame, x="tasks", y="per s", color="who", title="Sweep")
-    assert [(line.name, list(line.x)) for line in chart.figure.data] == [("b", [1, 2]), ("a", [1, 2])]
+    assert [(line.name, list(line.x)) for line in chart.figure.data] == [
+        ("b", [1, 2]),
+        ("a", [1, 2]),
+    ]
     assert "nan" not in assert_is_static(chart, "tasks", "30.0")
     assert len(sweep_chart(frame, x="tasks", y="per s").figure.data) == 1

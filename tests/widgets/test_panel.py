@@ -14,12 +14,20 @@ from mpim_lab.lab.trace.checker import Verdict
 from mpim_lab.widgets import FlowView, LiveCharts, Panel
 from tests.support import wait_until
 
-LONG = {"fault": "none", "messages": 500, "pace_ms": 10, "duration": 2}  # more than a test waits for
+LONG = {
+    "fault": "none",
+    "messages": 500,
+    "pace_ms": 10,
+    "duration": 2,
+}  # more than a test waits for
 
 
 @dataclass(frozen=True, kw_only=True)
 class Clumsy(Experiment):
-    """Goes on until it is stopped; its fault's button has a mistake in it, and so has it if asked for."""
+    """Goes on until it is stopped.
+
+    Its fault's button has a mistake in it, and so has it if asked for.
+    """
 
     title: ClassVar[str] = "clumsy"
     faults: ClassVar[tuple[str, ...]] = ("cut",)
@@ -65,7 +73,10 @@ IDLE, BUSY = (False, True, True), (True, False, False)
 
 @pytest.mark.parametrize("design", ["naive", "confirmed"])
 async def test_a_panel_runs_what_its_parameters_say(lab_server, design):
-    """The first values are the settings'; the verdict is the one the experiment gives without a panel."""
+    """The first values are the settings'.
+
+    The verdict is the one the experiment gives without a panel.
+    """
     panel = Panel(PubSubDelivery, design=design, fault="cut", duration=3)
     assert panel.controls["messages"].value == 24
     panel.controls["seed"].value = 3
@@ -88,7 +99,9 @@ async def test_the_same_seed_leaves_the_same_picture(lab_server):
         pictures.append((data["image/svg+xml"], data["text/plain"]))
     assert pictures[0] == pictures[1]
     assert "18 delivered" in pictures[0][0]
-    assert pictures[0][1].startswith("Panel: Who gets the message? (parameters: design, fault, messages")
+    assert pictures[0][1].startswith(
+        "Panel: Who gets the message? (parameters: design, fault, messages"
+    )
 
 
 async def test_the_views_follow(lab_server):
@@ -104,7 +117,10 @@ async def test_the_views_follow(lab_server):
 
 
 async def test_the_run_button_starts_a_run_and_the_stop_button_ends_it(lab_server):
-    """Early, with the verdict on what was sent; run is off meanwhile, stop and the faults are off before and after."""
+    """Early, with the verdict on what was sent.
+
+    Run is off meanwhile, stop and the faults are off before and after.
+    """
     panel = Panel(PubSubDelivery, **LONG)
     assert disabled(panel) == IDLE
     async with going_on(panel):
@@ -153,7 +169,10 @@ async def test_a_run_that_fails_is_shown_and_the_panel_can_be_used_again(monkeyp
     assert (await panel.run()).verdict.sent == 4
     monkeypatch.setenv("MPIM_SERVER_BINARY", "no-<such>-server")
     assert await panel.run() is None
-    assert "<b>ServerFailed</b>: no program &#x27;no-&lt;such&gt;-server&#x27; on PATH" in panel.status.value
+    assert (
+        "<b>ServerFailed</b>: no program &#x27;no-&lt;such&gt;-server&#x27; on PATH"
+        in panel.status.value
+    )
     assert (panel.result, panel.card.value, disabled(panel)) == (None, "", IDLE)
     monkeypatch.delenv("MPIM_SERVER_BINARY")
     assert (await panel.run()).verdict.sent == 4
@@ -205,7 +224,10 @@ async def test_an_interrupted_cell_ends_its_run(lab_server):
 
 
 async def test_a_fault_that_cannot_be_caused_says_why(server, monkeypatch):
-    """On the reader's own server the lab kills nothing; the run goes on, and the reason can still be read then."""
+    """On the reader's own server the lab kills nothing.
+
+    The run goes on, and the reason can still be read then.
+    """
     monkeypatch.setenv("MPIM_REDIS_URL", server.url)
     panel = Panel(PubSubDelivery, **LONG)
     async with going_on(panel):

@@ -1,4 +1,7 @@
-"""The quiz and its question bank: think first, then reveal; a bank with a mistake is refused, and the mistake named."""
+"""The quiz and its question bank: think first, then reveal.
+
+A bank with a mistake is refused, and the mistake named.
+"""
 
 from dataclasses import asdict, replace
 
@@ -21,7 +24,9 @@ ASK = Question(
     answer_zh="正在听的人。",
     cell="01_pubsub.ipynb#who",
 )
-WHY = replace(ASK, id="why", difficulty="senior", question_en="Why?", question_zh="为什么？", answer_en="So.")
+WHY = replace(
+    ASK, id="why", difficulty="senior", question_en="Why?", question_zh="为什么？", answer_en="So."
+)
 
 
 def write(path, *records):
@@ -83,7 +88,15 @@ def test_without_a_kernel_every_question_and_answer_is_there_in_both_languages()
     data, _ = Quiz([ASK, WHY])._repr_mimebundle_()
     assert data["text/html"].count("<details>") == 2
     for text in (data["text/html"], data["text/plain"]):
-        for words in ("Who got it?", "谁收到了？", "Whoever listened.", "正在听的人。", "Why?", "为什么？", "So."):
+        for words in (
+            "Who got it?",
+            "谁收到了？",
+            "Whoever listened.",
+            "正在听的人。",
+            "Why?",
+            "为什么？",
+            "So.",
+        ):
             assert words in text
         assert data[WIDGET_VIEW]["model_id"] not in text
     assert "[01_pubsub.ipynb#who]" in data["text/plain"]
@@ -125,7 +138,9 @@ def test_a_bank_is_read(tmp_path):
 
 def test_the_questions_of_a_chapter_come_easiest_first(tmp_path, monkeypatch):
     """Those of other chapters do not."""
-    path = write(tmp_path / "q.yaml", asdict(WHY), asdict(replace(ASK, id="other", chapter=2)), asdict(ASK))
+    path = write(
+        tmp_path / "q.yaml", asdict(WHY), asdict(replace(ASK, id="other", chapter=2)), asdict(ASK)
+    )
     monkeypatch.setattr("mpim_lab.lab.exercise.questions.data_path", lambda name: path)
     assert questions_of(1) == [ASK, WHY]
 

@@ -29,7 +29,9 @@ def test_the_same_outcome_gives_the_same_card():
 
 def test_what_the_learners_class_says_is_text_not_html():
     """An error's words may be anything."""
-    failure = TrialFailure("your class raised ValueError: <script>alert(1)</script>", "while running")
+    failure = TrialFailure(
+        "your class raised ValueError: <script>alert(1)</script>", "while running"
+    )
     assert "<script>" not in bundle(ChallengeResult("a", failure))["text/html"]
 
 

@@ -51,7 +51,11 @@ def test_an_empty_trace_has_an_empty_scene():
 
 def test_many_lost_messages_are_not_all_named():
     """The first twelve are."""
-    text = str(build_scene(trace_of(BOB_LISTENS, *(event for number in range(20) for event in lost(f"m{number}")))))
+    text = str(
+        build_scene(
+            trace_of(BOB_LISTENS, *(event for number in range(20) for event in lost(f"m{number}")))
+        )
+    )
     assert "20 lost (m0, " in text
     assert text.endswith("m11, …)")
 
@@ -83,7 +87,13 @@ def test_silently_lost_is_what_was_lost_although_its_sender_was_told_delivered(l
 def test_every_attempt_takes_a_step():
     """A repeat does, and so does a message that was given up before it was published."""
     scene = build_scene(
-        trace_of(BOB_LISTENS, *delivered("m1"), *told("m2", "offline"), *duplicated("m3"), *delivered("m4"))
+        trace_of(
+            BOB_LISTENS,
+            *delivered("m1"),
+            *told("m2", "offline"),
+            *duplicated("m3"),
+            *delivered("m4"),
+        )
     )
     assert scene.steps == 5
     assert [story.legs[0].begin for story in scene.stories] == [1, 2, 3, 5]
@@ -100,21 +110,30 @@ def test_a_message_nobody_listened_to_ends_at_the_server():
     """One that was handed over and never handled ends on the way from it."""
     scene = build_scene(trace_of(BOB_LISTENS, *sent("m1", receivers=0), *sent("m2", receivers=1)))
     assert scene.stories[0].legs == [Leg("alice", CHANNEL, 1, 1.35, "lost")]
-    assert [(leg.source, leg.outcome) for leg in scene.stories[1].legs] == [("alice", "arrived"), (CHANNEL, "lost")]
+    assert [(leg.source, leg.outcome) for leg in scene.stories[1].legs] == [
+        ("alice", "arrived"),
+        (CHANNEL, "lost"),
+    ]
 
 
-@pytest.mark.parametrize(("error", "outcome"), [("NotConnected", "lost"), ("CommandTimeout", "arrived")])
+@pytest.mark.parametrize(
+    ("error", "outcome"), [("NotConnected", "lost"), ("CommandTimeout", "arrived")]
+)
 def test_only_a_definite_failure_ends_an_attempt(error, outcome):
     """After a time-out the message may be there all the same, and may still be handled."""
     failure = by_alice("m1", EventKind.FAILED, error=error, detail=f"{error}: no luck")
-    (story,) = build_scene(trace_of(BOB_LISTENS, by_alice("m1", EventKind.ACCEPTED), failure), finished=False).stories
+    (story,) = build_scene(
+        trace_of(BOB_LISTENS, by_alice("m1", EventKind.ACCEPTED), failure), finished=False
+    ).stories
     assert [leg.outcome for leg in story.legs] == [outcome]
     assert f"alice failed: {error}" in story.log
 
 
 def test_a_story_is_told_in_words():
     """In the order of the events, repeats as such."""
-    story = build_scene(trace_of(BOB_LISTENS, by_alice("m1", EventKind.CHECKED, count=1), *duplicated("m1"))).stories[0]
+    story = build_scene(
+        trace_of(BOB_LISTENS, by_alice("m1", EventKind.CHECKED, count=1), *duplicated("m1"))
+    ).stories[0]
     assert story.log[:3] == [
         "alice asked the server who is there: 1 listen",
         "alice published it",
@@ -125,9 +144,17 @@ def test_a_story_is_told_in_words():
 
 
 def test_faults_are_bands_at_the_node_they_strike():
-    """The server's at the channel, the others at the receiver; from the step before to the step at the end."""
+    """The server's at the channel, the others at the receiver.
+
+    From the step before to the step at the end.
+    """
     scene = build_scene(
-        trace_of(BOB_LISTENS, *delivered("m1"), *fault("away", *lost("m2")), *fault("kill", *lost("m3"), *lost("m4")))
+        trace_of(
+            BOB_LISTENS,
+            *delivered("m1"),
+            *fault("away", *lost("m2")),
+            *fault("kill", *lost("m3"), *lost("m4")),
+        )
     )
     assert scene.bands == [Band("bob", 1.9, 2.9, "away"), Band(CHANNEL, 2.9, 4.9, "kill")]
 
@@ -149,13 +176,16 @@ def test_a_sampled_trace_says_so():
 def test_a_trace_that_was_full_says_how_much_is_missing():
     """It is not a sample: "one in 1" would be no word of what is missing."""
     assert (
-        build_scene(trace_of(BOB_LISTENS, *delivered("m1"), *delivered("m2"), limit=6)).note == "5 events are not shown"
+        build_scene(trace_of(BOB_LISTENS, *delivered("m1"), *delivered("m2"), limit=6)).note
+        == "5 events are not shown"
     )
 
 
 def test_a_life_whose_beginning_is_missing_is_told_as_far_as_it_is_known():
     """A trace that was full begins to sample and has room again."""
-    assert fates(build_scene(trace_of(BOB_LISTENS, *sent("m1", receivers=0)[1:], *handled("m2")))) == {
+    assert fates(
+        build_scene(trace_of(BOB_LISTENS, *sent("m1", receivers=0)[1:], *handled("m2")))
+    ) == {
         "m1": "lost",
         "m2": "delivered",
     }
@@ -164,8 +194,12 @@ def test_a_life_whose_beginning_is_missing_is_told_as_far_as_it_is_known():
 def test_load_processes_report_batch_by_batch_and_are_told_in_order_of_time():
     """The receiver's batch may come before the publisher's."""
     trace = Trace()
-    trace.events += [Event(EventKind.HANDLED, at + 0.1, "receiver", f"m{at}", CHANNEL) for at in (1, 2, 3)]
-    trace.events += [Event(EventKind.ACCEPTED, at, "publisher", f"m{at}", CHANNEL) for at in (1, 2, 3)]
+    trace.events += [
+        Event(EventKind.HANDLED, at + 0.1, "receiver", f"m{at}", CHANNEL) for at in (1, 2, 3)
+    ]
+    trace.events += [
+        Event(EventKind.ACCEPTED, at, "publisher", f"m{at}", CHANNEL) for at in (1, 2, 3)
+    ]
     scene = build_scene(trace)
     assert [story.legs[1].end for story in scene.stories] == [1.7, 2.7, 3.7]
     assert scene.stories[0].log == ["publisher published it", "receiver handled it"]
@@ -190,12 +224,23 @@ def merged(chance, *lines):
 def confirmed(chance, message):
     """alice's two connections and bob hear of one message at about the same time."""
     accepted, published = sent(message)
-    confirmation = [by_alice(message, kind, channel=CONFIRM) for kind in (EventKind.RECEIVED, EventKind.HANDLED)]
+    confirmation = [
+        by_alice(message, kind, channel=CONFIRM) for kind in (EventKind.RECEIVED, EventKind.HANDLED)
+    ]
     confirmation.insert(1, by_alice(message, EventKind.CONFIRMED))
-    yield from [accepted, *by_bob(message, EventKind.RECEIVED), *by_bob(message, EventKind.ACCEPTED, channel=CONFIRM)]
+    yield from [
+        accepted,
+        *by_bob(message, EventKind.RECEIVED),
+        *by_bob(message, EventKind.ACCEPTED, channel=CONFIRM),
+    ]
     alice = [*merged(chance, [published], confirmation), *told(message)]
     yield from merged(
-        chance, alice, [*by_bob(message, EventKind.PUBLISHED, channel=CONFIRM), *by_bob(message, EventKind.HANDLED)]
+        chance,
+        alice,
+        [
+            *by_bob(message, EventKind.PUBLISHED, channel=CONFIRM),
+            *by_bob(message, EventKind.HANDLED),
+        ],
     )
 
 
@@ -212,7 +257,10 @@ def told_anyhow(chance):
 @given(st.integers(0, 10**9))
 def test_the_picture_does_not_depend_on_which_connection_heard_first(seed):
     """Everything but the words of a message's log, which keep the order in which things were heard of."""
-    trace, ordered = trace_of(*told_anyhow(random.Random(seed))), trace_of(*told_anyhow(random.Random(0)))
+    trace, ordered = (
+        trace_of(*told_anyhow(random.Random(seed))),
+        trace_of(*told_anyhow(random.Random(0))),
+    )
     scene, expected = build_scene(trace), build_scene(ordered)
     assert space_time_svg(scene, "t") == space_time_svg(expected, "t")
     for story, other in zip(scene.stories, expected.stories, strict=True):
@@ -221,7 +269,9 @@ def test_the_picture_does_not_depend_on_which_connection_heard_first(seed):
     assert replace(scene, stories=[]) == replace(expected, stories=[])
 
 
-@pytest.mark.parametrize("builder", [scene_builder, im_scene_builder], ids=lambda each: each.__name__.split(".")[-1])
+@pytest.mark.parametrize(
+    "builder", [scene_builder, im_scene_builder], ids=lambda each: each.__name__.split(".")[-1]
+)
 def test_every_kind_of_event_is_drawn_or_ignored_on_purpose(builder):
     """A kind that is new, or renamed, does not vanish from the pictures in silence."""
     tables = [set(builder._SceneBuilder.HANDLERS), builder.HANDLED_BY_ADD, builder.IGNORED]

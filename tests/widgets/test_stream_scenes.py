@@ -26,13 +26,18 @@ def added(message):
 
 def given(message, worker="worker-1", deliveries=1):
     """The group gives it to a worker."""
-    claimed = [event(EventKind.CLAIMED, worker, message, count=deliveries)] if deliveries > 1 else []
+    claimed = (
+        [event(EventKind.CLAIMED, worker, message, count=deliveries)] if deliveries > 1 else []
+    )
     return [*claimed, event(EventKind.RECEIVED, worker, message, count=deliveries)]
 
 
 def done(message, worker="worker-1"):
     """Work, handled, acknowledged."""
-    return [event(kind, worker, message) for kind in (EventKind.EFFECT, EventKind.HANDLED, EventKind.ACKED)]
+    return [
+        event(kind, worker, message)
+        for kind in (EventKind.EFFECT, EventKind.HANDLED, EventKind.ACKED)
+    ]
 
 
 def crashed(message, worker="worker-1", detail="crash before work"):
@@ -47,7 +52,15 @@ def ended(detail="crash before work"):
 
 def failed(message, worker="worker-1"):
     """A handler raises."""
-    return [event(EventKind.FAILED, worker, message, error="ValueError", detail="ValueError: cannot be read")]
+    return [
+        event(
+            EventKind.FAILED,
+            worker,
+            message,
+            error="ValueError",
+            detail="ValueError: cannot be read",
+        )
+    ]
 
 
 def told_of(*events, **options):
@@ -59,7 +72,11 @@ def test_an_order_that_is_done_once_goes_from_the_stream_to_its_worker():
     """Its effect is what counts: handled and acknowledged draw nothing more."""
     scene, stories = told_of(*added("m1"), *given("m1"), *done("m1"))
     assert (scene.producers, scene.channels, scene.consumers) == (["alice"], [STREAM], ["worker-1"])
-    assert (stories["m1"].fate, stories["m1"].is_kept, scene.acknowledgement) == ("delivered", True, "added")
+    assert (stories["m1"].fate, stories["m1"].is_kept, scene.acknowledgement) == (
+        "delivered",
+        True,
+        "added",
+    )
     assert stories["m1"].legs == [Leg("alice", STREAM, 1, 1.35), Leg(STREAM, "worker-1", 1.35, 1.7)]
     assert stories["m1"].log == [
         "alice published it",
@@ -72,7 +89,10 @@ def test_an_order_that_is_done_once_goes_from_the_stream_to_its_worker():
 
 
 def test_a_crash_before_the_work_is_a_lost_mark_at_the_worker_that_died():
-    """The fault is a band there, until another worker comes, who claims it and does it: delivered."""
+    """The fault is a band there, until another worker comes, who claims it and does it.
+
+    Delivered.
+    """
     scene, stories = told_of(
         *added("m1"),
         *given("m1"),
@@ -118,7 +138,11 @@ def test_after_a_crash_that_follows_the_work_another_does_it_once_more():
 def test_what_was_added_and_never_done_is_lost_and_misreported():
     """alice was told "added"; the lost mark is at the worker that had it."""
     scene, stories = told_of(
-        *added("m1"), *given("m1"), event(EventKind.ACKED, "worker-1", "m1"), *crashed("m1"), *ended()
+        *added("m1"),
+        *given("m1"),
+        event(EventKind.ACKED, "worker-1", "m1"),
+        *crashed("m1"),
+        *ended(),
     )
     assert (stories["m1"].fate, stories["m1"].silently_lost) == ("lost", True)
     assert stories["m1"].legs[1:] == [Leg(STREAM, "worker-1", 1.35, 1.7, "lost")]
@@ -127,7 +151,9 @@ def test_what_was_added_and_never_done_is_lost_and_misreported():
 
 def test_what_is_stalled_is_pending_and_nobody_was_misinformed():
     """It may still be done, so it is not lost."""
-    _, stories = told_of(*added("m1"), *given("m1"), *crashed("m1"), event(EventKind.STALLED, "alice", "m1"))
+    _, stories = told_of(
+        *added("m1"), *given("m1"), *crashed("m1"), event(EventKind.STALLED, "alice", "m1")
+    )
     assert (stories["m1"].fate, stories["m1"].silently_lost) == ("pending", False)
     assert stories["m1"].log[-1] == "at the end nobody has finished it"
 
@@ -135,7 +161,12 @@ def test_what_is_stalled_is_pending_and_nobody_was_misinformed():
 def test_a_dead_letter_ends_at_the_worker_that_gave_it_up():
     """One way, however often it was tried; its last mark is "dead-lettered", not "lost"."""
     retried = [event(EventKind.RETRIED, "worker-1", "m1", count=2), *failed("m1")]
-    buried = event(EventKind.DEAD_LETTERED, "worker-1", "m1", detail="tries used up: ValueError: cannot be read")
+    buried = event(
+        EventKind.DEAD_LETTERED,
+        "worker-1",
+        "m1",
+        detail="tries used up: ValueError: cannot be read",
+    )
     scene, stories = told_of(*added("m1"), *given("m1"), *failed("m1"), *retried, buried)
     assert (stories["m1"].fate, stories["m1"].silently_lost) == ("dead-lettered", False)
     assert [(leg.target, leg.outcome) for leg in stories["m1"].legs] == [
@@ -143,7 +174,10 @@ def test_a_dead_letter_ends_at_the_worker_that_gave_it_up():
         ("worker-1", "dead-lettered"),
     ]
     assert "worker-1 tries it again, for the second time" in stories["m1"].log
-    assert stories["m1"].log[-1] == "worker-1 gave it up, a dead letter: tries used up: ValueError: cannot be read"
+    assert (
+        stories["m1"].log[-1]
+        == "worker-1 gave it up, a dead letter: tries used up: ValueError: cannot be read"
+    )
     assert str(scene) == "1 messages: 1 dead-lettered"
 
 
@@ -155,7 +189,9 @@ def test_a_failure_that_a_second_try_mends_is_delivered():
     assert sorted(leg.outcome for leg in stories["m1"].legs) == ["arrived", "arrived", "lost"]
 
 
-@pytest.mark.parametrize(("count", "word"), [(1, "first"), (2, "second"), (3, "third"), (4, "4th"), (11, "11th")])
+@pytest.mark.parametrize(
+    ("count", "word"), [(1, "first"), (2, "second"), (3, "third"), (4, "4th"), (11, "11th")]
+)
 def test_deliveries_are_counted_in_words(count, word):
     """As one would say them."""
     _, stories = told_of(*added("m1"), event(EventKind.RECEIVED, "worker-1", "m1", count=count))

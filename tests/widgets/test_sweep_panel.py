@@ -1,4 +1,7 @@
-"""SweepPanel: rows as they come, progress, a stop that stops at once, errors that are shown; and charts in powers of ten."""
+"""SweepPanel: rows as they come, progress, a stop that stops at once, errors that are shown.
+
+And charts in powers of ten.
+"""
 
 import asyncio
 

@@ -38,7 +38,10 @@ def say_ready(view):
 def test_a_flow_view_leaves_its_space_time_diagram_and_a_stable_text():
     """Beside the live view, which only a page with a kernel can show."""
     view = FlowView(trace_of(BOB_LISTENS, *delivered("m1"), *lost("m2")), title="Two <messages>")
-    assert view._repr_mimebundle_()[0]["text/plain"] == "FlowView: 2 messages: 1 delivered, 1 lost (m2)"
+    assert (
+        view._repr_mimebundle_()[0]["text/plain"]
+        == "FlowView: 2 messages: 1 delivered, 1 lost (m2)"
+    )
     assert "Two &lt;messages&gt;" in assert_is_static(view)
     assert WIDGET_VIEW in view._repr_mimebundle_()[0]
 
@@ -59,8 +62,17 @@ def test_a_page_that_is_ready_gets_the_whole_scene(monkeypatch):
     say_ready(view)
     first, second = messages
     assert first == second
-    assert (first["type"], first["fresh"], first["live"], first["steps"]) == ("scene", True, False, 2)
-    assert (first["producers"], first["channels"], first["consumers"]) == (["alice"], ["user:1"], ["bob"])
+    assert (first["type"], first["fresh"], first["live"], first["steps"]) == (
+        "scene",
+        True,
+        False,
+        2,
+    )
+    assert (first["producers"], first["channels"], first["consumers"]) == (
+        ["alice"],
+        ["user:1"],
+        ["bob"],
+    )
     assert [(story["id"], story["fate"], len(story["legs"])) for story in first["stories"]] == [
         ("m1", "delivered", 2),
         ("m2", "lost", 1),
@@ -76,13 +88,20 @@ def test_another_trace_is_shown_whole(monkeypatch):
 
 
 async def test_a_run_is_followed_to_its_end(monkeypatch):
-    """First everything, then only the stories that changed; at the end nothing is on its way any more."""
+    """First everything, then only the stories that changed.
+
+    At the end nothing is on its way any more.
+    """
     view, run = FlowView(), fake_run()
     messages = listened(view, monkeypatch)
     fill(run.trace, *delivered("m1"), *sent("m2"))
     following = asyncio.create_task(view.follow(run))
     await wait_until(lambda: messages)
-    assert (messages[0]["fresh"], messages[0]["live"], ids(messages[0])) == (True, True, ["m1", "m2"])
+    assert (messages[0]["fresh"], messages[0]["live"], ids(messages[0])) == (
+        True,
+        True,
+        ["m1", "m2"],
+    )
     fill(run.trace, *handled("m2"), *sent("m3"), *sent("m4"))
     await wait_until(lambda: len(messages) > 1)
     assert (messages[-1]["fresh"], ids(messages[-1])) == (False, ["m2", "m3", "m4"])
@@ -114,7 +133,11 @@ async def test_a_page_that_is_loaded_again_during_a_run_gets_the_whole_scene(mon
     fill(run.trace, *delivered("m1"), *sent("m2"))
     await wait_until(lambda: any(map(ids, messages)))
     say_ready(view)
-    assert (messages[-1]["fresh"], messages[-1]["live"], ids(messages[-1])) == (True, True, ["m1", "m2"])
+    assert (messages[-1]["fresh"], messages[-1]["live"], ids(messages[-1])) == (
+        True,
+        True,
+        ["m1", "m2"],
+    )
     run.done = True
     await following
 
@@ -161,9 +184,19 @@ def test_a_page_on_another_thread_does_not_cut_into_what_is_being_sent(monkeypat
         ("b", Parameter("h", choices=("a", "b")), ui.Dropdown, {"options": ("a", "b")}),
         (True, Parameter("h"), ui.Checkbox, {}),
         (3, Parameter("h", low=1, high=9), ui.IntSlider, {"min": 1, "max": 9, "step": 1}),
-        (30, Parameter("h", low=0, high=500, step=10), ui.IntSlider, {"min": 0, "max": 500, "step": 10}),
+        (
+            30,
+            Parameter("h", low=0, high=500, step=10),
+            ui.IntSlider,
+            {"min": 0, "max": 500, "step": 10},
+        ),
         (0.5, Parameter("h", low=0, high=2), ui.FloatSlider, {"min": 0, "max": 2, "step": 0.02}),
-        (2, Parameter("h", low=0.5, high=20, step=0.5), ui.FloatSlider, {"min": 0.5, "max": 20, "step": 0.5}),
+        (
+            2,
+            Parameter("h", low=0.5, high=20, step=0.5),
+            ui.FloatSlider,
+            {"min": 0.5, "max": 20, "step": 0.5},
+        ),
         (3, Parameter("h", low=1), ui.IntText, {}),
         (0.5, Parameter("h"), ui.FloatText, {}),
     ],
@@ -178,7 +211,12 @@ def test_a_control_has_the_bounds_of_its_parameter(value, parameter, kind, trait
 
 @pytest.mark.parametrize(
     ("name", "label"),
-    [("pace_ms", "pace (ms)"), ("payload_bytes", "payload (bytes)"), ("offered_per_s", "offered per s"), ("s", "s")],
+    [
+        ("pace_ms", "pace (ms)"),
+        ("payload_bytes", "payload (bytes)"),
+        ("offered_per_s", "offered per s"),
+        ("s", "s"),
+    ],
 )
 def test_a_control_says_its_unit(name, label):
     """From the parameter's name."""

@@ -9,7 +9,14 @@ PEERS = Path(__file__).parent
 PROGRAM = "socketio_server.mjs"
 INSTALL_TIMEOUT_S = 180
 _CHECKOUT = PEERS.parents[2]
-_INSTALL = ("install", "--no-audit", "--no-fund", "--no-package-lock", "--ignore-scripts", "--omit=dev")
+_INSTALL = (
+    "install",
+    "--no-audit",
+    "--no-fund",
+    "--no-package-lock",
+    "--ignore-scripts",
+    "--omit=dev",
+)
 
 
 def node_folder() -> Path:
@@ -20,7 +27,10 @@ def node_folder() -> Path:
 
 
 def missing_node() -> str | None:
-    """Why the peer on Node cannot run here; None if it can. Installs it at the first call, and blocks meanwhile."""
+    """Why the peer on Node cannot run here; None if it can.
+
+    Installs it at the first call, and blocks meanwhile.
+    """
     for program in ("node", "npm"):
         if shutil.which(program) is None:
             return f"{program} is not installed"
@@ -43,12 +53,21 @@ def missing_node() -> str | None:
 def _install(folder: Path) -> str | None:
     try:
         done = subprocess.run(
-            ("npm", *_INSTALL), cwd=folder, capture_output=True, text=True, timeout=INSTALL_TIMEOUT_S, check=False
+            ("npm", *_INSTALL),
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=INSTALL_TIMEOUT_S,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         return f"npm did not install socket.io within {INSTALL_TIMEOUT_S} s"
     if done.returncode:
-        lines = [line.removeprefix("npm error ") for line in done.stderr.splitlines() if "complete log" not in line]
+        lines = [
+            line.removeprefix("npm error ")
+            for line in done.stderr.splitlines()
+            if "complete log" not in line
+        ]
         return f"npm could not install socket.io: {next(iter(lines), 'it said nothing')}"
     return None
 
@@ -57,5 +76,7 @@ def node_version() -> str | None:
     """The version of Node; None without one."""
     if shutil.which("node") is None:
         return None
-    done = subprocess.run(("node", "--version"), capture_output=True, text=True, timeout=10, check=False)
+    done = subprocess.run(
+        ("node", "--version"), capture_output=True, text=True, timeout=10, check=False
+    )
     return done.stdout.strip() or None

@@ -1,6 +1,7 @@
 """python-socketio with its Redis manager behind uvicorn: one process, one room a user.
 
-Says {"port": …, "pid": …} when it listens; ends on SIGTERM. PEER_REDIS_URL and PEER_CHANNEL come by the environment.
+Says {"port": …, "pid": …} when it listens; ends on SIGTERM. PEER_REDIS_URL and PEER_CHANNEL come by
+the environment.
 """
 
 import gc
@@ -10,7 +11,8 @@ import socket
 from typing import Any
 
 BACKLOG = 2_048
-# As it comes, Python looks at everything that 10,000 clients hold, again and again: pauses of a second, half of the rate.
+# As it comes, Python looks at everything that 10,000 clients hold, again and again: pauses of a
+# second, half of the rate.
 COLLECT_EVERY = (50_000, 50, 1_000)
 MAX_CONNECTIONS, WAIT_S = 10, 60  # to Redis: more of them made it slower
 
@@ -18,15 +20,17 @@ MAX_CONNECTIONS, WAIT_S = 10, 60  # to Redis: more of them made it slower
 def bounded_manager(url: str, channel: str) -> Any:
     """The Redis manager with a bounded pool of connections.
 
-    As it comes, each of 200 messages at a time opens a connection of its own, some of them fail, it begins with a new pool,
-    and falls to a tenth of its rate: that would be no comparison.
+    As it comes, each of 200 messages at a time opens a connection of its own, some of them fail, it
+    begins with a new pool, and falls to a tenth of its rate: that would be no comparison.
     """
     import socketio  # type: ignore[import-untyped]  # a peer need not be installed for its module to be looked at
     from redis.asyncio import BlockingConnectionPool, Redis
 
     class BoundedRedisManager(socketio.AsyncRedisManager):  # type: ignore[misc]
         def _redis_connect(self) -> None:
-            pool = BlockingConnectionPool.from_url(self.redis_url, max_connections=MAX_CONNECTIONS, timeout=WAIT_S)
+            pool = BlockingConnectionPool.from_url(
+                self.redis_url, max_connections=MAX_CONNECTIONS, timeout=WAIT_S
+            )
             self.redis = Redis(connection_pool=pool)
             self.pubsub = self.redis.pubsub(ignore_subscribe_messages=True)
             self.connected = True
@@ -45,7 +49,9 @@ def chat_server(url: str, channel: str) -> Any:
         await server.enter_room(sid, f"user:{auth['uid']}")
 
     async def send(sid: str, message: dict[str, str]) -> dict[str, str]:
-        await server.emit("push", {"id": message["id"], "text": message["text"]}, room=f"user:{message['to']}")
+        await server.emit(
+            "push", {"id": message["id"], "text": message["text"]}, room=f"user:{message['to']}"
+        )
         return {"id": message["id"]}
 
     async def join(sid: str, wish: dict[str, str]) -> dict[str, str]:
@@ -74,7 +80,11 @@ def main() -> None:
     app = socketio.ASGIApp(chat_server(os.environ["PEER_REDIS_URL"], os.environ["PEER_CHANNEL"]))
     ears = socket.create_server(("127.0.0.1", 0), backlog=BACKLOG)
     config = uvicorn.Config(
-        app, ws="websockets-sansio", log_level="warning", backlog=BACKLOG, ws_per_message_deflate=False
+        app,
+        ws="websockets-sansio",
+        log_level="warning",
+        backlog=BACKLOG,
+        ws_per_message_deflate=False,
     )
     server = uvicorn.Server(config)
     print(json.dumps({"port": ears.getsockname()[1], "pid": os.getpid()}), flush=True)

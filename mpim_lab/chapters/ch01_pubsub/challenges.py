@@ -9,33 +9,52 @@ from mpim_lab.lab.exercise.experiment import Result
 
 def _trial(fault: str, seed: int, check: Any) -> Trial:
     async def trial(solution: type[Any]) -> TrialFailure | None:
-        experiment = PubSubDelivery(fault=fault, seed=seed, duration=3, messages=16, sender=solution)
+        experiment = PubSubDelivery(
+            fault=fault, seed=seed, duration=3, messages=16, sender=solution
+        )
         result = await experiment.run()
         complaint, message_id = check(result)
         name = f"fault {fault!r}, seed {seed}"
-        return TrialFailure(complaint, name, message_id, message_history(result, message_id)) if complaint else None
+        return (
+            TrialFailure(complaint, name, message_id, message_history(result, message_id))
+            if complaint
+            else None
+        )
 
     return trial
 
 
 def _check_honesty(result: Result) -> tuple[str, str]:
-    """The outcome is "delivered" was reported if and only if bob handled it; a sender that raises gives none."""
+    """The outcome is "delivered" was reported if and only if bob handled it.
+
+    A sender that raises gives none.
+    """
     verdict, outcomes = result.verdict, result.outcomes
     if verdict.lost and getattr(result.experiment, "fault", "") == "none":
-        return f"{verdict.lost[0]} was never published, and bob was there all the time", verdict.lost[0]
+        return (
+            f"{verdict.lost[0]} was never published, and bob was there all the time",
+            verdict.lost[0],
+        )
     for message_id in outcomes:
         if outcomes[message_id].startswith("failed"):
             return f"send raised for {message_id} instead of saying what became of it", message_id
         if (outcomes[message_id] == "delivered") == (message_id in verdict.lost):
             became = "lost" if message_id in verdict.lost else "handled by bob"
-            return f"{message_id} was {became}, and alice got the outcome {outcomes[message_id]!r}", message_id
+            return (
+                f"{message_id} was {became}, and alice got the outcome {outcomes[message_id]!r}",
+                message_id,
+            )
     return "", ""
 
 
 def _check_delivery(result: Result) -> tuple[str, str]:
     """Check that nothing is lost, nothing arrives twice, and every acknowledgement is true."""
     verdict = result.verdict
-    for complaint, ids in (("lost", verdict.lost), ("handled twice", verdict.duplicated), ("late", verdict.reordered)):
+    for complaint, ids in (
+        ("lost", verdict.lost),
+        ("handled twice", verdict.duplicated),
+        ("late", verdict.reordered),
+    ):
         if ids:
             return f"{ids[0]} was {complaint}", ids[0]
     return _check_honesty(result)

@@ -1,4 +1,7 @@
-"""Chapter 1: alice sends, bob receives, over Pub/Sub; a fault is injected; who got what, and what was acknowledged?"""
+"""Chapter 1: alice sends, bob receives, over Pub/Sub.
+
+A fault is injected; who got what, and what was acknowledged?
+"""
 
 import asyncio
 from dataclasses import dataclass
@@ -16,7 +19,10 @@ from mpim_lab.lab.workload.workload import Workload
 
 @dataclass(frozen=True, kw_only=True)
 class PubSubDelivery(Experiment):
-    """The experiment of chapter 1: alice sends `messages` to bob; a fault lasts for `duration` of her publishes."""
+    """The experiment of chapter 1: alice sends `messages` to bob.
+
+    A fault lasts for `duration` of her publishes.
+    """
 
     title: ClassVar[str] = "Who gets the message?"
     faults: ClassVar[tuple[str, ...]] = PUBSUB_FAULTS
@@ -26,17 +32,27 @@ class PubSubDelivery(Experiment):
     messages: int = parameter(24, "how many messages alice sends", low=4, high=2_000)
     duration: int = parameter(6, "for how many of her publishes the fault lasts", low=1, high=200)
     pace_ms: int = parameter(0, "pause between two messages", low=0, high=500, step=10)
-    seed: int = parameter(7, "chooses which message the fault hits, and the texts", low=0, high=9_999)
+    seed: int = parameter(
+        7, "chooses which message the fault hits, and the texts", low=0, high=9_999
+    )
 
     sender: type[Any] | None = None  # the learner's own, instead of `design`'s
 
     async def execute(self, run: Run) -> Verdict:
         """Send everything, fault included; the verdict is bob's."""
-        planned = [] if self.fault == "none" else schedule_faults(self.seed, self.fault, self.messages, self.duration)
+        planned = (
+            []
+            if self.fault == "none"
+            else schedule_faults(self.seed, self.fault, self.messages, self.duration)
+        )
         async with (
             open_server() as server,
             PubSubScenario(
-                server, run, design=self.sender or self.design, planned=planned, duration=self.duration
+                server,
+                run,
+                design=self.sender or self.design,
+                planned=planned,
+                duration=self.duration,
             ) as scenario,
         ):
             photo = PHOTO_BYTES if self.fault == "slow" else 0
@@ -56,7 +72,9 @@ async def fault_table(seed: int = 7, *, messages: int = 24) -> pd.DataFrame:
     for fault in PUBSUB_FAULTS:
         for design in ("naive", "confirmed"):
             duration = 10 if fault == "slow" else 2
-            experiment = PubSubDelivery(design=design, fault=fault, seed=seed, duration=duration, messages=messages)
+            experiment = PubSubDelivery(
+                design=design, fault=fault, seed=seed, duration=duration, messages=messages
+            )
             verdict = (await experiment.run()).verdict
             rows.append(
                 {

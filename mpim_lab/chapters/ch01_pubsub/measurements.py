@@ -28,11 +28,16 @@ CLIENTS = (
 
 
 async def measure_throughput_steps(seconds: float = 1.0) -> list[tuple[str, float]]:
-    """Measure every rung on a server of its own: (name, received messages a second). Yours, now, on this machine."""
+    """Measure every rung on a server of its own: (name, received messages a second).
+
+    Yours, now, on this machine.
+    """
     async with open_server() as server:
         steps = []
         for name, who, tasks in THROUGHPUT_STEPS:
-            result = await measure(server.url, who, tasks=tasks, seconds=seconds, prefix=server.prefix)
+            result = await measure(
+                server.url, who, tasks=tasks, seconds=seconds, prefix=server.prefix
+            )
             steps.append((name, result.messages_per_s))
         return steps
 
@@ -46,7 +51,11 @@ class ThroughputRun(Experiment):
     who: str = parameter("mpim_lab", "which client publishes, and how", choices=CLIENTS)
     tasks: int = parameter(128, "how many tasks await a publish each", low=1, high=1_024)
     offered_per_s: int = parameter(
-        0, "messages due each second; 0: as many as the tasks can send", low=0, high=1_000_000, step=1_000
+        0,
+        "messages due each second; 0: as many as the tasks can send",
+        low=0,
+        high=1_000_000,
+        step=1_000,
     )
     payload_bytes: int = parameter(100, "size of a message", low=32, high=10_000, step=4)
     seconds: float = parameter(3.0, "how long", low=0.5, high=20.0, step=0.5)
@@ -81,7 +90,15 @@ async def _stop_with(run: Run, stop: object) -> None:
 
 
 def _metrics(result: LoadResult) -> dict[str, float]:
-    names = ("messages_per_s", "p50_ms", "p90_ms", "p99_ms", "max_ms", "publisher_cpu_s", "receiver_cpu_s")
+    names = (
+        "messages_per_s",
+        "p50_ms",
+        "p90_ms",
+        "p99_ms",
+        "max_ms",
+        "publisher_cpu_s",
+        "receiver_cpu_s",
+    )
     return {name: float(value) for name in names if (value := getattr(result, name)) is not None}
 
 

@@ -30,13 +30,16 @@ from mpim_lab.mq.pubsub.queue import MessageQueue
 
 BOB = "1001"
 CHANNEL = user_channel(BOB)
-# The slow subscriber gets photos: one of 1 MiB is more than the sockets between hold, so that what is lost does not
-# depend on their size; about four fill the server's buffer for him.
+# The slow subscriber gets photos: one of 1 MiB is more than the sockets between hold, so that what
+# is lost does not depend on their size; about four fill the server's buffer for him.
 PHOTO_BYTES = 1024 * 1024
 BUFFER_LIMIT_BYTES = 4_400 * 1024
-# How long alice waits for an acknowledgement: long, so that a busy machine makes her repeat nothing.
+# How long alice waits for an acknowledgement: long, so that a busy machine makes her repeat
+# nothing.
 SHORT_ACK_TIMEOUT_S, ACK_TIMEOUT_S = 0.2, 5.0
-FAST_LIMITS = ConnectionConfig(timeout_s=0.5, connect_timeout_s=5.0, backoff=Backoff(initial_s=0.005, max_s=0.05))
+FAST_LIMITS = ConnectionConfig(
+    timeout_s=0.5, connect_timeout_s=5.0, backoff=Backoff(initial_s=0.005, max_s=0.05)
+)
 
 
 class _PlainReceiver:
@@ -53,7 +56,10 @@ class _PlainReceiver:
 
 
 class PubSubScenario:
-    """The scenario of chapter 1: alice and bob with their queues on one server, and all faults between them."""
+    """The scenario of chapter 1.
+
+    Alice and bob with their queues on one server, and all faults between them.
+    """
 
     def __init__(
         self,
@@ -66,11 +72,21 @@ class PubSubScenario:
     ) -> None:
         self.server, self.run, self._planned, self._duration = server, run, planned, duration
         self.connection_gate, self.handler_gate = Gate(), Gate()
-        common: dict[str, Any] = {"prefix": server.prefix, "config": FAST_LIMITS, "observer": run.trace}
-        self.alice = MessageQueue(server.url, name="alice", max_payload_bytes=2 * PHOTO_BYTES, **common)
-        self.bob = MessageQueue(server.unix_url or server.url, name="bob", sleep=self.connection_gate.sleep, **common)
+        common: dict[str, Any] = {
+            "prefix": server.prefix,
+            "config": FAST_LIMITS,
+            "observer": run.trace,
+        }
+        self.alice = MessageQueue(
+            server.url, name="alice", max_payload_bytes=2 * PHOTO_BYTES, **common
+        )
+        self.bob = MessageQueue(
+            server.unix_url or server.url, name="bob", sleep=self.connection_gate.sleep, **common
+        )
         if design != "confirmed":
-            self._receiver: _PlainReceiver | AckingSubscriber = _PlainReceiver(self.bob, self._handle)
+            self._receiver: _PlainReceiver | AckingSubscriber = _PlainReceiver(
+                self.bob, self._handle
+            )
         else:
             self._receiver = AckingSubscriber(self.bob, BOB, self._handle, max_buffered=1)
         self.faults = FaultInjector(self._causes(), run.trace)
@@ -112,11 +128,18 @@ class PubSubScenario:
             return NaiveSender(faulty)
         attempts = self._duration + 20
         return AckedPublisher(
-            faulty, BOB, max_attempts=attempts, ack_timeout_s=ACK_TIMEOUT_S, backoff=FAST_LIMITS.backoff
+            faulty,
+            BOB,
+            max_attempts=attempts,
+            ack_timeout_s=ACK_TIMEOUT_S,
+            backoff=FAST_LIMITS.backoff,
         )
 
     async def send(self, payload: bytes) -> None:
-        """Send one message from alice; an error is reported to her. Raise ServerFailed once the server is gone for good."""
+        """Send one message from alice; an error is reported to her.
+
+        Raise ServerFailed once the server is gone for good.
+        """
         try:
             reported = await self._sender.send(BOB, payload)
         except MpimError as error:
@@ -131,10 +154,15 @@ class PubSubScenario:
         try:
             await self.alice.subscriber_count(CHANNEL)
         except NotConnected as error:
-            raise ServerFailed("the server is gone, and no fault of this run has done that") from error
+            raise ServerFailed(
+                "the server is gone, and no fault of this run has done that"
+            ) from error
 
     async def wait_idle(self) -> None:
-        """Wait until whatever is in flight has arrived: bob's messages, then alice's acknowledgements."""
+        """Wait until whatever is in flight has arrived.
+
+        Bob's messages, then alice's acknowledgements.
+        """
         await self.bob.drain()
         await self.alice.drain()
 
@@ -148,7 +176,10 @@ class PubSubScenario:
         self.faults.inject(fault, self._duration)
 
     def _causes(self) -> dict[str, FaultAction]:
-        """Each fault's begin and end; an end returns when the consequences are over, so that runs are alike."""
+        """Each fault's begin and end.
+
+        An end returns when the consequences are over, so that runs are alike.
+        """
         causes: dict[str, FaultAction] = {
             "away": (self._receiver.stop, self._receiver.start),
             "cut": (self._cut, self._reconnect),
@@ -192,15 +223,21 @@ class PubSubScenario:
 
     async def _wait_all_disconnected(self) -> None:
         await wait_until(
-            lambda: self.alice.open_connections + self.bob.open_connections == 0, "the end of the connections"
+            lambda: self.alice.open_connections + self.bob.open_connections == 0,
+            "the end of the connections",
         )
 
     async def _wait_all_connected(self) -> None:
-        await wait_until(lambda: self.alice.is_connected and self.bob.is_connected, "the return of the connections")
+        await wait_until(
+            lambda: self.alice.is_connected and self.bob.is_connected,
+            "the return of the connections",
+        )
         await self.wait_idle()
 
 
-def _then(first: Callable[[], Awaitable[None]], second: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+def _then(
+    first: Callable[[], Awaitable[None]], second: Callable[[], Awaitable[None]]
+) -> Callable[[], Awaitable[None]]:
     async def both() -> None:
         await first()
         await second()

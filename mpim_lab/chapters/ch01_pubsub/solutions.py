@@ -17,7 +17,9 @@ class TruthfulSender:
 
     async def send(self, uid: str, payload: bytes) -> str:
         """Publish once; return "delivered" if a subscriber was handed the message."""
-        return "delivered" if await self.queue.publish(user_channel(uid), payload) else "nobody there"
+        return (
+            "delivered" if await self.queue.publish(user_channel(uid), payload) else "nobody there"
+        )
 
 
 class PersistentSender:
@@ -27,7 +29,10 @@ class PersistentSender:
         self.queue = queue
 
     async def send(self, uid: str, payload: bytes) -> str:
-        """Publish until a subscriber is there; return "delivered", or give up after 100 attempts."""
+        """Publish until a subscriber is there.
+
+        Return "delivered", or give up after 100 attempts.
+        """
         for _ in range(ATTEMPTS):
             if await self.queue.publish(user_channel(uid), payload):
                 return "delivered"
@@ -35,4 +40,7 @@ class PersistentSender:
         return "nobody there"
 
 
-SOLUTIONS: dict[str, type[Any]] = {"tell_the_truth": TruthfulSender, "deliver_everything": PersistentSender}
+SOLUTIONS: dict[str, type[Any]] = {
+    "tell_the_truth": TruthfulSender,
+    "deliver_everything": PersistentSender,
+}

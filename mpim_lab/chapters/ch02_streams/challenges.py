@@ -38,7 +38,13 @@ def _deaths(result: Result) -> list[str]:
 
 def lose_nothing() -> Challenge:
     """A worker loop that survives its own death; doing an order twice is allowed."""
-    faults = [("none", 1), ("crash before work", 1), ("crash before work", 7), ("crash after work", 7), ("zombie", 3)]
+    faults = [
+        ("none", 1),
+        ("crash before work", 1),
+        ("crash before work", 7),
+        ("crash after work", 7),
+        ("zombie", 3),
+    ]
     return Challenge(
         "Lose nothing",
         _INTERFACE
@@ -60,7 +66,9 @@ def survive_the_poison() -> Challenge:
         _INTERFACE
         + "One order makes every handler raise. All others must be done, and that one be among the dead letters.",
         [
-            _trial(fault, seed, {"poison": ("dead_lettered",), "none": ()}.get(fault, ("duplicated",)))
+            _trial(
+                fault, seed, {"poison": ("dead_lettered",), "none": ()}.get(fault, ("duplicated",))
+            )
             for fault, seed in faults
         ],
         [

@@ -1,4 +1,7 @@
-"""Chapter 2: alice adds orders to a stream, workers handle them; a worker dies; which orders were done, and how often?"""
+"""Chapter 2: alice adds orders to a stream, workers handle them.
+
+A worker dies; which orders were done, and how often?
+"""
 
 import asyncio
 from dataclasses import dataclass
@@ -19,16 +22,23 @@ DESIGNS = (*NAIVE_WORKERS, "correct")
 
 @dataclass(frozen=True, kw_only=True)
 class StreamDelivery(Experiment):
-    """The experiment of chapter 2: alice adds `messages` orders; after a crash no worker is alive for `duration` of them."""
+    """The experiment of chapter 2: alice adds `messages` orders.
+
+    After a crash no worker is alive for `duration` of them.
+    """
 
     title: ClassVar[str] = "Which orders were done?"
     faults: ClassVar[tuple[str, ...]] = WORKER_FAULTS
 
-    design: str = parameter("ack first", "how the workers read, handle and acknowledge", choices=DESIGNS)
+    design: str = parameter(
+        "ack first", "how the workers read, handle and acknowledge", choices=DESIGNS
+    )
     fault: str = parameter("crash before work", "what goes wrong", choices=("none", *WORKER_FAULTS))
     messages: int = parameter(16, "how many orders alice adds", low=6, high=1_000)
     duration: int = parameter(3, "how many orders come while nobody works", low=1, high=100)
-    persistence: str = parameter("none", "what the server keeps on disk (appendfsync)", choices=tuple(PERSISTENCE))
+    persistence: str = parameter(
+        "none", "what the server keeps on disk (appendfsync)", choices=tuple(PERSISTENCE)
+    )
     pace_ms: int = parameter(0, "pause between two orders", low=0, high=500, step=10)
     seed: int = parameter(7, "chooses which order the fault hits, and the texts", low=0, high=9_999)
 
@@ -36,11 +46,19 @@ class StreamDelivery(Experiment):
 
     async def execute(self, run: Run) -> Verdict:
         """Add everything, fault included; the verdict is about effects."""
-        planned = [] if self.fault == "none" else schedule_faults(self.seed, self.fault, self.messages, self.duration)
+        planned = (
+            []
+            if self.fault == "none"
+            else schedule_faults(self.seed, self.fault, self.messages, self.duration)
+        )
         async with (
             open_server(persistence=self.persistence) as server,
             StreamScenario(
-                server, run, design=self.worker or self.design, planned=planned, duration=self.duration
+                server,
+                run,
+                design=self.worker or self.design,
+                planned=planned,
+                duration=self.duration,
             ) as scenario,
         ):
             for payload in Workload(self.seed, self.messages):

@@ -16,7 +16,10 @@ from mpim_lab.mq.streams.worker import Worker
 async def throughput_by_prefetch(
     batch_sizes: Sequence[int], *, orders: int = 4_000, payload_bytes: int = 100
 ) -> pd.DataFrame:
-    """Measure each batch size on a stream of its own, filled before the clock runs: one row each, yours, now."""
+    """Measure each batch size on a stream of its own, filled before the clock runs.
+
+    One row each, yours, now.
+    """
     check_bounds(1, 1_000_000, batch_sizes=batch_sizes, orders=orders)
     check_bounds(0, 10_000_000, payload_bytes=payload_bytes)
     rows = []
@@ -24,7 +27,9 @@ async def throughput_by_prefetch(
         for number, batch_size in enumerate(batch_sizes):
             stream = mq.stream(f"cost-{number}")
             await asyncio.gather(*(stream.add(b"x" * payload_bytes) for _ in range(orders)))
-            rows.append((batch_size, orders / await _seconds_to_handle(mq, stream.name, batch_size, orders)))
+            rows.append(
+                (batch_size, orders / await _seconds_to_handle(mq, stream.name, batch_size, orders))
+            )
     return pd.DataFrame(rows, columns=["batch size", "handled per second"])
 
 

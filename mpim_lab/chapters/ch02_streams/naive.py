@@ -1,11 +1,16 @@
-"""The naive versions of chapter 2: read, handle, forget. Each has the interface of `mpim_lab.mq.streams.worker.Worker`.
+"""The naive versions of chapter 2: read, handle, forget.
+
+Each has the interface of `mpim_lab.mq.streams.worker.Worker`.
 
 Flaws kept on purpose, one a class:
 
-- `NoAckWorker` reads with NOACK: an entry is acknowledged by being read, so a crash loses what was being processed;
+- `NoAckWorker` reads with NOACK: an entry is acknowledged by being read, so a crash loses what was
+  being processed;
 - `AckFirstWorker` acknowledges and then works: a crash between the two loses the entry;
-- `NoClaimWorker` never claims: what a dead member was processing stays in the pending list for ever, and so does what failed;
-- `EndlessRetryWorker` tries what failed again at once and for ever: a poison message holds up everything after it.
+- `NoClaimWorker` never claims: what a dead member was processing stays in the pending list for
+  ever, and so does what failed;
+- `EndlessRetryWorker` tries what failed again at once and for ever: a poison message holds up
+everything after it.
 """
 
 import asyncio
@@ -47,7 +52,16 @@ class NaiveWorker:
         await self._ended.wait()
 
     async def _read(self) -> list[Delivery]:
-        words = ("GROUP", self._group.name, self._name, *self.read_options, "COUNT", "1", "BLOCK", str(BLOCK_MS))
+        words = (
+            "GROUP",
+            self._group.name,
+            self._name,
+            *self.read_options,
+            "COUNT",
+            "1",
+            "BLOCK",
+            str(BLOCK_MS),
+        )
         reply = await self._link.call("XREADGROUP", *words, "STREAMS", self._group.context.key, ">")
         return parse_deliveries(reply)
 

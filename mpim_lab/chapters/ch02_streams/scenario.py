@@ -1,7 +1,8 @@
 """StreamScenario of chapter 2: alice adds orders to a stream, workers of one group handle them, one worker at a time.
 
-In turns, so that a seeded run is the same every time: alice adds one order, the worker finishes it, alice adds the next.
-When the worker dies, orders wait; `duration` orders later another one is started, of the same design.
+In turns, so that a seeded run is the same every time: alice adds one order, the worker finishes it,
+alice adds the next. When the worker dies, orders wait; `duration` orders later another one is
+started, of the same design.
 """
 
 import asyncio
@@ -26,11 +27,16 @@ STREAM, GROUP = "orders", "billing"
 IDLE_S = 0.2  # nothing happened for so long: nothing will
 NEVER_STARTED_AFTER_S = 1.0  # nobody has begun an order for so long: nobody will
 MAX_FAILURES = 12  # after so many failures of one order we have seen enough of an endless retry
-LIMITS = ConnectionConfig(timeout_s=1.0, connect_timeout_s=1.0, backoff=Backoff(initial_s=0.005, max_s=0.05))
+LIMITS = ConnectionConfig(
+    timeout_s=1.0, connect_timeout_s=1.0, backoff=Backoff(initial_s=0.005, max_s=0.05)
+)
 
 
 class StreamScenario:
-    """The scenario of chapter 2: alice, the stream, the live worker. `design`: a name, or the learner's own class."""
+    """The scenario of chapter 2: alice, the stream, the live worker.
+
+    `design`: a name, or the learner's own class.
+    """
 
     def __init__(
         self,
@@ -64,7 +70,9 @@ class StreamScenario:
             await self._open.enter_async_context(self.alice)
             await self._open.enter_async_context(self.workers)
             self.group = await self.workers.stream(STREAM).group(GROUP)
-            self.fleet = WorkerFleet(self._make_worker, self.workers.reporter, STREAM, self.run.trace, self._fault_of)
+            self.fleet = WorkerFleet(
+                self._make_worker, self.workers.reporter, STREAM, self.run.trace, self._fault_of
+            )
             self._open.push_async_callback(self.fleet.close)
             self.fleet.start()
         except BaseException:
@@ -78,7 +86,11 @@ class StreamScenario:
         await self._open.aclose()
 
     def _make_worker(self, name: str) -> Any:
-        make = self._design if not isinstance(self._design, str) else NAIVE_WORKERS.get(self._design, correct_worker)
+        make = (
+            self._design
+            if not isinstance(self._design, str)
+            else NAIVE_WORKERS.get(self._design, correct_worker)
+        )
 
         async def handle(entry: Entry) -> None:
             await self.fleet.work(name, entry.data, lambda: do(entry.data))
@@ -101,12 +113,16 @@ class StreamScenario:
         if self.fleet.alive is None and self._missed >= self._duration:
             await self._restart_worker()
         self._sent.append(message_id(payload))  # a fault injected from now on hits the next one
-        is_worked_on = self.fleet.alive is not None  # before the worker can have the order, and die of it
+        is_worked_on = (
+            self.fleet.alive is not None
+        )  # before the worker can have the order, and die of it
         try:
             await self.stream.add(payload)
             reported = "added"
         except MpimError as error:
-            reported = f"failed{'' if error.definite else ', perhaps added'}: {type(error).__name__}"
+            reported = (
+                f"failed{'' if error.definite else ', perhaps added'}: {type(error).__name__}"
+            )
         self.alice.reporter.message(EventKind.OUTCOME, payload, STREAM, outcome=reported)
         self._missed = 0 if is_worked_on else self._missed + 1
         if is_worked_on:
@@ -131,19 +147,25 @@ class StreamScenario:
         return {entry.id: entry.data for entry in await self.stream.range()}
 
     async def _restart_worker(self) -> None:
-        """Start another worker, which takes over; the orders that wait are finished when this returns."""
+        """Start another worker, which takes over.
+
+        The orders that wait are finished when this returns.
+        """
         if self.fleet.fault == "server kill":
             assert isinstance(self.server, EmbeddedServer)
             self.server.kill()
             await self.server.start()
             await wait_until(
-                lambda: self.alice.is_connected and self.workers.is_connected, "the return of the connections"
+                lambda: self.alice.is_connected and self.workers.is_connected,
+                "the return of the connections",
             )
             await self.group.create()
             self._lost_by_server = set(self._sent) - {
                 message_id(payload) for payload in (await self._orders()).values()
             }
-        await asyncio.sleep(CLAIM_IDLE_MS * 1.5e-3)  # what the dead one was processing is idle for long enough now
+        await asyncio.sleep(
+            CLAIM_IDLE_MS * 1.5e-3
+        )  # what the dead one was processing is idle for long enough now
         self.run.trace.record(EventKind.FAULT_ENDED, "lab", self.fleet.fault)
         self.fleet.start()
         await self._wait_idle()
@@ -154,8 +176,8 @@ class StreamScenario:
         await wait_until(self._is_idle, "the end of the work", timeout_s=20.0)
         if self.fleet.dies_after_ack:
             await self.fleet.kill_after_ack()
-            # Once this is answered the server has seen that the connection is closed: it would deliver the next order to
-            # the dead one's read, which waited.
+            # Once this is answered the server has seen that the connection is closed: it would
+            # deliver the next order to the dead one's read, which waited.
             await self.group.pending(count=1)
 
     async def _is_idle(self) -> bool:
@@ -167,7 +189,9 @@ class StreamScenario:
         if fleet.is_busy:
             return False
         waiting = set(self._sent) - self._lost_by_server - fleet.started - self._never_started
-        if waiting and self._quiet.is_idle_for(IDLE_S if self._never_started else NEVER_STARTED_AFTER_S):
+        if waiting and self._quiet.is_idle_for(
+            IDLE_S if self._never_started else NEVER_STARTED_AFTER_S
+        ):
             self._never_started |= waiting
         pending = {line.id for line in await self.group.pending(count=10_000)} - self._stuck
         if pending and not waiting and self._quiet.is_idle_for(IDLE_S):

@@ -20,7 +20,9 @@ class ClaimingWorker:
 
     async def run(self) -> None:
         """Process deliveries until `stop`."""
-        async with Consumer(self.group, self.name, batch_size=1, claim_idle_ms=self.claim_idle_ms) as self.consumer:
+        async with Consumer(
+            self.group, self.name, batch_size=1, claim_idle_ms=self.claim_idle_ms
+        ) as self.consumer:
             while not self.stopping:
                 for delivery in await self.consumer.fetch():
                     await self.process(delivery)
@@ -51,4 +53,7 @@ class DeadLetteringWorker(ClaimingWorker):
         self.consumer.discard(delivery)
 
 
-SOLUTIONS: dict[str, type[Any]] = {"lose_nothing": ClaimingWorker, "survive_the_poison": DeadLetteringWorker}
+SOLUTIONS: dict[str, type[Any]] = {
+    "lose_nothing": ClaimingWorker,
+    "survive_the_poison": DeadLetteringWorker,
+}

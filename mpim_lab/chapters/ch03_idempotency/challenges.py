@@ -16,7 +16,10 @@ from mpim_lab.mq.pubsub.queue import MessageQueue
 
 
 class LearnerStore:
-    """The store that a learner's class gets: the server, a key for each name, and how long a claim should last."""
+    """The store that a learner's class gets.
+
+    The server, a key for each name, and how long a claim should last.
+    """
 
     def __init__(self, queue: MessageQueue, lease_ms: int) -> None:
         self._queue, self.lease_ms = queue, lease_ms
@@ -30,7 +33,10 @@ class LearnerStore:
 
     @contextlib.contextmanager
     def alive(self) -> Iterator[None]:
-        """Until the process crashes; then nothing it still does (`finally`, `except`) reaches the server."""
+        """Until the process crashes.
+
+        Then nothing it still does (`finally`, `except`) reaches the server.
+        """
         if self.crashed is not None:
             raise self.crashed
         try:
@@ -44,8 +50,13 @@ class LearnerStore:
         return self._queue.keys.idempotency_record(SCOPE, name)
 
 
-def _as_design(solution: type[Any], context: DesignContext, *, at_once: bool) -> Callable[[MessageQueue, str], Any]:
-    """The learner's class in the place of `IdempotencyStore`. `at_once`: its work is done when it calls it."""
+def _as_design(
+    solution: type[Any], context: DesignContext, *, at_once: bool
+) -> Callable[[MessageQueue, str], Any]:
+    """The learner's class in the place of `IdempotencyStore`.
+
+    `at_once`: its work is done when it calls it.
+    """
 
     class Once:
         def __init__(self, queue: MessageQueue, scope: str) -> None:
@@ -73,20 +84,35 @@ def _as_design(solution: type[Any], context: DesignContext, *, at_once: bool) ->
 def _trial(fault: str, seed: int, *, at_once: bool, allowed: tuple[str, ...] = ()) -> Trial:
     async def judge(solution: type[Any]) -> TrialFailure | None:
         def make_worker(
-            context: DesignContext, queue: MessageQueue, name: str, work: Callable[..., Awaitable[None]]
+            context: DesignContext,
+            queue: MessageQueue,
+            name: str,
+            work: Callable[..., Awaitable[None]],
         ) -> Any:
-            return group_worker(_as_design(solution, context, at_once=at_once))(context, queue, name, work)
+            return group_worker(_as_design(solution, context, at_once=at_once))(
+                context, queue, name, work
+            )
 
         design = Design(IDEMPOTENCY_DESIGNS["correct"].sender, make_worker)
-        result = await PaymentExperiment(fault=fault, seed=seed, messages=8, duration=2, own=design).run()
-        return first_violation(result, f"fault {fault!r}, seed {seed}", allowed=("reordered", *allowed))
+        result = await PaymentExperiment(
+            fault=fault, seed=seed, messages=8, duration=2, own=design
+        ).run()
+        return first_violation(
+            result, f"fault {fault!r}, seed {seed}", allowed=("reordered", *allowed)
+        )
 
     return judge
 
 
 def do_it_once() -> Challenge:
     """Recognise a repeat, also at the same time, and also after a crash."""
-    trials = [("none", 1), ("sent twice", 1), ("two at once", 1), ("crash before work", 1), ("crash before work", 7)]
+    trials = [
+        ("none", 1),
+        ("sent twice", 1),
+        ("two at once", 1),
+        ("crash before work", 1),
+        ("crash before work", 7),
+    ]
     return Challenge(
         "Do it once",
         "Write a class with `__init__(self, store)` and `async run(self, id, work)`: `await work()` books the payment, and\n"
@@ -110,7 +136,8 @@ def survive_the_zombie() -> Challenge:
         "The same class, but now `commands = await work()` does nothing by itself: it returns the commands, tuples of\n"
         "(name, key, further words…), that book the payment. Run them and your mark in one step, and not if your claim\n"
         'has passed on to another worker: `await store.call("EVAL", script, number_of_keys, *keys, *arguments)`.',
-        [_trial(fault, 1, at_once=False) for fault in faults] + [_trial("zombie", 7, at_once=False)],
+        [_trial(fault, 1, at_once=False) for fault in faults]
+        + [_trial("zombie", 7, at_once=False)],
         [
             "A claim needs a token of its own, kept in the mark, so that you can tell later whether it is still yours.",
             "In Lua: if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end; then the command, then the mark.",

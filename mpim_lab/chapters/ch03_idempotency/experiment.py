@@ -1,4 +1,7 @@
-"""Chapter 3: alice pays, a worker books; connections break, workers die; how often was each payment booked?"""
+"""Chapter 3: alice pays, a worker books.
+
+Connections break, workers die; how often was each payment booked?
+"""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -29,5 +32,7 @@ class PaymentExperiment(PipelineExperiment):
     faults: ClassVar[tuple[str, ...]] = FAULTS
     designs: ClassVar[dict[str, Design]] = IDEMPOTENCY_DESIGNS
 
-    design: str = parameter("check then set", "how repeats are recognised", choices=tuple(IDEMPOTENCY_DESIGNS))
+    design: str = parameter(
+        "check then set", "how repeats are recognised", choices=tuple(IDEMPOTENCY_DESIGNS)
+    )
     fault: str = parameter("two at once", "what goes wrong", choices=("none", *FAULTS))

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -16,7 +17,9 @@ from mpim_lab.mq.idempotency.store import IdempotencyStore
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 Run = Callable[[str], Awaitable[object]]
-SQL_SHARE = 20  # a transaction on disk costs so much more that a twentieth of the messages says it all
+SQL_SHARE = (
+    20  # a transaction on disk costs so much more that a twentieth of the messages says it all
+)
 
 
 async def throughput_by_tasks(tasks: Sequence[int], *, messages: int = 4_000) -> pd.DataFrame:
@@ -32,12 +35,20 @@ async def throughput_by_tasks(tasks: Sequence[int], *, messages: int = 4_000) ->
                 ("claim, then finish", IdempotencyStore),
             ):
                 once = kind(mq, f"{name} {count}")
-                rate = await _measure(lambda name, once=once: once.run(name, _book), count, messages)  # type: ignore[misc]
+
+                async def run_once(name: str, once: Any = once) -> Any:
+                    return await once.run(name, _book)
+
+                rate = await _measure(run_once, count, messages)
                 rows.append((count, name, rate))
             async with SqlDatabase("sqlite+aiosqlite://") as database:
                 inbox = SqlInbox(database, "cost")
                 rows.append(
-                    (count, "SQL inbox, in memory", await _measure(_in_sql(inbox), count, messages // SQL_SHARE))
+                    (
+                        count,
+                        "SQL inbox, in memory",
+                        await _measure(_in_sql(inbox), count, messages // SQL_SHARE),
+                    )
                 )
     return pd.DataFrame(rows, columns=["in flight", "way", "handled per second"])
 

@@ -1,14 +1,18 @@
 """The naive versions of chapter 3: recognise repeats, almost.
 
-Senders have the interface of `mpim_lab.mq.idempotency.producer.IdempotentProducer`, receivers that of
-`mpim_lab.mq.idempotency.store.IdempotencyStore`.
+Senders have the interface of `mpim_lab.mq.idempotency.producer.IdempotentProducer`, receivers that
+of `mpim_lab.mq.idempotency.store.IdempotencyStore`.
 
 Flaws kept on purpose, one a class:
 
-- `FreshIdSender` makes a new id for each attempt: a repeat after a time-out is another message, and nobody can tell;
-- `LibrarySender` trusts its library's retries: redis-py sends an XADD that timed out again, and one call appends two entries;
-- `CheckThenSet` asks whether an id is done, works, and marks it: two workers may both ask before either marks;
-- `MarkFirst` marks the id and then works: a crash between the two loses the message, for every repeat is "done";
+- `FreshIdSender` makes a new id for each attempt: a repeat after a time-out is another message, and
+  nobody can tell;
+- `LibrarySender` trusts its library's retries: redis-py sends an XADD that timed out again, and one
+  call appends two entries;
+- `CheckThenSet` asks whether an id is done, works, and marks it: two workers may both ask before
+  either marks;
+- `MarkFirst` marks the id and then works: a crash between the two loses the message, for every
+  repeat is "done";
 - `NoCheck` does whatever comes, as often as it comes.
 """
 
@@ -49,7 +53,8 @@ class LibrarySender:
     """One call to redis-py, which tries again by itself. The entry carries no id: why should it."""
 
     def __init__(self, url: str, queue: MessageQueue, name: str, *, timeout_s: float) -> None:
-        # Redis(…) tries again by itself, 10 times by default; Redis.from_url(…) of the same redis-py 8.1 does not.
+        # Redis(…) tries again by itself, 10 times by default; Redis.from_url(…) of the same
+        # redis-py 8.1 does not.
         address: dict[str, Any] = parse_url(url)  # type: ignore[assignment]
         self._client = Redis(**address, protocol=3, socket_timeout=timeout_s)
         self._access = queue.context(name)
@@ -72,7 +77,10 @@ class LibrarySender:
 
 
 class _NaiveDeduplicator:
-    """What the naive versions share: the effects are commands of their own, run as soon as the work has returned."""
+    """What the naive versions share.
+
+    The effects are commands of their own, run as soon as the work has returned.
+    """
 
     def __init__(self, queue: MessageQueue, scope: str) -> None:
         self._queue, self._link = queue, queue.context(scope).connection

@@ -6,7 +6,11 @@ from typing import Any
 
 from mpim_lab.chapters.ch04_ordering.chat_scenario import ChatDesign
 from mpim_lab.chapters.ch04_ordering.experiment import ChatOrdering
-from mpim_lab.chapters.ch04_ordering.naive import AsItComesReader, PatientReader, TwoStepConversations
+from mpim_lab.chapters.ch04_ordering.naive import (
+    AsItComesReader,
+    PatientReader,
+    TwoStepConversations,
+)
 from mpim_lab.events import EventKind
 from mpim_lab.keys import live_channel
 from mpim_lab.lab.exercise.challenge import Challenge, Trial, TrialFailure, first_violation
@@ -20,9 +24,12 @@ ASKS_EVERY_S = 0.03
 
 
 class LearnerBufferReader(AsItComesReader):
-    """A reader through the learner's buffer; it asks now and then what is missing, and fetches that from the log.
+    """A reader through the learner's buffer.
 
-    `times`: how often each message arrives. `first`: in which order the first numbers arrive, whatever their own.
+    It asks now and then what is missing, and fetches that from the log.
+
+    `times`: how often each message arrives. `first`: in which order the first numbers arrive,
+    whatever their own.
     """
 
     def __init__(self, buffer: Any, times: int, *arguments: Any) -> None:
@@ -60,11 +67,15 @@ class LearnerBufferReader(AsItComesReader):
                 self.problem = self.problem or error
                 return
             if missing and self.queue.is_connected:
-                for numbered in await self._log.read_range(self._conversation, min(missing), max(missing)):
+                for numbered in await self._log.read_range(
+                    self._conversation, min(missing), max(missing)
+                ):
                     self._take(numbered)
 
 
-def _buffer_trial(fault: str, seed: int, *, times: int = 1, numbered: Callable[..., Any] = SequencedLog) -> Trial:
+def _buffer_trial(
+    fault: str, seed: int, *, times: int = 1, numbered: Callable[..., Any] = SequencedLog
+) -> Trial:
     async def judge(solution: type[Any]) -> TrialFailure | None:
         readers: list[LearnerBufferReader] = []
 
@@ -77,7 +88,9 @@ def _buffer_trial(fault: str, seed: int, *, times: int = 1, numbered: Callable[.
         result = await ChatOrdering(
             fault=fault, seed=seed, messages=10, duration=duration, own=ChatDesign(numbered, reader)
         ).run()
-        trial = f"fault {fault!r}, seed {seed}" + (", everything arrives twice" if times > 1 else "")
+        trial = f"fault {fault!r}, seed {seed}" + (
+            ", everything arrives twice" if times > 1 else ""
+        )
         if readers[0].problem is not None:
             raise readers[0].problem
         return first_violation(result, trial)
@@ -90,7 +103,9 @@ async def _overflow_trial(solution: type[Any]) -> TrialFailure | None:
     buffer = solution(LIMIT)
     for sequence in range(2, LIMIT + 2):
         if list(buffer.add(sequence, f"m{sequence}")):
-            return TrialFailure(f"m{sequence} came out, and m1 never came", f"limit {LIMIT}, number 1 is missing")
+            return TrialFailure(
+                f"m{sequence} came out, and m1 never came", f"limit {LIMIT}, number 1 is missing"
+            )
     try:
         buffer.add(LIMIT + 2, f"m{LIMIT + 2}")
     except ExitRequested:  # that is no refusal
@@ -100,9 +115,12 @@ async def _overflow_trial(solution: type[Any]) -> TrialFailure | None:
         wanted = [f"m{number}" for number in range(1, LIMIT + 2)]
         if released == wanted:
             return None
-        return TrialFailure(f"then m1 came, and out came {released}", f"limit {LIMIT}, {LIMIT} early arrivals")
+        return TrialFailure(
+            f"then m1 came, and out came {released}", f"limit {LIMIT}, {LIMIT} early arrivals"
+        )
     return TrialFailure(
-        f"{LIMIT + 1} early arrivals were taken in: a gap that stays open fills the memory", f"limit {LIMIT}"
+        f"{LIMIT + 1} early arrivals were taken in: a gap that stays open fills the memory",
+        f"limit {LIMIT}",
     )
 
 
@@ -149,7 +167,9 @@ class LearnerKeys:
 
     async def publish(self, number: int, payload: bytes) -> int:
         """Publish "<number> <payload>" by a command of its own."""
-        return await self._queue.publish(live_channel(self._name, self._conversation), b"%d %b" % (number, payload))
+        return await self._queue.publish(
+            live_channel(self._name, self._conversation), b"%d %b" % (number, payload)
+        )
 
 
 def _gateway_trial(fault: str, seed: int) -> Trial:
@@ -161,11 +181,17 @@ def _gateway_trial(fault: str, seed: int) -> Trial:
             async def append(self, conversation: str, payload: bytes, id: str) -> AppendResult:
                 reporter = self.queue.reporter
                 reporter.message(EventKind.ACCEPTED, payload, self.name)
-                number = int(await solution(LearnerKeys(self.queue, self.name, conversation)).send(id, payload))
+                number = int(
+                    await solution(LearnerKeys(self.queue, self.name, conversation)).send(
+                        id, payload
+                    )
+                )
                 reporter.message(EventKind.ADDED, payload, self.name, sequence=number)
                 return AppendResult(number, is_new=True)
 
-        result = await ChatOrdering(fault=fault, seed=seed, messages=10, own=ChatDesign(Own, PatientReader)).run()
+        result = await ChatOrdering(
+            fault=fault, seed=seed, messages=10, own=ChatDesign(Own, PatientReader)
+        ).run()
         return first_violation(result, f"fault {fault!r}, seed {seed}")
 
     return judge
@@ -173,7 +199,13 @@ def _gateway_trial(fault: str, seed: int) -> Trial:
 
 def number_in_one_step() -> Challenge:
     """A gateway that numbers and publishes in one step, and knows a repeat."""
-    faults = [("none", 1), ("gateway dies", 1), ("answer lost", 1), ("interleave", 1), ("answer lost", 7)]
+    faults = [
+        ("none", 1),
+        ("gateway dies", 1),
+        ("answer lost", 1),
+        ("interleave", 1),
+        ("answer lost", 7),
+    ]
     return Challenge(
         "Number in one step",
         "Write a class with `__init__(self, keys)` and `async send(self, id, payload)` that publishes\n"

@@ -1,9 +1,10 @@
 """ChatScenario of chapter 4: two gateways write into one conversation, bob reads it.
 
-Faults are injected just before a gateway's last step for a message: the publish of the naive version, the one script of
-the correct design.
+Faults are injected just before a gateway's last step for a message: the publish of the naive
+version, the one script of the correct design.
 
-FaultyGateway: a queue through which clients write into conversations; a fault can hit it before its last step.
+FaultyGateway: a queue through which clients write into conversations; a fault can hit it before its
+last step.
 """
 
 import asyncio
@@ -12,7 +13,11 @@ import re
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple, Self
 
-from mpim_lab.chapters.ch04_ordering.naive import AsItComesReader, PatientReader, TwoStepConversations
+from mpim_lab.chapters.ch04_ordering.naive import (
+    AsItComesReader,
+    PatientReader,
+    TwoStepConversations,
+)
 from mpim_lab.errors import ConnectionLost, MpimError
 from mpim_lab.events import EventKind, Reporter, message_id
 from mpim_lab.keys import Name, live_channel
@@ -33,7 +38,10 @@ FaultHook = Callable[[tuple[bytes | str, ...]], Awaitable[bool]]
 
 
 class _FaultyConnection:
-    """A connection that lets a fault be injected before a command; its answer may be lost on the way back."""
+    """A connection that lets a fault be injected before a command.
+
+    Its answer may be lost on the way back.
+    """
 
     def __init__(self, link: ReconnectingConnection, fault_hook: FaultHook) -> None:
         self._link, self._fault_hook = link, fault_hook
@@ -42,7 +50,9 @@ class _FaultyConnection:
         loses_answer = await self._fault_hook(command)
         reply = await self._link.call(*command)
         if loses_answer:
-            raise ConnectionLost("the line broke after the command was written; it may have been run")
+            raise ConnectionLost(
+                "the line broke after the command was written; it may have been run"
+            )
         return reply
 
     def __getattr__(self, name: str) -> Any:
@@ -65,28 +75,36 @@ class FaultyGateway(MessageQueue):
         loses_answer = await self.fault_hook((payload.partition(b" ")[2],))
         receivers = await super().publish(channel, payload)
         if loses_answer:
-            raise ConnectionLost("the line broke after the command was written; it may have been run")
+            raise ConnectionLost(
+                "the line broke after the command was written; it may have been run"
+            )
         return receivers
 
 
 NAME, CONVERSATION = "chat", "room"
 IDLE_S = 0.3
-LIMITS = ConnectionConfig(timeout_s=1.0, connect_timeout_s=1.0, backoff=Backoff(initial_s=0.005, max_s=0.02))
+LIMITS = ConnectionConfig(
+    timeout_s=1.0, connect_timeout_s=1.0, backoff=Backoff(initial_s=0.005, max_s=0.02)
+)
 
 
 class ChatDesign(NamedTuple):
     """A design of chapter 4: how a conversation is written, and how it is read.
 
-    `conversations(queue, name)` has `append(conversation, payload, id)`; `reader(conversations, conversation, handler)`
-    has `run` and `stop`.
+    `conversations(queue, name)` has `append(conversation, payload, id)`; `reader(conversations,
+    conversation, handler)` has `run` and `stop`.
     """
 
     conversations: Callable[[MessageQueue, str], Any]
     reader: Callable[[Any, str, Callable[[SequencedMessage], None]], Any]
 
 
-def _correct_reader(conversations: SequencedLog, conversation: str, handler: Callable[[SequencedMessage], None]) -> Any:
-    return OrderedReader(conversations, conversation, handler, gap_timeout_s=0.03, poll_interval_s=0.1)
+def _correct_reader(
+    conversations: SequencedLog, conversation: str, handler: Callable[[SequencedMessage], None]
+) -> Any:
+    return OrderedReader(
+        conversations, conversation, handler, gap_timeout_s=0.03, poll_interval_s=0.1
+    )
 
 
 CHAT_DESIGNS = {
@@ -107,15 +125,28 @@ class ChatScenario:
         fault_of: dict[str, str],
         duration: int,
     ) -> None:
-        self.server, self.run, self._design, self._fault_of, self._duration = server, run, design, fault_of, duration
+        self.server, self.run, self._design, self._fault_of, self._duration = (
+            server,
+            run,
+            design,
+            fault_of,
+            duration,
+        )
         self._hold, self._bob_hold = Gate(), Gate()
         common: dict[str, Any] = {"prefix": server.prefix, "config": LIMITS}
-        self._gateways = [FaultyGateway(server.url, name=f"gateway-{number}", **common) for number in (1, 2)]
+        self._gateways = [
+            FaultyGateway(server.url, name=f"gateway-{number}", **common) for number in (1, 2)
+        ]
         self._bob = MessageQueue(server.url, name="bob", sleep=self._bob_hold.sleep, **common)
-        for queue in (*self._gateways, self._bob):  # by hand: what travels is "<number> <payload>", not the payload
+        for queue in (
+            *self._gateways,
+            self._bob,
+        ):  # by hand: what travels is "<number> <payload>", not the payload
             queue.reporter = Reporter(queue.name, run.trace)
         self._shown: list[str] = []
-        self._delayed: list[tuple[asyncio.Task[None], int]] = []  # sends that are held, and for how many more messages
+        self._delayed: list[
+            tuple[asyncio.Task[None], int]
+        ] = []  # sends that are held, and for how many more messages
         self._away_for = 0
         self._message_number = 0
         self._open = contextlib.AsyncExitStack()
@@ -135,13 +166,18 @@ class ChatScenario:
         return self
 
     async def _read(self) -> None:
-        reader = self._design.reader(self._design.conversations(self._bob, NAME), CONVERSATION, self._show)
+        reader = self._design.reader(
+            self._design.conversations(self._bob, NAME), CONVERSATION, self._show
+        )
         reading = asyncio.create_task(reader.run())
         self._open.push_async_callback(asyncio.wait, [reading])
         self._open.push_async_callback(reader.stop)
 
         async def listens() -> bool:
-            return bool(await self._bob.subscriber_count(live_channel(NAME, CONVERSATION))) or reading.done()
+            return (
+                bool(await self._bob.subscriber_count(live_channel(NAME, CONVERSATION)))
+                or reading.done()
+            )
 
         await wait_until(listens, "bob's subscription")
 
@@ -165,7 +201,9 @@ class ChatScenario:
     def _fault_hook(self, gateway: int) -> FaultHook:
         async def fault_hook(command: tuple[bytes | str, ...]) -> bool:
             said = b"\n".join(word for word in command if isinstance(word, bytes))
-            name = next((name for name in self._fault_of if re.search(rb"\b%b " % name.encode(), said)), "")
+            name = next(
+                (name for name in self._fault_of if re.search(rb"\b%b " % name.encode(), said)), ""
+            )
             kind = self._fault_of.pop(name, "")
             if kind == "interleave":
                 self._begin(kind)
@@ -203,7 +241,10 @@ class ChatScenario:
     # One message after the other
 
     async def send(self, payload: bytes) -> None:
-        """Send one message; bob has been shown it when this returns, unless something holds it up."""
+        """Send one message.
+
+        Bob has been shown it when this returns, unless something holds it up.
+        """
         name, self._message_number = message_id(payload), self._message_number + 1
         if self._fault_of.get(name) == "away":
             del self._fault_of[name]
@@ -214,7 +255,13 @@ class ChatScenario:
             self._delayed.append((task, self._duration))
             await wait_until(lambda: name not in self._fault_of or task.done(), "the fault")
         else:
-            first = 0 if name in self._fault_of else 1 if self._delayed else (self._message_number + 1) % 2
+            first = (
+                0
+                if name in self._fault_of
+                else 1
+                if self._delayed
+                else (self._message_number + 1) % 2
+            )
             await self._send_through(first, payload)
             await self._wait_idle()
         await self._advance()
@@ -258,7 +305,10 @@ class ChatScenario:
             self._bob.reporter.message(EventKind.STALLED, name.encode(), NAME)
 
     async def _wait_received(self) -> None:
-        """Wait until bob has received everything that was published so far: an answer came after it on his connection."""
+        """Wait until bob has received everything that was published so far.
+
+        An answer came after it on his connection.
+        """
         if not self._away_for:
             await self._bob.subscribe("nothing", lambda _: None)
             await self._bob.unsubscribe("nothing")

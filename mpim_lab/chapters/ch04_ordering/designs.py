@@ -31,11 +31,15 @@ class FireAndForgetSender:
 _IN_ORDER = Design(partitioned_sender(ATTEMPTS), ordered_worker(OrderedWorker), is_partitioned=True)
 ORDERING_DESIGNS = {
     "any worker": Design(idempotent_sender, group_worker(IdempotencyStore)),
-    "no fence": Design(partitioned_sender(ATTEMPTS), ordered_worker(UnfencedWorker), is_partitioned=True),
+    "no fence": Design(
+        partitioned_sender(ATTEMPTS), ordered_worker(UnfencedWorker), is_partitioned=True
+    ),
     "correct": _IN_ORDER,
 }
 DELIVERY_MODES = {
     "at most once": Design(FireAndForgetSender, group_worker(NoCheck, NoAckWorker)),
-    "at least once": Design(lambda context: RetryListSender(context.alice.stream(STREAM)), group_worker(NoCheck)),
+    "at least once": Design(
+        lambda context: RetryListSender(context.alice.stream(STREAM)), group_worker(NoCheck)
+    ),
     "exactly once in effect": _IN_ORDER,
 }

@@ -1,4 +1,7 @@
-"""Chapter 4: two gateways write into one conversation; in which order does bob read? And who works in order?"""
+"""Chapter 4: two gateways write into one conversation; in which order does bob read?
+
+And who works in order?
+"""
 
 import asyncio
 from dataclasses import dataclass
@@ -42,27 +45,43 @@ PIPELINE_FAULTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class ChatOrdering(Experiment):
-    """Messages through two gateways in turns; the fault hits one at the first gateway, held up for `duration` messages."""
+    """Messages through two gateways in turns.
+
+    The fault hits one at the first gateway, held up for `duration` messages.
+    """
 
     title: ClassVar[str] = "In which order does bob read?"
     faults: ClassVar[tuple[str, ...]] = CHAT_FAULTS
     designs: ClassVar[dict[str, ChatDesign]] = CHAT_DESIGNS
 
-    design: str = parameter("as it comes", "how messages are numbered and read", choices=tuple(CHAT_DESIGNS))
+    design: str = parameter(
+        "as it comes", "how messages are numbered and read", choices=tuple(CHAT_DESIGNS)
+    )
     fault: str = parameter("interleave", "what goes wrong", choices=("none", *CHAT_FAULTS))
     messages: int = parameter(12, "how many messages are sent", low=6, high=1_000)
-    duration: int = parameter(2, "how many messages come while something is held back", low=1, high=100)
+    duration: int = parameter(
+        2, "how many messages come while something is held back", low=1, high=100
+    )
     pace_ms: int = parameter(0, "pause between two messages", low=0, high=500, step=10)
-    seed: int = parameter(7, "chooses which message the fault hits, and the texts", low=0, high=9_999)
+    seed: int = parameter(
+        7, "chooses which message the fault hits, and the texts", low=0, high=9_999
+    )
 
     own: ChatDesign | None = None  # the learner's own, instead of a named one
 
     async def execute(self, run: Run) -> Verdict:
         """Send everything, fault included; judged by the numbers that the messages were given."""
-        planned = [] if self.fault == "none" else schedule_faults(self.seed, self.fault, self.messages, self.duration)
+        planned = (
+            []
+            if self.fault == "none"
+            else schedule_faults(self.seed, self.fault, self.messages, self.duration)
+        )
         fault_of = {f"m{fault.at}": fault.kind for fault in planned}
         design = self.own or CHAT_DESIGNS[self.design]
-        async with open_server() as server, ChatScenario(server, run, design, fault_of, self.duration) as scenario:
+        async with (
+            open_server() as server,
+            ChatScenario(server, run, design, fault_of, self.duration) as scenario,
+        ):
             for payload in Workload(self.seed, self.messages):
                 if run.stopping:
                     break
@@ -75,7 +94,8 @@ class ChatOrdering(Experiment):
 def check_reading_order(trace: Trace) -> Verdict:
     """Judge what a reader was shown: each message once, in the order of the numbers.
 
-    A message's order is the number it was first given; two people who write at the same time have no other.
+    A message's order is the number it was first given; two people who write at the same time have
+    no other.
     """
     numbers: dict[str, int] = {}
     for event in trace.by_kind(EventKind.ADDED):
@@ -89,7 +109,10 @@ def check_reading_order(trace: Trace) -> Verdict:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkOrdering(PipelineExperiment):
-    """The experiment on workers: one customer's orders must be done in the order in which they came."""
+    """The experiment on workers.
+
+    One customer's orders must be done in the order in which they came.
+    """
 
     title: ClassVar[str] = "Who works in order?"
     faults: ClassVar[tuple[str, ...]] = WORKER_FAULTS
@@ -107,6 +130,10 @@ class DeliveryGuarantees(PipelineExperiment):
     faults: ClassVar[tuple[str, ...]] = PIPELINE_FAULTS
     designs: ClassVar[dict[str, Design]] = DELIVERY_MODES
 
-    design: str = parameter("exactly once in effect", "the delivery mode", choices=tuple(DELIVERY_MODES))
+    design: str = parameter(
+        "exactly once in effect", "the delivery mode", choices=tuple(DELIVERY_MODES)
+    )
     fault: str = parameter("none", "what goes wrong", choices=("none", *PIPELINE_FAULTS))
-    persistence: str = parameter("always", "what the server keeps on disk (appendfsync)", choices=tuple(PERSISTENCE))
+    persistence: str = parameter(
+        "always", "what the server keeps on disk (appendfsync)", choices=tuple(PERSISTENCE)
+    )

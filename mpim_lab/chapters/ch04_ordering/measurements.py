@@ -17,15 +17,23 @@ STEPS = {
 }
 
 
-async def guarantee_overhead(*, seconds: float = 1.0, rounds: int = 1, tasks: int = 128) -> pd.DataFrame:
-    """Messages a second from a publisher process to a handler in another, at each step: medians of interleaved rounds."""
+async def guarantee_overhead(
+    *, seconds: float = 1.0, rounds: int = 1, tasks: int = 128
+) -> pd.DataFrame:
+    """Messages a second from a publisher process to a handler in another, at each step.
+
+    Medians of interleaved rounds.
+    """
     check_bounds(1, 100, rounds=rounds)
     rates: dict[str, list[float]] = {name: [] for name in STEPS}
     for _ in range(rounds):
         for name, who in STEPS.items():
             async with open_server() as server:  # a new one: no step finds what another has left
-                result = await measure(server.url, who, tasks=tasks, seconds=seconds, prefix=server.prefix)
+                result = await measure(
+                    server.url, who, tasks=tasks, seconds=seconds, prefix=server.prefix
+                )
             rates[name].append(result.messages_per_s)
     return pd.DataFrame(
-        [(name, median(found)) for name, found in rates.items()], columns=["step", "messages per second"]
+        [(name, median(found)) for name, found in rates.items()],
+        columns=["step", "messages per second"],
     )

@@ -1,17 +1,20 @@
 """The naive versions of chapter 4: order that holds as long as nobody else is there.
 
 Senders and readers have the interfaces of
-`mpim_lab.mq.ordering.sequenced_log.SequencedLog` and `mpim_lab.mq.ordering.ordered_reader.OrderedReader`.
+`mpim_lab.mq.ordering.sequenced_log.SequencedLog` and
+`mpim_lab.mq.ordering.ordered_reader.OrderedReader`.
 
 Flaws kept on purpose, one a class:
 
-- `TwoStepConversations` takes a number and then publishes: another gateway fits between the two, and a gateway that dies
-there
+- `TwoStepConversations` takes a number and then publishes: another gateway fits between the two,
+and a gateway that dies there
   leaves a number that nobody will ever send;
 - `AsItComesReader` shows messages as they come;
 - `PatientReader` puts them in order and waits for whatever is missing, without limit and for ever;
-- `RetryListSender` puts what failed on a list and tries it again after the next success: the list is out of order;
-- `UnfencedWorker` has a partition to itself by a lease, and nobody checks it when it writes: a worker that slept writes, too.
+- `RetryListSender` puts what failed on a list and tries it again after the next success: the list
+  is out of order;
+- `UnfencedWorker` has a partition to itself by a lease, and nobody checks it when it writes: a
+worker that slept writes, too.
 """
 
 import asyncio
@@ -35,13 +38,17 @@ class TwoStepConversations:
     def __init__(self, queue: MessageQueue, name: str) -> None:
         self.queue, self.name = queue, name
 
-    async def append(self, conversation: str, payload: bytes, id: str | None = None) -> AppendResult:
+    async def append(
+        self, conversation: str, payload: bytes, id: str | None = None
+    ) -> AppendResult:
         """Send; the caller's `id` is not looked at."""
         reporter = self.queue.reporter
         reporter.message(EventKind.ACCEPTED, payload, self.name)
         counter = self.queue.keys.sequence(self.name, conversation)
         number = int(await self.queue.context(self.name).connection.call("INCR", counter))
-        await self.queue.publish(live_channel(self.name, conversation), b"%d %b" % (number, payload))
+        await self.queue.publish(
+            live_channel(self.name, conversation), b"%d %b" % (number, payload)
+        )
         reporter.message(EventKind.ADDED, payload, self.name, sequence=number)
         return AppendResult(number, is_new=True)
 
@@ -49,7 +56,9 @@ class TwoStepConversations:
 class AsItComesReader:
     """Hand over each message as it arrives."""
 
-    def __init__(self, conversations: Any, conversation: str, handler: Callable[[SequencedMessage], None]) -> None:
+    def __init__(
+        self, conversations: Any, conversation: str, handler: Callable[[SequencedMessage], None]
+    ) -> None:
         self.queue, self._name = conversations.queue, conversations.name
         self._conversation, self._handler = conversation, handler
         self._stopping = asyncio.Event()
@@ -81,7 +90,9 @@ class AsItComesReader:
 class PatientReader(AsItComesReader):
     """Hand over in order; what comes early waits until the rest is there."""
 
-    def __init__(self, conversations: Any, conversation: str, handler: Callable[[SequencedMessage], None]) -> None:
+    def __init__(
+        self, conversations: Any, conversation: str, handler: Callable[[SequencedMessage], None]
+    ) -> None:
         super().__init__(conversations, conversation, handler)
         self._next, self._early = 1, dict[int, SequencedMessage]()
 
@@ -117,7 +128,9 @@ class _UnfencedSeats(PartitionAssignments):
         for entry, effects in done:
             for command in effects.commands:
                 await self._commands.call(*command)
-            await self._commands.call("HSET", self._keys[1 + lease.partition], "offset", entry.entry_id)
+            await self._commands.call(
+                "HSET", self._keys[1 + lease.partition], "offset", entry.entry_id
+            )
             lease.offset, lease.failures, lease.retry_at = entry.entry_id, 0, 0.0
             lease.in_flight.remove(entry)
         return len(done), ""

@@ -23,7 +23,10 @@ class BoundedReorderBuffer:
         self.early: dict[int, Any] = {}
 
     def add(self, sequence: int, item: Any) -> list[Any]:
-        """Return the items that can be shown now, in order. Raise OverflowError if too many wait."""
+        """Return the items that can be shown now, in order.
+
+        Raise OverflowError if too many wait.
+        """
         if sequence < self.next or sequence in self.early:
             return []
         if sequence > self.next and len(self.early) >= self.limit:
@@ -51,7 +54,14 @@ class AtomicGateway:
     async def send(self, id: str, payload: bytes) -> int:
         """Number and publish a message in one atomic step; return its number."""
         keys = self.keys
-        return int(await keys.call("EVAL", self.script, 2, keys.counter, keys.sent(id), keys.channel, id, payload))
+        return int(
+            await keys.call(
+                "EVAL", self.script, 2, keys.counter, keys.sent(id), keys.channel, id, payload
+            )
+        )
 
 
-SOLUTIONS: dict[str, type[Any]] = {"put_in_order": BoundedReorderBuffer, "number_in_one_step": AtomicGateway}
+SOLUTIONS: dict[str, type[Any]] = {
+    "put_in_order": BoundedReorderBuffer,
+    "number_in_one_step": AtomicGateway,
+}

@@ -7,7 +7,12 @@ from typing import Any
 
 from mpim_lab.chapters.ch05_batching.experiment import BurstExperiment
 from mpim_lab.chapters.ch05_batching.learner_batcher import LearnerBatcherAdapter, adapt_learner
-from mpim_lab.chapters.ch05_batching.scenario import BATCH, LONG_WINDOW_MS, WINDOW_MS, BatchingDesign
+from mpim_lab.chapters.ch05_batching.scenario import (
+    BATCH,
+    LONG_WINDOW_MS,
+    WINDOW_MS,
+    BatchingDesign,
+)
 from mpim_lab.errors import InvalidMessage, MpimError
 from mpim_lab.events import EventKind
 from mpim_lab.lab.exercise.challenge import Challenge, Trial, TrialFailure, first_violation
@@ -26,7 +31,9 @@ def _burst_trial(fault: str, seed: int, messages: int = 14) -> Trial:
             made.append(LearnerBatcherAdapter(solution, queue, channel, window_ms=window_ms))
             return made[-1]
 
-        result = await BurstExperiment(fault=fault, seed=seed, messages=messages, own=BatchingDesign(make)).run()
+        result = await BurstExperiment(
+            fault=fault, seed=seed, messages=messages, own=BatchingDesign(make)
+        ).run()
         trial = f"fault {fault!r}, seed {seed}, batches of {BATCH}"
         if made[0].problem:
             return TrialFailure(made[0].problem, trial)
@@ -34,25 +41,31 @@ def _burst_trial(fault: str, seed: int, messages: int = 14) -> Trial:
             return failure
         batches = made[0].batches
         if fault == "none" and batches != [BATCH] * (messages // BATCH):
-            return TrialFailure(f"{messages // BATCH * BATCH} messages left in batches of {batches}", trial)
+            return TrialFailure(
+                f"{messages // BATCH * BATCH} messages left in batches of {batches}", trial
+            )
         return _check_acknowledgements(result.trace, made[0].unknown, trial)
 
     return judge
 
 
 def _check_acknowledgements(trace: Any, unknown: set[str], trial: str) -> TrialFailure | None:
-    """Check that after a lost answer no message of the batch is acknowledged as "accepted": nobody knows."""
+    """Check that after a lost answer no message of the batch is acknowledged as "accepted".
+
+    Nobody knows.
+    """
     for event in trace.by_kind(EventKind.OUTCOME):
         if event.message_id in unknown and event.outcome == "accepted":
-            complaint = (
-                f'{event.message_id} was acknowledged as "accepted", although nobody knows what became of its batch'
-            )
+            complaint = f'{event.message_id} was acknowledged as "accepted", although nobody knows what became of its batch'
             return TrialFailure(complaint, trial, event.message_id)
     return None
 
 
 async def _slow_arrival_trial(solution: type[Any]) -> TrialFailure | None:
-    """Messages keep coming, each within the window of the one before; the first one's window ends all the same."""
+    """Messages keep coming, each within the window of the one before.
+
+    The first one's window ends all the same.
+    """
     trial = f"a message every {WINDOW_MS / 4:g} ms, window {WINDOW_MS:g} ms, batches of up to 100"
     async with adapt_learner(solution, max_messages=100) as (own, _):
         calls = []
@@ -74,21 +87,35 @@ async def _refused_trial(solution: type[Any]) -> TrialFailure | None:
     async with adapt_learner(solution, refuses=b"m6") as (own, what_bob_read):
         sent = [b"m%d" % number for number in range(1, 13)]
         calls = [asyncio.create_task(own.publish(payload)) for payload in sent]
-        errors = [error for error in await asyncio.gather(*calls, return_exceptions=True) if error is not None]
+        errors = [
+            error
+            for error in await asyncio.gather(*calls, return_exceptions=True)
+            if error is not None
+        ]
         got = await what_bob_read()
     if (failure := _check_received(got, sent, trial)) is not None:
         return failure
     unexpected = [error for error in errors if isinstance(error, Exception)]
     return (
-        TrialFailure(f"add() raised {unexpected[0]!r}, although it was sent in the end", trial) if unexpected else None
+        TrialFailure(f"add() raised {unexpected[0]!r}, although it was sent in the end", trial)
+        if unexpected
+        else None
     )
 
 
 def _check_received(got: list[bytes], sent: list[bytes], trial: str) -> TrialFailure | None:
     for payload in sent:
         if (times := got.count(payload)) != 1:
-            return TrialFailure(f"{payload.decode()} was {'duplicated' if times else 'lost'}", trial, payload.decode())
-    return TrialFailure(f"out of order: bob read {b' '.join(got).decode()}", trial) if got != sent else None
+            return TrialFailure(
+                f"{payload.decode()} was {'duplicated' if times else 'lost'}",
+                trial,
+                payload.decode(),
+            )
+    return (
+        TrialFailure(f"out of order: bob read {b' '.join(got).decode()}", trial)
+        if got != sent
+        else None
+    )
 
 
 async def _busy_trial(solution: type[Any]) -> TrialFailure | None:
@@ -107,18 +134,25 @@ async def _busy_trial(solution: type[Any]) -> TrialFailure | None:
 
 async def _early_trial(solution: type[Any]) -> TrialFailure | None:
     """Three messages, no fourth, and a window that is far from over: they wait until the close."""
-    trial = f"3 messages, batches of {BATCH}, window {NEVER_MS / 1e3:g} s, close after half a second"
+    trial = (
+        f"3 messages, batches of {BATCH}, window {NEVER_MS / 1e3:g} s, close after half a second"
+    )
     async with adapt_learner(solution, window_ms=NEVER_MS) as (own, _):
         calls = [asyncio.create_task(own.publish(b"m%d" % number)) for number in range(1, 4)]
         await asyncio.sleep(0.5)
         early = sum(own.batches)
         await own.close()
         await asyncio.gather(*calls)
-    return TrialFailure(f"{early} of 3 messages had left before the close", trial) if early else None
+    return (
+        TrialFailure(f"{early} of 3 messages had left before the close", trial) if early else None
+    )
 
 
 async def _window_trial(solution: type[Any]) -> TrialFailure | None:
-    """A full batch leaves; then one message comes: its window is its own, from its own beginning to its own end."""
+    """A full batch leaves.
+
+    Then one message comes: its window is its own, from its own beginning to its own end.
+    """
     trial = f"4 messages at once, 0.4 windows later one more, window {TRIAL_S * 1e3:g} ms"
     async with adapt_learner(solution, window_ms=TRIAL_S * 1e3) as (own, what_bob_read):
         await asyncio.sleep(0.3 * TRIAL_S)
@@ -132,10 +166,16 @@ async def _window_trial(solution: type[Any]) -> TrialFailure | None:
             return TrialFailure(own.problem, trial)
         if (failure := _check_received(await what_bob_read(), sent, trial)) is not None:
             return failure
-        waited_s = own.sent_at[-1] - came_at  # a machine that stands still makes it longer, nothing makes it shorter
+        waited_s = (
+            own.sent_at[-1] - came_at
+        )  # a machine that stands still makes it longer, nothing makes it shorter
     if waited_s < 0.97 * TRIAL_S:
         return TrialFailure("m5 left before its window was over", trial, "m5")
-    return TrialFailure("m5 left long after its window was over", trial, "m5") if waited_s > 1.9 * TRIAL_S else None
+    return (
+        TrialFailure("m5 left long after its window was over", trial, "m5")
+        if waited_s > 1.9 * TRIAL_S
+        else None
+    )
 
 
 async def _close_trial(solution: type[Any]) -> TrialFailure | None:
@@ -163,15 +203,20 @@ async def _final_trial(solution: type[Any]) -> TrialFailure | None:
     trial = "8 messages at once, batches of 4; `send` raises InvalidMessage for the first batch, whenever it is tried"
     async with adapt_learner(solution, never=b"m2") as (own, what_bob_read):
         sent = [b"m%d" % number for number in range(1, 9)]
-        outcomes = await asyncio.gather(*(own.publish(payload) for payload in sent), return_exceptions=True)
+        outcomes = await asyncio.gather(
+            *(own.publish(payload) for payload in sent), return_exceptions=True
+        )
         if own.problem:
             return TrialFailure(f"{own.problem}: no repeat helps a message that is refused", trial)
         failed = [
-            payload.decode() for payload, each in zip(sent, outcomes, strict=True) if isinstance(each, InvalidMessage)
+            payload.decode()
+            for payload, each in zip(sent, outcomes, strict=True)
+            if isinstance(each, InvalidMessage)
         ]
         if failed != ["m1", "m2", "m3", "m4"]:
             return TrialFailure(
-                f"add() raised InvalidMessage for {', '.join(failed) or 'nobody'} instead of m1 to m4", trial
+                f"add() raised InvalidMessage for {', '.join(failed) or 'nobody'} instead of m1 to m4",
+                trial,
             )
         return _check_received(await what_bob_read(), sent[BATCH:], trial)
 

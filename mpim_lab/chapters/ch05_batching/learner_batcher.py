@@ -19,7 +19,10 @@ TIMEOUT_S = 2.0
 
 
 class LearnerBatcherAdapter:
-    """An adapter that puts the learner's class in the place of a batcher: reports for it, and never waits for ever."""
+    """An adapter that puts the learner's class in the place of a batcher.
+
+    Reports for it, and never waits for ever.
+    """
 
     def __init__(
         self,
@@ -46,14 +49,19 @@ class LearnerBatcherAdapter:
         self._own = solution(self._send, max_messages, window_ms / 1e3)
 
     async def publish(self, payload: bytes) -> str:
-        """Hand one message to the learner's `add`. Raises what that raises, and CommandTimeout if it never returns."""
+        """Hand one message to the learner's `add`.
+
+        Raises what that raises, and CommandTimeout if it never returns.
+        """
         self._reporter.message(EventKind.ACCEPTED, payload, self._channel)
         self._accepted += 1
         try:
             async with asyncio.timeout(0 if self.problem else TIMEOUT_S):
                 await self._own.add(payload)
         except TimeoutError:
-            self.problem = self.problem or f"add({payload[:12]!r}) did not return within {TIMEOUT_S:g} s"
+            self.problem = (
+                self.problem or f"add({payload[:12]!r}) did not return within {TIMEOUT_S:g} s"
+            )
             raise CommandTimeout(self.problem) from None
         return "accepted"
 
@@ -62,7 +70,9 @@ class LearnerBatcherAdapter:
         messages = list(batch)
         self.sent_at.append(time.monotonic())
         if not messages or len(messages) > self._max_messages:
-            self.problem = f"a batch of {len(messages)} was sent: from 1 to {self._max_messages} were wanted"
+            self.problem = (
+                f"a batch of {len(messages)} was sent: from 1 to {self._max_messages} were wanted"
+            )
             raise InvalidMessage(self.problem)
         frame = encode_batch(messages)
         connection = self._queue.connection.connection
@@ -71,13 +81,17 @@ class LearnerBatcherAdapter:
             raise QueueFull("too many commands wait for the server already; nothing was sent")
         if self._never and self._never in messages:
             raise InvalidMessage(f"{self._never.decode()} is too large; nothing was sent")
-        if not connection.is_ready:  # not waited for: a fault ends before a patient sender notices it
+        if (
+            not connection.is_ready
+        ):  # not waited for: a fault ends before a patient sender notices it
             raise NotConnected("the line is down; nothing was sent")
         for payload in messages:
             self._reporter.message(EventKind.BATCHED, payload, self._channel, count=len(messages))
         await self.connection_is_free.wait()
         try:
-            await connection.send(encode_command(b"PUBLISH", self._queue.keys.channel(self._channel), frame))
+            await connection.send(
+                encode_command(b"PUBLISH", self._queue.keys.channel(self._channel), frame)
+            )
         except MpimError as error:
             if not error.definite:
                 self.unknown.update(map(message_id, messages))
@@ -104,7 +118,9 @@ async def adapt_learner(
     """Yield the learner's batcher on a server of its own, and a function that returns all that bob read in the end."""
     async with open_server() as server, MessageQueue(server.url, prefix=server.prefix) as queue:
         got: list[bytes] = []
-        await queue.subscribe("trial", lambda message: got.append(message.payload), decode=FrameDecoder(queue))
+        await queue.subscribe(
+            "trial", lambda message: got.append(message.payload), decode=FrameDecoder(queue)
+        )
         own = LearnerBatcherAdapter(solution, queue, "trial", **options)
 
         async def what_bob_read() -> list[bytes]:
@@ -113,5 +129,7 @@ async def adapt_learner(
             return got
 
         yield own, what_bob_read
-        with contextlib.suppress(Exception):  # what its close does was judged; here it ends tasks of the learner's
+        with contextlib.suppress(
+            Exception
+        ):  # what its close does was judged; here it ends tasks of the learner's
             await own.close()

@@ -1,7 +1,7 @@
 """Chapter 5's cost, measured here and now: latency against throughput, what a window costs and saves, and Little's law.
 
-Each sweep is an async generator of rows, so that a chart can grow while it runs; whoever stops listening, or is cancelled,
-ends the measuring at once.
+Each sweep is an async generator of rows, so that a chart can grow while it runs; whoever stops
+listening, or is cancelled, ends the measuring at once.
 """
 
 import asyncio
@@ -27,25 +27,39 @@ TICK_S = 0.001
 async def window_sweep(
     windows_ms: Sequence[float] = WINDOWS_MS, *, offered_per_s: int = 5_000, seconds: float = 0.6
 ) -> AsyncIterator[Row]:
-    """The same rate of messages through no batcher, the adaptive one, and one with each window; processes of their own.
+    """The same rate of messages through no batcher, the adaptive one, and one with each window.
 
-    Columns: batching, window ms (0 for the first two), messages a second, p50 ms, p99 ms, sender µs and receiver µs (CPU
-    a message). Latencies run from the moment a message was due to its handler.
+    Processes of their own.
+
+    Columns: batching, window ms (0 for the first two), messages a second, p50 ms, p99 ms, sender µs
+    and receiver µs (CPU a message). Latencies run from the moment a message was due to its handler.
     """
-    ways = [("none", 0.0, "batching:mpim_lab, not batched"), ("adaptive", 0.0, "batching:mpim_lab, one by one")]
+    ways = [
+        ("none", 0.0, "batching:mpim_lab, not batched"),
+        ("adaptive", 0.0, "batching:mpim_lab, one by one"),
+    ]
     ways += [(f"window {ms:g} ms", ms, f"batching:mpim_lab, window {ms:g} ms") for ms in windows_ms]
     async with open_server() as server:
         for name, window_ms, who in ways:
-            options: Row = {"offered_per_s": offered_per_s, "seconds": seconds, "tasks": 1_024, "prefix": server.prefix}
+            options: Row = {
+                "offered_per_s": offered_per_s,
+                "seconds": seconds,
+                "tasks": 1_024,
+                "prefix": server.prefix,
+            }
             result = await measure(server.url, who, **options)
             yield {"batching": name, "window ms": window_ms, **_columns(result)}
 
 
-async def saturation_sweep(tasks: Sequence[int] = (1, 4, 16, 64), *, seconds: float = 0.3) -> AsyncIterator[Row]:
-    """More and more tasks, each with one call after another: how far throughput goes, and from where on only latency grows.
+async def saturation_sweep(
+    tasks: Sequence[int] = (1, 4, 16, 64), *, seconds: float = 0.3
+) -> AsyncIterator[Row]:
+    """More and more tasks, each with one call after another.
 
-    A call is one message, or 100 of them ("100 a call"). Columns: batching, tasks, messages a second, p50 ms, p99 ms, sender
-    µs, receiver µs.
+    How far throughput goes, and from where on only latency grows.
+
+    A call is one message, or 100 of them ("100 a call"). Columns: batching, tasks, messages a
+    second, p50 ms, p99 ms, sender µs, receiver µs.
     """
     ways = {
         "none": "batching:mpim_lab, not batched",
@@ -56,7 +70,9 @@ async def saturation_sweep(tasks: Sequence[int] = (1, 4, 16, 64), *, seconds: fl
     async with open_server() as server:
         for count in tasks:
             for name, who in ways.items():
-                result = await measure(server.url, who, tasks=count, seconds=seconds, prefix=server.prefix)
+                result = await measure(
+                    server.url, who, tasks=count, seconds=seconds, prefix=server.prefix
+                )
                 yield {"batching": name, "tasks": count, **_columns(result)}
 
 
@@ -73,12 +89,16 @@ def _columns(result: LoadResult) -> Row:
 async def littles_law_sweep(
     windows_ms: Sequence[float] = WINDOWS_MS, *, offered_per_s: int = 2_000, seconds: float = 0.6
 ) -> AsyncIterator[Row]:
-    """How many messages are in flight (handed over and not yet handled): counted, and by Little's law.
+    """How many messages are in flight (handed over and not yet handled).
 
-    Counted: at every coming and going, averaged over the time; it does not look at how long anybody stays.
+    Counted, and by Little's law.
 
-    L = λ · W: the rate times the mean time in flight. Columns: window ms, messages a second, mean ms in flight, "in flight,
-    by Little's law", "in flight, counted". Source: J. D. C. Little, "A Proof for the Queuing Formula L = λW", 1961.
+    Counted: at every coming and going, averaged over the time; it does not look at how long anybody
+    stays.
+
+    L = λ · W: the rate times the mean time in flight. Columns: window ms, messages a second, mean
+    ms in flight, "in flight, by Little's law", "in flight, counted". Source: J. D. C. Little, "A
+    Proof for the Queuing Formula L = λW", 1961.
     """
     check_bounds(0.01, 10_000.0, windows_ms=windows_ms)
     check_bounds(100, 100_000, offered_per_s=offered_per_s)
@@ -88,7 +108,9 @@ async def littles_law_sweep(
             yield await _in_flight(queue, f"little-{window_ms}", window_ms, offered_per_s, seconds)
 
 
-async def _in_flight(queue: MessageQueue, channel: str, window_ms: float, offered_per_s: int, seconds: float) -> Row:
+async def _in_flight(
+    queue: MessageQueue, channel: str, window_ms: float, offered_per_s: int, seconds: float
+) -> Row:
     times: list[float] = []
     in_flight = TimeWeightedMean()
 

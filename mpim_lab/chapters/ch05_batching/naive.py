@@ -1,9 +1,13 @@
-"""The naive versions of chapter 5: gather, send when there is enough. The frames are those of `mpim_lab.mq.batching.batcher`.
+"""The naive versions of chapter 5: gather, send when there is enough.
+
+The frames are those of `mpim_lab.mq.batching.batcher`.
 
 Flaws kept on purpose. `NaiveBatcher` has them all:
 
-- the window is checked only when the next message comes: the last messages of a burst wait until somebody else writes;
-- the batch is taken out before it is sent: a failed flush has lost it, and its senders were acknowledged long ago;
+- the window is checked only when the next message comes: the last messages of a burst wait until
+  somebody else writes;
+- the batch is taken out before it is sent: a failed flush has lost it, and its senders were
+  acknowledged long ago;
 - one frame, one fate: a message that is too large takes its neighbours with it;
 - nothing closes the last batch when the process ends, and nothing bounds what is gathered.
 
@@ -39,10 +43,16 @@ class NaiveBatcher:
         self.held: list[bytes] = []
 
     async def publish(self, payload: bytes) -> str:
-        """Put a message into the batch; return "accepted". Raise what the flush raises that it happens to cause."""
+        """Put a message into the batch; return "accepted".
+
+        Raise what the flush raises that it happens to cause.
+        """
         self._queue.reporter.message(EventKind.ACCEPTED, payload, self._channel)
         self.held.append(payload)
-        if len(self.held) >= self._max_messages or self._clock() - self._flushed_at >= self._window_s:
+        if (
+            len(self.held) >= self._max_messages
+            or self._clock() - self._flushed_at >= self._window_s
+        ):
             await self._flush()
         return "accepted"
 
@@ -64,10 +74,17 @@ class NaiveBatcher:
     async def _send(self, frame: bytes) -> int:
         """What `MessageQueue.publish` does, which would report the frame as if it were one message."""
         frame = encode_payload(frame, self._queue.max_payload_bytes)
-        return int(await self._queue.connection.call(b"PUBLISH", self._queue.keys.channel(self._channel), frame))
+        return int(
+            await self._queue.connection.call(
+                b"PUBLISH", self._queue.keys.channel(self._channel), frame
+            )
+        )
 
     async def close(self) -> None:
-        """There is nothing of the kind in the naive version: what is held is forgotten with the process."""
+        """There is nothing of the kind in the naive version.
+
+        What is held is forgotten with the process.
+        """
 
 
 class TimedBatcher(NaiveBatcher):

@@ -1,4 +1,7 @@
-"""BatchingScenario of chapter 5: alice writes through a batcher, bob reads; and what can go wrong between them."""
+"""BatchingScenario of chapter 5: alice writes through a batcher, bob reads.
+
+And what can go wrong between them.
+"""
 
 import asyncio
 import contextlib
@@ -25,10 +28,14 @@ from mpim_lab.mq.pubsub.queue import MessageQueue
 
 CHANNEL = "user:1001"
 # A naive version gives a batch up after a second; a busy machine has five to connect.
-LIMITS = ConnectionConfig(timeout_s=1.0, connect_timeout_s=5.0, backoff=Backoff(initial_s=0.005, max_s=0.05))
+LIMITS = ConnectionConfig(
+    timeout_s=1.0, connect_timeout_s=5.0, backoff=Backoff(initial_s=0.005, max_s=0.05)
+)
 BATCH = 4  # messages; small, so that a picture shows whole batches
 WINDOW_MS = 200.0  # far longer than a burst takes, so that only its last batch is closed by time
-LONG_WINDOW_MS = 1_000.0  # where no batch may be closed by time, however slow a fault is on a busy machine
+LONG_WINDOW_MS = (
+    1_000.0  # where no batch may be closed by time, however slow a fault is on a busy machine
+)
 MAX_BYTES = 4_096
 TOO_MANY_BYTES = 5_000
 NEVER_FLUSHED = "at the end it waits in a batch that nobody closes"
@@ -61,7 +68,9 @@ def designs(window_ms: float) -> dict[str, BatchingDesign]:
     common: dict[str, Any] = {"max_messages": BATCH, "clock": _no_time}
     limits: dict[str, Any] = {"max_messages": BATCH, "max_bytes": MAX_BYTES // 2}
     return {
-        "naive": BatchingDesign(lambda queue, channel: NaiveBatcher(queue, channel, **common), True),
+        "naive": BatchingDesign(
+            lambda queue, channel: NaiveBatcher(queue, channel, **common), True
+        ),
         "naive with a timer": BatchingDesign(
             lambda queue, channel: TimedBatcher(queue, channel, window_ms=window_ms, **common), True
         ),
@@ -74,7 +83,10 @@ DESIGNS = designs(WINDOW_MS)
 
 
 class BatchingScenario:
-    """The scenario of chapter 5: alice and bob. A message is handed over, an event-loop iteration passes, then the next."""
+    """The scenario of chapter 5: alice and bob.
+
+    A message is handed over, an event-loop iteration passes, then the next.
+    """
 
     def __init__(
         self,
@@ -89,7 +101,12 @@ class BatchingScenario:
         self.connection_gate = Gate()
         common: dict[str, Any] = {"prefix": server.prefix, "config": LIMITS, "observer": run.trace}
         self._proxy = FaultProxy(server.url)
-        self._alice = {"name": "alice", "sleep": self.connection_gate.sleep, "max_payload_bytes": MAX_BYTES, **common}
+        self._alice = {
+            "name": "alice",
+            "sleep": self.connection_gate.sleep,
+            "max_payload_bytes": MAX_BYTES,
+            **common,
+        }
         self.bob = MessageQueue(server.unix_url or server.url, name="bob", **common)
         self.faults = FaultInjector({"flush fails": (self._cut, self._reconnect)}, run.trace)
         self._planned = [fault.kind for fault in planned]
@@ -107,7 +124,9 @@ class BatchingScenario:
         check_available(self.server, *self._planned)
         try:
             await self._open.enter_async_context(self._proxy)
-            self.alice = await self._open.enter_async_context(MessageQueue(self._proxy.url, **self._alice))
+            self.alice = await self._open.enter_async_context(
+                MessageQueue(self._proxy.url, **self._alice)
+            )
             if self._lost_answer is not None:
                 self._proxy.drop_reply(Match("PUBLISH", self._lost_answer))
             await self._open.enter_async_context(self.bob)
@@ -127,10 +146,15 @@ class BatchingScenario:
         await self._open.aclose()
 
     async def send(self, payload: bytes) -> None:
-        """Hand one message of alice's over and go on after one event-loop iteration; wait until a full batch is delivered."""
+        """Hand one message of alice's over and go on after one event-loop iteration.
+
+        Wait until a full batch is delivered.
+        """
         await self.faults.before_attempt()
         self._calls.append(asyncio.create_task(self._send(payload)))
-        for _ in range(10 if self.faults.active else 1):  # a sender in a task of its own must notice the fault, too
+        for _ in range(
+            10 if self.faults.active else 1
+        ):  # a sender in a task of its own must notice the fault, too
             await asyncio.sleep(0)
         await self.faults.after_attempt()
         if not self.faults.active and len(self._calls) % BATCH == 0:
@@ -150,7 +174,10 @@ class BatchingScenario:
         await self.bob.drain()
 
     async def finish(self) -> None:
-        """End the burst: wait for whatever still happens by itself, then report what is never flushed."""
+        """End the burst.
+
+        Wait for whatever still happens by itself, then report what is never flushed.
+        """
         await self.faults.clear()
         if self._closed:
             await self.batcher.close()
@@ -160,7 +187,9 @@ class BatchingScenario:
         await self.bob.drain()
         if not self._closed:  # a closed one holds nothing any more
             for payload in getattr(self.batcher, "held", ()):
-                self.alice.reporter.message(EventKind.STALLED, payload, CHANNEL, detail=NEVER_FLUSHED)
+                self.alice.reporter.message(
+                    EventKind.STALLED, payload, CHANNEL, detail=NEVER_FLUSHED
+                )
 
     # What can go wrong
 

@@ -12,7 +12,9 @@ Batch = list[tuple[bytes, "asyncio.Future[None]"]]
 class OutcomeBatcher:
     """The solution of `close_the_batch` and `lose_nothing`: a timer a batch, one sending task, a future a message."""
 
-    def __init__(self, send: Callable[[list[bytes]], Awaitable[None]], max_messages: int, window_s: float) -> None:
+    def __init__(
+        self, send: Callable[[list[bytes]], Awaitable[None]], max_messages: int, window_s: float
+    ) -> None:
         self.send, self.max_messages, self.window_s = send, max_messages, window_s
         self.open: Batch = []
         self.closed: list[Batch] = []
@@ -45,7 +47,10 @@ class OutcomeBatcher:
             self.closed.pop(0)
 
     async def send_one(self, batch: Batch) -> None:
-        """Send one batch, again while it certainly was not sent and may be soon; then settle its messages."""
+        """Send one batch, again while it certainly was not sent and may be soon.
+
+        Then settle its messages.
+        """
         while True:
             try:
                 await self.send([payload for payload, _ in batch])
@@ -72,4 +77,7 @@ class OutcomeBatcher:
             await self.sending
 
 
-SOLUTIONS: dict[str, type[Any]] = {"close_the_batch": OutcomeBatcher, "lose_nothing": OutcomeBatcher}
+SOLUTIONS: dict[str, type[Any]] = {
+    "close_the_batch": OutcomeBatcher,
+    "lose_nothing": OutcomeBatcher,
+}

@@ -25,16 +25,23 @@ class _LearnerCodec:
 
 
 def _server_trial(fault: str, seed: int) -> Trial:
-    """alice packs, bob unpacks, over a real server; some messages come from a sender that does not pack."""
+    """alice packs, bob unpacks, over a real server.
+
+    Some messages come from a sender that does not pack.
+    """
 
     async def judge(solution: type[Any]) -> TrialFailure | None:
-        result = await CompressionExperiment(fault=fault, seed=seed, own=_LearnerCodec(solution())).run()
+        result = await CompressionExperiment(
+            fault=fault, seed=seed, own=_LearnerCodec(solution())
+        ).run()
         return first_violation(result, f"fault {fault!r}, seed {seed}")
 
     return judge
 
 
-def _each(trial: str, payloads: Callable[[], list[bytes]], complaint: Callable[[Any, bytes], str]) -> Trial:
+def _each(
+    trial: str, payloads: Callable[[], list[bytes]], complaint: Callable[[Any, bytes], str]
+) -> Trial:
     """The first payload that there is something to say against."""
 
     async def judge(solution: type[Any]) -> TrialFailure | None:
@@ -61,12 +68,20 @@ def _grows(codec: Any, payload: bytes) -> str:
 
 def _changes_text(codec: Any, payload: bytes) -> str:
     packed = codec.pack(payload)
-    return "" if packed == payload else f"a plain client would read {_shown(packed)} instead of {_shown(payload)}"
+    return (
+        ""
+        if packed == payload
+        else f"a plain client would read {_shown(packed)} instead of {_shown(payload)}"
+    )
 
 
 def _stays_long(codec: Any, payload: bytes) -> str:
     after = len(codec.pack(payload))
-    return "" if after < len(payload) / 2 else f"{len(payload):,} bytes of repetitive text became {after:,}"
+    return (
+        ""
+        if after < len(payload) / 2
+        else f"{len(payload):,} bytes of repetitive text became {after:,}"
+    )
 
 
 def _shown(payload: Any) -> str:
@@ -78,9 +93,16 @@ def _texts() -> list[bytes]:
 
 
 def _binary() -> list[bytes]:
-    """Every first byte, with what looks like the packed forms of others behind it; compressed data; nothing."""
+    """Every first byte, with what looks like the packed forms of others behind it.
+
+    Compressed data; nothing.
+    """
     texts = [zlib.compress(line * 3) for line in Corpus(5).lines(20)]
-    firsts = [bytes([first]) + tail for first in range(256) for tail in (b"", b"x", texts[0], b"abc" * 200)]
+    firsts = [
+        bytes([first]) + tail
+        for first in range(256)
+        for tail in (b"", b"x", texts[0], b"abc" * 200)
+    ]
     return [b"", *firsts, *texts]
 
 
@@ -100,7 +122,11 @@ def say_what_it_is() -> Challenge:
             _server_trial("none", 1),
             _server_trial("old sender", 1),
             _each("short chat lines", _texts, _changes_text),
-            _each("long repetitive text", lambda: [b"see you at eight in the park. " * 100], _stays_long),
+            _each(
+                "long repetitive text",
+                lambda: [b"see you at eight in the park. " * 100],
+                _stays_long,
+            ),
             _each("random bytes", _noise, _grows),
             _each("payloads that begin with each byte, and compressed ones", _binary, _round_trip),
         ],
@@ -122,11 +148,19 @@ def _must_decode(trial: str, made: Callable[[], tuple[bytes, bytes]]) -> Trial:
         try:
             got = own.unpack(packed, MAX_BYTES)
         except Exception as error:
-            return TrialFailure(f"an honest payload was refused: {type(error).__name__}: {error}", trial)
+            return TrialFailure(
+                f"an honest payload was refused: {type(error).__name__}: {error}", trial
+            )
         if inspect.iscoroutine(got):
             got.close()
-            return TrialFailure("`unpack` returned a coroutine: write a plain `def`, nothing in it waits", trial)
-        return None if got == wanted else TrialFailure(f"{len(got):,} of {len(wanted):,} bytes came out", trial)
+            return TrialFailure(
+                "`unpack` returned a coroutine: write a plain `def`, nothing in it waits", trial
+            )
+        return (
+            None
+            if got == wanted
+            else TrialFailure(f"{len(got):,} of {len(wanted):,} bytes came out", trial)
+        )
 
     return judge
 
@@ -146,9 +180,7 @@ def _must_refuse(trial: str, made: Callable[[], bytes]) -> Trial:
             peak = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()
         if peak > MAX_MEMORY_BYTES:
-            outcome = (
-                f"it took more than {MAX_MEMORY_BYTES // 1024} KiB of memory for a limit of {MAX_BYTES // 1024} KiB"
-            )
+            outcome = f"it took more than {MAX_MEMORY_BYTES // 1024} KiB of memory for a limit of {MAX_BYTES // 1024} KiB"
         return TrialFailure(outcome, trial) if outcome else None
 
     return judge
@@ -173,7 +205,9 @@ def defuse_the_bomb() -> Challenge:
         "cut off, is followed by other bytes, or is no zlib at all, raises an error; never may it need much more memory\n"
         "than max_bytes. Everything else comes out whole.",
         [
-            _must_decode("9,000 bytes of text", lambda: (zlib.compress(_text(9_000)), _text(9_000))),
+            _must_decode(
+                "9,000 bytes of text", lambda: (zlib.compress(_text(9_000)), _text(9_000))
+            ),
             _must_decode("exactly the limit, packed very small", lambda: at_limit),
             _must_refuse("one byte above the limit", lambda: zlib.compress(_text(MAX_BYTES + 1))),
             _must_refuse("64 KB that unpack to 64 MiB", _bomb),

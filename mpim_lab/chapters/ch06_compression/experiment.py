@@ -22,7 +22,10 @@ DESIGNS = ("naive", "zlib", "lz4", "zstd")
 
 @dataclass(frozen=True, kw_only=True)
 class CompressionExperiment(Experiment):
-    """The experiment of chapter 6: alice sends packed chat lines; the fault replaces some senders by others."""
+    """The experiment of chapter 6: alice sends packed chat lines.
+
+    The fault replaces some senders by others.
+    """
 
     title: ClassVar[str] = "Who can read it?"
 
@@ -31,7 +34,9 @@ class CompressionExperiment(Experiment):
     messages: int = parameter(16, "how many messages are sent", low=4, high=1_000)
     duration: int = parameter(3, "how many of them the fault hits", low=1, high=100)
     pace_ms: int = parameter(0, "pause between two messages", low=0, high=500, step=10)
-    seed: int = parameter(7, "chooses which messages the fault hits, and the texts", low=0, high=9_999)
+    seed: int = parameter(
+        7, "chooses which messages the fault hits, and the texts", low=0, high=9_999
+    )
 
     own: Any = None  # the learner's own codec, instead of a named one
 
@@ -43,7 +48,10 @@ class CompressionExperiment(Experiment):
         fault_of = {} if self.fault == "none" else self._planned_faults()
         codec = self.own or (NaiveCodec() if self.design == "naive" else Codec(self.design))
         lines = Corpus(self.seed).lines(self.messages)
-        async with open_server() as server, CompressionScenario(server, run, codec, fault_of) as scenario:
+        async with (
+            open_server() as server,
+            CompressionScenario(server, run, codec, fault_of) as scenario,
+        ):
             for number, line in enumerate(lines, start=1):
                 if run.stopping:
                     break
@@ -61,9 +69,18 @@ class CompressionExperiment(Experiment):
 
 def check_decoding(trace: Trace) -> Verdict:
     """Judge what bob handled against what was sent to him; a bomb is not owed to anybody."""
-    sent = [event.message_id for event in trace.by_kind(EventKind.ACCEPTED) if event.actor != SENDERS["bomb"]]
+    sent = [
+        event.message_id
+        for event in trace.by_kind(EventKind.ACCEPTED)
+        if event.actor != SENDERS["bomb"]
+    ]
     return check(
-        sent, [event.message_id for event in trace.by_kind(EventKind.HANDLED) if event.message_id in set(sent)]
+        sent,
+        [
+            event.message_id
+            for event in trace.by_kind(EventKind.HANDLED)
+            if event.message_id in set(sent)
+        ],
     )
 
 
@@ -76,13 +93,23 @@ async def decode_table(seed: int = 7) -> pd.DataFrame:
             errors = sorted({event.error for event in result.trace.by_kind(EventKind.FAILED)})
             made = result.metrics["most_bytes"] / 1024 / 1024
             lost = len(result.verdict.lost)
-            rows.append((fault, design, lost, ", ".join(errors), f"{made:.0f} MiB" if made >= 1 else "below 1 MiB"))
+            rows.append(
+                (
+                    fault,
+                    design,
+                    lost,
+                    ", ".join(errors),
+                    f"{made:.0f} MiB" if made >= 1 else "below 1 MiB",
+                )
+            )
     columns = ["fault", "design", "lost", "bob's error", "the most one became"]
     return pd.DataFrame(rows, columns=columns).set_index(["fault", "design"])
 
 
 async def corruption_table(seed: int = 7) -> pd.DataFrame:
-    """One bit of three messages changed on the way, by design: refused by name, or read as another text.
+    """One bit of three messages changed on the way, by design.
+
+    Refused by name, or read as another text.
 
     Only zlib has a checksum here; the same in every run.
     """
@@ -90,5 +117,9 @@ async def corruption_table(seed: int = 7) -> pd.DataFrame:
     for design in DESIGNS:
         result = await CompressionExperiment(design=design, fault=CHANGED, seed=seed).run()
         errors = sorted({event.error for event in result.trace.by_kind(EventKind.FAILED)})
-        rows.append((design, len(result.verdict.lost), ", ".join(errors), int(result.metrics["misread"])))
-    return pd.DataFrame(rows, columns=["design", "refused", "bob's error", "read as another text"]).set_index("design")
+        rows.append(
+            (design, len(result.verdict.lost), ", ".join(errors), int(result.metrics["misread"]))
+        )
+    return pd.DataFrame(
+        rows, columns=["design", "refused", "bob's error", "read as another text"]
+    ).set_index("design")

@@ -1,6 +1,7 @@
 """Chapter 6's cost, measured here and now: bytes saved against CPU spent, by algorithm and by size.
 
-The bytes are the same in every run (of the same libraries); the microseconds are this machine's, now.
+The bytes are the same in every run (of the same libraries); the microseconds are this machine's,
+now.
 """
 
 import asyncio
@@ -30,9 +31,12 @@ def always(dictionary: ZstdDictionary) -> dict[str, Callable[[bytes], bytes]]:
 
 
 def message_table(count: int = 2_000, *, dictionary: ZstdDictionary | None = None) -> pd.DataFrame:
-    """Chat messages, one by one, through every algorithm: what becomes of the median one, and how many grow.
+    """Chat messages, one by one, through every algorithm.
 
-    Columns: algorithm, median bytes, times smaller (at the median; below 1: larger), messages that grew %, all bytes %.
+    What becomes of the median one, and how many grow.
+
+    Columns: algorithm, median bytes, times smaller (at the median; below 1: larger), messages that
+    grew %, all bytes %.
     """
     check_bounds(1, 1_000_000, count=count)
     messages = Corpus().messages(count)
@@ -54,10 +58,12 @@ def texts_of(size: int, count: int = 20) -> list[bytes]:
 
 
 async def size_sweep(sizes: Sequence[int] = SIZES) -> AsyncIterator[Row]:
-    """Each size through each algorithm. Columns: bytes, algorithm, left %, pack µs, unpack µs, saved bytes a µs.
+    """Each size through each algorithm.
 
-    left %: how many of the bytes are left, mark included; above 100 it grew. saved bytes a µs: what a microsecond of CPU,
-    both ends together, takes off the wire.
+    Columns: bytes, algorithm, left %, pack µs, unpack µs, saved bytes a µs.
+
+    left %: how many of the bytes are left, mark included; above 100 it grew. saved bytes a µs: what
+    a microsecond of CPU, both ends together, takes off the wire.
     """
     check_bounds(1, 10_000_000, sizes=sizes)
     dictionary = chat_dictionary()
@@ -67,7 +73,10 @@ async def size_sweep(sizes: Sequence[int] = SIZES) -> AsyncIterator[Row]:
         for name, pack in always(dictionary).items():
             packed = [pack(text) for text in texts]
             left = sum(map(len, packed)) / sum(map(len, texts)) * 100
-            pack_us, unpack_us = _microseconds(pack, texts), _microseconds(reader.decompress, packed)
+            pack_us, unpack_us = (
+                _microseconds(pack, texts),
+                _microseconds(reader.decompress, packed),
+            )
             saved = size * (1 - left / 100) / (pack_us + unpack_us)
             yield {
                 "bytes": size,
@@ -95,14 +104,20 @@ def _microseconds(work: Callable[[bytes], bytes], inputs: Sequence[bytes]) -> fl
 def batched_table(
     batch_sizes: Sequence[int] = (1, 4, 16, 64, 256), *, dictionary: ZstdDictionary | None = None
 ) -> pd.DataFrame:
-    """Chat messages in batches of so many, each batch compressed as one: bytes left in percent, by algorithm."""
+    """Chat messages in batches of so many, each batch compressed as one.
+
+    Bytes left in percent, by algorithm.
+    """
     check_bounds(1, 1_024, batch_sizes=batch_sizes)
     messages = Corpus().messages(1_024)
     rows = {}
     for name, pack in always(dictionary or chat_dictionary()).items():
         sizes = []
         for size in batch_sizes:
-            frames = [encode_batch(messages[start : start + size]) for start in range(0, len(messages), size)]
+            frames = [
+                encode_batch(messages[start : start + size])
+                for start in range(0, len(messages), size)
+            ]
             sizes.append(sum(len(pack(frame)) for frame in frames) / sum(map(len, messages)) * 100)
         rows[name] = sizes
     return pd.DataFrame(rows, index=pd.Index(batch_sizes, name="messages in a batch"))

@@ -1,10 +1,15 @@
-"""The naive version of chapter 6: compress everything with zlib, decompress everything. The correct one: `mq.compression`.
+"""The naive version of chapter 6: compress everything with zlib, decompress everything.
+
+The correct one: `mq.compression`.
 
 Flaws kept on purpose:
 
-- a short chat message grows: zlib's head and checksum alone are 6 bytes, and a line has no repeats within itself;
-- no mark says whether a payload is compressed, so a plain sender beside a compressing one cannot be read;
-- nothing limits what comes out: a few kilobytes from a hostile sender become gigabytes in the receiver's memory.
+- a short chat message grows: zlib's head and checksum alone are 6 bytes, and a line has no repeats
+  within itself;
+- no mark says whether a payload is compressed, so a plain sender beside a compressing one cannot be
+  read;
+- nothing limits what comes out: a few kilobytes from a hostile sender become gigabytes in the
+receiver's memory.
 """
 
 import zlib

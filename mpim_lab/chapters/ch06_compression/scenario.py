@@ -1,4 +1,7 @@
-"""CompressionScenario of chapter 6: alice packs, bob unpacks; beside her an old sender, a new one, and a hostile one."""
+"""CompressionScenario of chapter 6: alice packs, bob unpacks.
+
+Beside her an old sender, a new one, and a hostile one.
+"""
 
 import contextlib
 import functools
@@ -25,22 +28,38 @@ SENDERS = {"old sender": "carol", "new sender": "dave", "cut off": "eve", "bomb"
 
 @functools.cache
 def chat_dictionary(id: int = 1) -> ZstdDictionary:
-    """A dictionary of the lab's chat messages, trained when it is first asked for: it takes half a second."""
+    """A dictionary of the lab's chat messages, trained when it is first asked for.
+
+    It takes half a second.
+    """
     return train_dictionary(Corpus().message_samples(), id=id)
 
 
 class CompressionScenario:
-    """The scenario of chapter 6: one message after the other; those that the fault hits come from another sender."""
+    """The scenario of chapter 6: one message after the other.
 
-    def __init__(self, server: EmbeddedServer | ExternalServer, run: Run, codec: Any, fault_of: dict[str, str]) -> None:
+    Those that the fault hits come from another sender.
+    """
+
+    def __init__(
+        self,
+        server: EmbeddedServer | ExternalServer,
+        run: Run,
+        codec: Any,
+        fault_of: dict[str, str],
+    ) -> None:
         self._codec, self._fault_of, self._trace = codec, fault_of, run.trace
         self._dictionary = chat_dictionary() if "new sender" in fault_of.values() else None
         self.bytes_before = self.bytes_after = self.most_bytes = 0
         self.misread: list[str] = []
         self._changed: dict[bytes, bytes] = {}  # packed, one bit changed → what it was before
-        self._sent: dict[bytes, bytes] = {}  # packed → payload: to name in the trace what cannot be read
+        self._sent: dict[
+            bytes, bytes
+        ] = {}  # packed → payload: to name in the trace what cannot be read
         self._senders = MessageQueue(server.url, prefix=server.prefix)
-        self._bob = MessageQueue(server.unix_url or server.url, name="bob", prefix=server.prefix, observer=run.trace)
+        self._bob = MessageQueue(
+            server.unix_url or server.url, name="bob", prefix=server.prefix, observer=run.trace
+        )
         if self._dictionary is not None and isinstance(codec, Codec):
             self._codec = Codec(codec.algorithm, dictionaries=[self._dictionary])
         self._open = contextlib.AsyncExitStack()
@@ -59,7 +78,10 @@ class CompressionScenario:
         await self._open.aclose()
 
     async def send(self, payload: bytes) -> None:
-        """One message, from alice, or from whoever has the fault's part; then bob has it, or has refused it."""
+        """One message, from alice, or from whoever has the fault's part.
+
+        Then bob has it, or has refused it.
+        """
         name = payload.split(b" ", 1)[0].decode()
         fault = self._fault_of.get(name, "")
         reporter = Reporter(SENDERS.get(fault, "alice"), self._trace)
@@ -78,7 +100,9 @@ class CompressionScenario:
             return encode_plain(payload)
         if fault == "new sender":
             assert self._dictionary is not None
-            return Codec("zstd-dictionary", threshold_bytes=0, dictionaries=[self._dictionary]).encode(payload)
+            return Codec(
+                "zstd-dictionary", threshold_bytes=0, dictionaries=[self._dictionary]
+            ).encode(payload)
         if fault == "cut off":
             packed: bytes = self._codec.encode(payload * 20)
             return packed[:-4]
@@ -97,7 +121,10 @@ class CompressionScenario:
         return packed if isinstance(self._codec, NaiveCodec) else bytes([ZLIB]) + packed
 
     def _change(self, text: bytes) -> bytes:
-        """One bit changed, where it does the most harm: it is read, as another text of the same name, if that can be."""
+        """One bit changed, where it does the most harm.
+
+        It is read, as another text of the same name, if that can be.
+        """
         packed: bytes = self._codec.encode(text)
         name = text[: text.index(b" ") + 1]
         changed = packed

@@ -25,7 +25,10 @@ class BoundedUnpacker:
     """The solution of `defuse_the_bomb`: ask zlib for one byte more than is allowed, and for the end."""
 
     def unpack(self, packed: bytes, max_bytes: int) -> bytes:
-        """Decompress up to `max_bytes`. Raise ValueError for more, for a part, and for what follows the end."""
+        """Decompress up to `max_bytes`.
+
+        Raise ValueError for more, for a part, and for what follows the end.
+        """
         stream = zlib.decompressobj()
         out = stream.decompress(packed, max_bytes + 1)
         if len(out) > max_bytes or not stream.eof or stream.unused_data:
@@ -33,4 +36,7 @@ class BoundedUnpacker:
         return out
 
 
-SOLUTIONS: dict[str, type[Any]] = {"say_what_it_is": SelfDescribingCodec, "defuse_the_bomb": BoundedUnpacker}
+SOLUTIONS: dict[str, type[Any]] = {
+    "say_what_it_is": SelfDescribingCodec,
+    "defuse_the_bomb": BoundedUnpacker,
+}

@@ -85,7 +85,10 @@ async def _cancelled_while_connecting(harness: PoolHarness) -> None:
 
 
 def first_come_first_served() -> Challenge:
-    """A pool's wait queue: bounded, fair, with a time limit, and nothing lost when somebody gives up."""
+    """A pool's wait queue.
+
+    Bounded, fair, with a time limit, and nothing lost when somebody gives up.
+    """
     return Challenge(
         "First come, first served",
         f"Write a class with `__init__(self, connect, limit, wait_s)`, `async get(self)` and `put(self, connection)`.\n"
@@ -95,10 +98,15 @@ def first_come_first_served() -> Challenge:
         [
             pool_trial("one after the other", _one_by_one),
             pool_trial("five callers, two connections", _first_come),
-            pool_trial("a caller releases and acquires in the same step, while others wait", _no_barging),
+            pool_trial(
+                "a caller releases and acquires in the same step, while others wait", _no_barging
+            ),
             pool_trial(f"the time limit is {SHORT_TIMEOUT_S:g} s", _time_limit, SHORT_TIMEOUT_S),
             pool_trial("a caller in the wait queue is cancelled", _cancelled_in_the_queue),
-            pool_trial("a caller is cancelled in the moment in which it is given a connection", _cancelled_at_the_door),
+            pool_trial(
+                "a caller is cancelled in the moment in which it is given a connection",
+                _cancelled_at_the_door,
+            ),
             pool_trial("connecting fails while another one waits", _connecting_fails),
             pool_trial("a caller is cancelled while it is connecting", _cancelled_while_connecting),
         ],
@@ -113,7 +121,10 @@ def first_come_first_served() -> Challenge:
 
 
 def _lease_trial(fault: str, seed: int, *, more: int) -> Any:
-    """The learner's lease under a fault; at most `more` connections may be opened than there are places."""
+    """The learner's lease under a fault.
+
+    At most `more` connections may be opened than there are places.
+    """
 
     async def judge(solution: type[Any]) -> Any:
         pools: list[BackingPool] = []
@@ -128,14 +139,18 @@ def _lease_trial(fault: str, seed: int, *, more: int) -> Any:
 async def _one_connection() -> AsyncIterator[tuple[FaultProxy, BackingPool]]:
     """Yield a pool with one slot, over a proxy that can hold replies."""
     async with open_server() as server, FaultProxy(server.url) as proxy:
-        backing_pool = BackingPool(PoolContext(proxy.url, connections=1, wait_s=TIMEOUT_S, name="trial"))
+        backing_pool = BackingPool(
+            PoolContext(proxy.url, connections=1, wait_s=TIMEOUT_S, name="trial")
+        )
         try:
             yield proxy, backing_pool
         finally:
             await backing_pool.close()
 
 
-async def _borrow(solution: type[Any], pool: BackingPool, then: Callable[[], Any] | None = None) -> bool:
+async def _borrow(
+    solution: type[Any], pool: BackingPool, then: Callable[[], Any] | None = None
+) -> bool:
     """Return whether a lease yields a connection that answers the question it is asked."""
     async with solution(pool) as connection:
         answer: bytes = await connection.call("ECHO", "me")
@@ -144,13 +159,17 @@ async def _borrow(solution: type[Any], pool: BackingPool, then: Callable[[], Any
     return answer == b"me"
 
 
-async def _next_one_has_it(solution: type[Any], pool: BackingPool, trial: str) -> TrialFailure | None:
+async def _next_one_has_it(
+    solution: type[Any], pool: BackingPool, trial: str
+) -> TrialFailure | None:
     try:
         async with asyncio.timeout(TIMEOUT_S):
             is_own = await _borrow(solution, pool)
     except TimeoutError:
         return TrialFailure("the slot of the cancelled caller is not free again", trial)
-    return None if is_own else TrialFailure("the next caller was given somebody else's reply", trial)
+    return (
+        None if is_own else TrialFailure("the next caller was given somebody else's reply", trial)
+    )
 
 
 async def _cancelled_between_two_commands(solution: type[Any]) -> TrialFailure | None:
@@ -164,7 +183,9 @@ async def _cancelled_between_two_commands(solution: type[Any]) -> TrialFailure |
 
         caller = asyncio.create_task(_borrow(solution, backing_pool, compute))
         waiting = asyncio.create_task(has_it.wait())
-        await asyncio.wait([caller, waiting], timeout=TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(
+            [caller, waiting], timeout=TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED
+        )
         waiting.cancel()
         caller.cancel()
         await asyncio.wait([caller])
@@ -172,7 +193,9 @@ async def _cancelled_between_two_commands(solution: type[Any]) -> TrialFailure |
             caller.result()
         failure = await _next_one_has_it(solution, backing_pool, trial)
         if failure is None and backing_pool.opened > 1:
-            return TrialFailure("a healthy connection was discarded, because its caller was cancelled", trial)
+            return TrialFailure(
+                "a healthy connection was discarded, because its caller was cancelled", trial
+            )
         return failure
 
 
@@ -192,7 +215,13 @@ async def _cancelled_at_the_first_question(solution: type[Any]) -> TrialFailure 
 
 def give_nothing_broken_back() -> Challenge:
     """A lease: healthy connections come back, the others are discarded, and their slots are free again."""
-    trials = [("none", 1, 0), ("leak", 1, 0), ("cancelled", 1, 1), ("broken connection", 1, 1), ("idle rot", 1, 3)]
+    trials = [
+        ("none", 1, 0),
+        ("leak", 1, 0),
+        ("cancelled", 1, 1),
+        ("broken connection", 1, 1),
+        ("idle rot", 1, 3),
+    ]
     trials += [("broken connection", 7, 1), ("cancelled", 7, 1)]
     return Challenge(
         "Give nothing broken back",

@@ -15,7 +15,9 @@ from mpim_lab.mq.pool.pool import Pool
 from mpim_lab.mq.pool.raw_connection import RawConnection
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
-Call = Callable[[], Awaitable[float]]  # does one command; returns the seconds until it had a connection
+Call = Callable[
+    [], Awaitable[float]
+]  # does one command; returns the seconds until it had a connection
 WAIT_S = 20.0  # nobody is to be refused while the time is taken
 SHARED, POOL = "one shared connection", "this pool"
 
@@ -76,7 +78,9 @@ def _borrowing(pool: Pool | NaivePool, key: bytes) -> Call:
 
 @contextlib.asynccontextmanager
 async def _redis_py(url: str, key: bytes, connections: int) -> AsyncIterator[Call]:
-    pool = TimedPool.from_url(url, max_connections=connections, timeout=WAIT_S, protocol=3, driver_info=None)
+    pool = TimedPool.from_url(
+        url, max_connections=connections, timeout=WAIT_S, protocol=3, driver_info=None
+    )
     client = Redis(connection_pool=pool)
 
     async def call() -> float:

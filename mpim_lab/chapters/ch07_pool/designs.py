@@ -24,7 +24,8 @@ class PoolContext:
 class PoolDesign:
     """How a pool is made, and how a caller borrows from it; both are used as contexts.
 
-    A pool has `figures()` with `in_use` and `waiting`. gives_up: who waits in vain gets an error in the end.
+    A pool has `figures()` with `in_use` and `waiting`. gives_up: who waits in vain gets an error in
+    the end.
     """
 
     make: Callable[[PoolContext], AbstractAsyncContextManager[Any]]
@@ -37,7 +38,12 @@ def _naive(context: PoolContext) -> NaivePool:
 
 
 def _pool(context: PoolContext) -> Pool:
-    return Pool(context.url, max_connections=context.connections, acquire_timeout_s=context.wait_s, name=context.name)
+    return Pool(
+        context.url,
+        max_connections=context.connections,
+        acquire_timeout_s=context.wait_s,
+        name=context.name,
+    )
 
 
 def _as_offered(pool: Any) -> AbstractAsyncContextManager[Any]:

@@ -1,4 +1,7 @@
-"""Chapter 7: callers who need a connection of their own; who gets one, who gets an error, and who waits for ever?"""
+"""Chapter 7: callers who need a connection of their own.
+
+Who gets one, who gets an error, and who waits for ever?
+"""
 
 import asyncio
 import random
@@ -20,16 +23,21 @@ from mpim_lab.lab.trace.trace import Trace
 
 FAULTS = ("leak", "cancelled", "broken connection", "idle rot", "exhaustion", "server restart")
 HITS_MANY = ("leak", "exhaustion")  # the others need one caller
-WAIT_S, SHORT_WAIT_S = 3.0, 0.3  # the second where nobody gives a connection back before the time is up
+WAIT_S, SHORT_WAIT_S = (
+    3.0,
+    0.3,
+)  # the second where nobody gives a connection back before the time is up
 
 
 @dataclass(frozen=True, repr=False)
 class PoolVerdict(Verdict):
-    """The outcome of a run's callers: done (`delivered`), refused with a named error, stalled, or given a wrong reply.
+    """The outcome of a run's callers.
 
-    refused: how many by the error's name. wrong: who read another caller's reply; unanswered: who got neither reply nor
-    error; `lost` is both, since neither knows that it was not served. usable: how many of the pool's `connections` still
-    do what they are asked.
+    Done (`delivered`), refused with a named error, stalled, or given a wrong reply.
+
+    refused: how many by the error's name. wrong: who read another caller's reply; unanswered: who
+    got neither reply nor error; `lost` is both, since neither knows that it was not served. usable:
+    how many of the pool's `connections` still do what they are asked.
     """
 
     refused: tuple[tuple[str, int], ...] = ()
@@ -47,8 +55,14 @@ class PoolVerdict(Verdict):
             "unanswered": self.unanswered,
         }
         for name, ids in bad.items():
-            lines += [f"{name} {len(ids)}  ({', '.join(ids[:12])}{', …' if len(ids) > 12 else ''})"] if ids else []
-        return "\n".join([*lines, f"connections of use at the end: {self.usable} of {self.connections}"])
+            lines += (
+                [f"{name} {len(ids)}  ({', '.join(ids[:12])}{', …' if len(ids) > 12 else ''})"]
+                if ids
+                else []
+            )
+        return "\n".join(
+            [*lines, f"connections of use at the end: {self.usable} of {self.connections}"]
+        )
 
     __repr__ = __str__
 
@@ -57,7 +71,11 @@ class PoolVerdict(Verdict):
         """The verdict in a few words, the same in every run."""
         refused = [f"{count} {name}" for name, count in self.refused]
         found = {"stalled": self.stalled, "wrong reply": self.wrong}
-        parts = [f"{self.delivered} done", *refused, *(f"{len(ids)} {name}" for name, ids in found.items() if ids)]
+        parts = [
+            f"{self.delivered} done",
+            *refused,
+            *(f"{len(ids)} {name}" for name, ids in found.items() if ids),
+        ]
         return f"{', '.join(parts)}; {self.usable} of {self.connections} usable"
 
 
@@ -95,7 +113,10 @@ def evaluate(trace: Trace, usable: int, connections: int) -> PoolVerdict:
 
 @dataclass(frozen=True, kw_only=True)
 class PoolExperiment(Experiment):
-    """Callers that each wait for a reply on a connection of their own: a few at once, then one by one, then a peak."""
+    """Callers that each wait for a reply on a connection of their own.
+
+    A few at once, then one by one, then a peak.
+    """
 
     title: ClassVar[str] = "Who gets a connection?"
     faults: ClassVar[tuple[str, ...]] = FAULTS
@@ -118,7 +139,10 @@ class PoolExperiment(Experiment):
         wait_s = SHORT_WAIT_S if self.fault == "exhaustion" else WAIT_S
         context = {"connections": self.connections, "wait_s": wait_s}
         design = self.own or DESIGNS[self.design]
-        async with open_server() as server, PoolScenario(server, run, design, fault_of, context) as scenario:
+        async with (
+            open_server() as server,
+            PoolScenario(server, run, design, fault_of, context) as scenario,
+        ):
             for wave in waves:
                 for number in wave:
                     if run.stopping:
@@ -133,7 +157,9 @@ class PoolExperiment(Experiment):
 
 
 def _waves(callers: int, connections: int) -> list[list[int]]:
-    """Who is there at the same time: as many as there are connections, then one at a time, then twice as many.
+    """Who is there at the same time.
+
+    As many as there are connections, then one at a time, then twice as many.
 
     Neither of the two crowds is more than a third of all.
 
@@ -146,7 +172,9 @@ def _waves(callers: int, connections: int) -> list[list[int]]:
     return [numbers[:first], *([number] for number in numbers[first:last]), numbers[last:]]
 
 
-def _planned_faults(seed: int, fault: str, waves: Sequence[Sequence[int]], duration: int) -> dict[int, str]:
+def _planned_faults(
+    seed: int, fault: str, waves: Sequence[Sequence[int]], duration: int
+) -> dict[int, str]:
     """Return the callers that the fault hits: some of the quiet time, chosen by the seed."""
     if fault == "none":
         return {}
@@ -166,17 +194,32 @@ def _metrics(verdict: PoolVerdict) -> dict[str, float]:
     }
 
 
-async def callers_table(*, seed: int = 7, faults: Sequence[str] = ("none", *FAULTS), **parameters: Any) -> pd.DataFrame:
+async def callers_table(
+    *, seed: int = 7, faults: Sequence[str] = ("none", *FAULTS), **parameters: Any
+) -> pd.DataFrame:
     """Every design under every fault: one row each, counts in columns; the same in every run."""
     cases = [(fault, design) for fault in faults for design in DESIGNS]
     runs = await run_concurrently(
-        [PoolExperiment(design=design, fault=fault, seed=seed, **parameters) for fault, design in cases]
+        [
+            PoolExperiment(design=design, fault=fault, seed=seed, **parameters)
+            for fault, design in cases
+        ]
     )
     rows = []
     for (fault, design), result in zip(cases, runs, strict=True):
         verdict = result.verdict
         by = ", ".join(f"{count} {name}" for name, count in verdict.refused)
         usable = f"{verdict.usable} of {verdict.connections}"
-        rows.append((fault, design, verdict.delivered, by, len(verdict.stalled), len(verdict.wrong), usable))
-    columns = ["fault", "design", "done", "refused", "stalled", "wrong replies", "connections usable"]
+        rows.append(
+            (fault, design, verdict.delivered, by, len(verdict.stalled), len(verdict.wrong), usable)
+        )
+    columns = [
+        "fault",
+        "design",
+        "done",
+        "refused",
+        "stalled",
+        "wrong replies",
+        "connections usable",
+    ]
     return pd.DataFrame(rows, columns=columns).set_index(["fault", "design"])

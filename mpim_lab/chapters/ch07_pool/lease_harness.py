@@ -1,4 +1,7 @@
-"""BackingPool: the pool beneath the learner's lease. It lends, takes back and discards; the lease decides when."""
+"""BackingPool: the pool beneath the learner's lease.
+
+It lends, takes back and discards; the lease decides when.
+"""
 
 import asyncio
 import contextlib
@@ -103,7 +106,10 @@ class BackingPool:
 
     @classmethod
     def design(cls, solution: type[Any], created: list["BackingPool"]) -> PoolDesign:
-        """Return the design with the learner's lease on a backing pool; the pool is added to `created`."""
+        """Return the design with the learner's lease on a backing pool.
+
+        The pool is added to `created`.
+        """
 
         @contextlib.asynccontextmanager
         async def make(context: PoolContext) -> AsyncIterator[BackingPool]:
@@ -128,21 +134,39 @@ class BackingPool:
                 (name, f"{name} is stalled: every slot is taken, and nobody is left to free one")
                 for name in verdict.stalled
             ),
-            *((name, f"{name} was given a connection of no use: {failed[name]}") for name in refused),
-            *((name, f"{name} never got its error: your lease kept it") for name in verdict.unanswered),
+            *(
+                (name, f"{name} was given a connection of no use: {failed[name]}")
+                for name in refused
+            ),
+            *(
+                (name, f"{name} never got its error: your lease kept it")
+                for name in verdict.unanswered
+            ),
         ]
         most = verdict.connections + more
         if not violations and verdict.usable < verdict.connections:
-            violations = [("", f"at the end {verdict.usable} of {verdict.connections} connections are of use")]
+            violations = [
+                ("", f"at the end {verdict.usable} of {verdict.connections} connections are of use")
+            ]
         if not violations and self.opened > most:
-            violations = [("", f"{self.opened} connections were opened where {most} do: healthy ones were discarded")]
+            violations = [
+                (
+                    "",
+                    f"{self.opened} connections were opened where {most} do: healthy ones were discarded",
+                )
+            ]
         for name, text in violations:
-            return TrialFailure(text, trial, name, message_history(result, name) if name else (), result.trace)
+            return TrialFailure(
+                text, trial, name, message_history(result, name) if name else (), result.trace
+            )
         return None
 
 
 def _hit_callers(result: Result) -> set[str]:
-    """Return the callers hit by the fault: those that came while it lasted. A fault at idle connections hits none."""
+    """Return the callers hit by the fault: those that came while it lasted.
+
+    A fault at idle connections hits none.
+    """
     hit, is_active = set(), False
     for event in result.trace.events:
         if event.kind is EventKind.FAULT_BEGAN:

@@ -1,7 +1,9 @@
-"""Chapter 7's cost, measured here and now: speed and waiting by callers; what a blocking command holds up; a pool's size.
+"""Chapter 7's cost, measured here and now: speed and waiting by callers.
 
-Each sweep is an async generator of rows, so that a chart can grow while it runs; `collect` makes the table. Whoever stops
-listening, or is cancelled, ends the measuring at once.
+What a blocking command holds up; a pool's size.
+
+Each sweep is an async generator of rows, so that a chart can grow while it runs; `collect` makes
+the table. Whoever stops listening, or is cancelled, ends the measuring at once.
 """
 
 import asyncio
@@ -12,7 +14,13 @@ from typing import Any
 
 import pandas as pd
 
-from mpim_lab.chapters.ch07_pool.connection_strategies import CONNECTION_STRATEGIES, POOL, SHARED, WAIT_S, Call
+from mpim_lab.chapters.ch07_pool.connection_strategies import (
+    CONNECTION_STRATEGIES,
+    POOL,
+    SHARED,
+    WAIT_S,
+    Call,
+)
 from mpim_lab.errors import InvalidParameter
 from mpim_lab.events import now
 from mpim_lab.keys import Keys
@@ -32,7 +40,10 @@ SAMPLE_S = 0.002
 
 @dataclass
 class CallTimings:
-    """The timings of a run's calls: seconds in the wait queue, seconds until the reply, and how long all of it took."""
+    """The timings of a run's calls.
+
+    Seconds in the wait queue, seconds until the reply, and how long all of it took.
+    """
 
     waits: list[float] = field(default_factory=list)
     totals: list[float] = field(default_factory=list)
@@ -65,7 +76,9 @@ def quantile_ms(seconds: Sequence[float], share: float) -> float:
     return ordered[max(0, -int(-len(ordered) * share // 1) - 1)] * 1e3 if ordered else 0.0
 
 
-async def collect(rows: AsyncIterator[Row], on_row: Callable[[Row], object] | None = None) -> pd.DataFrame:
+async def collect(
+    rows: AsyncIterator[Row], on_row: Callable[[Row], object] | None = None
+) -> pd.DataFrame:
     """All rows of a sweep as a table; `on_row` is called with each as it comes."""
     found = []
     async with contextlib.aclosing(rows) as running:  # type: ignore[type-var]
@@ -83,15 +96,20 @@ async def callers_sweep(
     seconds: float = 0.2,
     connections: int = 16,
 ) -> AsyncIterator[Row]:
-    """So many callers, each with one short command after another (INCR), by each way; the pools have `connections`.
+    """So many callers, each with one short command after another (INCR), by each way.
 
-    Columns: callers, way, calls a second, p50, p99 and longest wait ms (until it had a connection; opening one counts), p50
-    and p99 ms (until it had its reply). A longest wait as long as the measuring: somebody was overtaken all the time.
+    The pools have `connections`.
+
+    Columns: callers, way, calls a second, p50, p99 and longest wait ms (until it had a connection;
+    opening one counts), p50 and p99 ms (until it had its reply). A longest wait as long as the
+    measuring: somebody was overtaken all the time.
     """
     check_bounds(1, 10_000, callers=callers, connections=connections)
     check_bounds(0.0, 86_400.0, seconds=seconds)
     if unknown := set(ways) - set(CONNECTION_STRATEGIES):
-        raise InvalidParameter(f"ways={sorted(unknown)}: must be of {', '.join(CONNECTION_STRATEGIES)}")
+        raise InvalidParameter(
+            f"ways={sorted(unknown)}: must be of {', '.join(CONNECTION_STRATEGIES)}"
+        )
     async with open_server() as server:
         for count in callers:
             for way in ways:
@@ -117,7 +135,10 @@ async def _measure(call: Call, callers: int, seconds: float) -> CallTimings:
 
 
 async def _all(work: Any) -> None:
-    """Like gather, and nobody is left behind when one fails or we are cancelled. Raises what the first one raised."""
+    """Like gather, and nobody is left behind when one fails or we are cancelled.
+
+    Raises what the first one raised.
+    """
     try:
         async with asyncio.TaskGroup() as group:
             for each in work:
@@ -129,7 +150,9 @@ async def _all(work: Any) -> None:
 # One command that holds up a connection
 
 
-async def blocking_sweep(*, callers: int = 16, seconds: float = 0.8, block_s: float = BLOCK_S) -> AsyncIterator[Row]:
+async def blocking_sweep(
+    *, callers: int = 16, seconds: float = 0.8, block_s: float = BLOCK_S
+) -> AsyncIterator[Row]:
     """Short commands, alone and beside one caller who waits in BLPOP again and again, on a shared connection and in the pool.
 
     Columns: way, beside them, calls a second, p50 ms, p99 ms, longest ms.
@@ -143,14 +166,20 @@ async def blocking_sweep(*, callers: int = 16, seconds: float = 0.8, block_s: fl
                 async with _blocking(way, server.url, keys, block_s) as (call, block):
                     await call()
                     times = await _measure_beside(call, block if blocks else None, callers, seconds)
-                row = {"way": way, "beside them": f"BLPOP {block_s:g}" if blocks else "nobody", **times.row()}
+                row = {
+                    "way": way,
+                    "beside them": f"BLPOP {block_s:g}" if blocks else "nobody",
+                    **times.row(),
+                }
                 yield {name: value for name, value in row.items() if "wait" not in name} | {
                     "longest ms": quantile_ms(times.totals, 1.0)
                 }
 
 
 @contextlib.asynccontextmanager
-async def _blocking(way: str, url: str, keys: Sequence[bytes], block_s: float) -> AsyncIterator[tuple[Call, Call]]:
+async def _blocking(
+    way: str, url: str, keys: Sequence[bytes], block_s: float
+) -> AsyncIterator[tuple[Call, Call]]:
     words = ("BLPOP", keys[1], f"{block_s:g}")
     if way == SHARED:
         async with MessageQueue(url) as queue:
@@ -176,7 +205,9 @@ async def _blocking(way: str, url: str, keys: Sequence[bytes], block_s: float) -
         yield lambda: in_pool("INCR", keys[0]), lambda: in_pool(*words)
 
 
-async def _measure_beside(call: Call, block: Call | None, callers: int, seconds: float) -> CallTimings:
+async def _measure_beside(
+    call: Call, block: Call | None, callers: int, seconds: float
+) -> CallTimings:
     """Measure short calls while somebody blocks, or nobody does."""
 
     async def keep_blocking() -> None:
@@ -200,9 +231,10 @@ async def size_sweep(
 ) -> AsyncIterator[Row]:
     """So many callers, each holding a connection for `hold_ms` and one command, from pools of different sizes.
 
-    Columns: connections, calls a second, p50, p99 and longest wait ms, p50 and p99 ms, held ms (mean), "in use, by Little's
-    law" = calls a second x time held, "in use, counted" = mean of what the pool's figures said every 2 ms; the same for
-    waiting. Source: J. D. C. Little, "A Proof for the Queuing Formula L = λW", 1961.
+    Columns: connections, calls a second, p50, p99 and longest wait ms, p50 and p99 ms, held ms
+    (mean), "in use, by Little's law" = calls a second x time held, "in use, counted" = mean of what
+    the pool's figures said every 2 ms; the same for waiting. Source: J. D. C. Little, "A Proof for
+    the Queuing Formula L = λW", 1961.
     """
     check_bounds(1, 10_000, sizes=sizes, callers=callers)
     check_bounds(0.0, 10_000.0, hold_ms=hold_ms)
@@ -211,10 +243,15 @@ async def size_sweep(
         for size in sizes:
             async with Pool(server.url, max_connections=size, acquire_timeout_s=WAIT_S) as pool:
                 await _open_all(pool, size)
-                yield {"connections": size, **await _measure_pool(pool, Keys(server.prefix), callers, hold_ms, seconds)}
+                yield {
+                    "connections": size,
+                    **await _measure_pool(pool, Keys(server.prefix), callers, hold_ms, seconds),
+                }
 
 
-async def _measure_pool(pool: Pool, keys: Keys, callers: int, hold_ms: float, seconds: float) -> Row:
+async def _measure_pool(
+    pool: Pool, keys: Keys, callers: int, hold_ms: float, seconds: float
+) -> Row:
     held: list[float] = []
     seen: list[tuple[int, int]] = []
 
@@ -248,7 +285,10 @@ async def _measure_pool(pool: Pool, keys: Keys, callers: int, hold_ms: float, se
 
 
 async def _open_all(pool: Pool, size: int) -> None:
-    """Connections are opened when they are needed: have them all needed once, so that no opening is measured."""
+    """Connections are opened when they are needed.
+
+    Have them all needed once, so that no opening is measured.
+    """
     async with contextlib.AsyncExitStack() as borrowed:
         for _ in range(size):
             await borrowed.enter_async_context(pool.connection())

@@ -1,15 +1,20 @@
 """The naive version of chapter 7: a list of connections, and a condition to wait on until one is free.
 
-The correct version is `mpim_lab.mq.pool.pool`. Flaws kept on purpose, one line each to find in the code:
+The correct version is `mpim_lab.mq.pool.pool`. Flaws kept on purpose, one line each to find in the
+code:
 
-- `get` waits for ever: no time limit, no limit on how many wait. One connection that does not come back, and in the end
-  everybody hangs, without an error;
-- what `get` returned comes back only by `put`: a caller that raises or is cancelled in between never gives it back;
-- `put` takes back anything: a broken connection, which is then given to one caller after another; one in the middle of a
-  reply, whose next user reads the answer to somebody else's question; one with a MULTI or another database;
-- last in, first out: under a light load the same few are used, and the others lie there until the server has ended them
-  (its `timeout`). Nobody looks, so they are handed out as if they were well, all at once when the load rises;
-- `notify` wakes the first who waits, but the connection lies in the list until it runs: whoever asks in between takes it;
+- `get` waits for ever: no time limit, no limit on how many wait. One connection that does not come
+  back, and in the end everybody hangs, without an error;
+- what `get` returned comes back only by `put`: a caller that raises or is cancelled in between
+  never gives it back;
+- `put` takes back anything: a broken connection, which is then given to one caller after another;
+  one in the middle of a reply, whose next user reads the answer to somebody else's question; one
+  with a MULTI or another database;
+- last in, first out: under a light load the same few are used, and the others lie there until the
+  server has ended them (its `timeout`). Nobody looks, so they are handed out as if they were well,
+  all at once when the load rises;
+- `notify` wakes the first who waits, but the connection lies in the list until it runs: whoever
+  asks in between takes it;
 - all connections are opened at the start, to one server, and none is ever replaced.
 """
 
@@ -26,7 +31,10 @@ from mpim_lab.mq.pool.stats import PoolStats, QueueStats, ServerStats, WaitHisto
 
 
 class NaiveConnection(PooledConnection):
-    """The same connection with the guard taken off: a reply that is still to come stops nobody from sending."""
+    """The same connection with the guard taken off.
+
+    A reply that is still to come stops nobody from sending.
+    """
 
     def _check_usable(self) -> None:
         """Anything goes."""
@@ -87,13 +95,19 @@ class NaivePool:
 
     @contextlib.asynccontextmanager
     async def connection(self, server: str | None = None) -> AsyncIterator[NaiveConnection]:
-        """Get, use, put: as in the naive version without `finally`. `server` is not looked at, there is one."""
+        """Get, use, put: as in the naive version without `finally`.
+
+        `server` is not looked at, there is one.
+        """
         connection = await self.get()
         yield connection
         await self.put(connection)
 
     def stats(self) -> PoolStats:
-        """The figures of the correct pool, as far as there are any: it looks at nothing and replaces nothing."""
+        """The figures of the correct pool, as far as there are any.
+
+        It looks at nothing and replaces nothing.
+        """
         in_use = len(self._all) - len(self._free)
         server = ServerStats(in_use, len(self._free), opened=len(self._all))
         line = QueueStats(in_use, self._waiting, timed_out=0, refused=0)

@@ -1,7 +1,8 @@
 """PoolHarness: drives the learner's pool with callers, one step at a time, on real connections, and reports violations.
 
-A script is a list of steps: callers acquire, release, are cancelled; after each it is known who must have a connection.
-Nothing depends on the clock but how long a pool that hands out nothing is given until it counts as stalled.
+A script is a list of steps: callers acquire, release, are cancelled; after each it is known who
+must have a connection. Nothing depends on the clock but how long a pool that hands out nothing is
+given until it counts as stalled.
 """
 
 import asyncio
@@ -102,7 +103,10 @@ class PoolHarness:
             await asyncio.sleep(IDLE_S)
 
     async def release(self, name: str, *, then_acquires: str = "", then_cancels: str = "") -> None:
-        """Have a caller release its connection; in the same step another one acquires, or one that waits is cancelled."""
+        """Have a caller release its connection.
+
+        In the same step another one acquires, or one that waits is cancelled.
+        """
         also = (
             f" and {then_acquires} asks"
             if then_acquires
@@ -110,7 +114,9 @@ class PoolHarness:
             if then_cancels
             else ""
         )
-        self.log.append(f"{name} releases its connection{also + ', in the same step' if also else ''}")
+        self.log.append(
+            f"{name} releases its connection{also + ', in the same step' if also else ''}"
+        )
         caller = self._callers[name]
         connection, caller.connection = caller.connection, None
         self._report(EventKind.HANDLED, caller.name, self._name_of(connection))
@@ -135,15 +141,22 @@ class PoolHarness:
         self.connects.set()
 
     async def expect_holders(self, *names: str) -> None:
-        """Expect that these callers have a connection each, and no other. Raise Violation if not."""
+        """Expect that these callers have a connection each, and no other.
+
+        Raise Violation if not.
+        """
         wanted = set(names)
         with contextlib.suppress(ServerFailed):  # that nothing came of it is found below
-            await wait_until(lambda: not wanted - self._having() or self._is_wrong(wanted), "", STUCK_AFTER_S)
+            await wait_until(
+                lambda: not wanted - self._having() or self._is_wrong(wanted), "", STUCK_AFTER_S
+            )
         await asyncio.sleep(IDLE_S)
         if self._problem is not None:
             raise self._problem
         self._compare(wanted)
-        self.log.append(f"{' and '.join(names) or 'nobody'} {'has' if len(names) < 2 else 'have'} a connection")
+        self.log.append(
+            f"{' and '.join(names) or 'nobody'} {'has' if len(names) < 2 else 'have'} a connection"
+        )
 
     async def expect_refused(self, name: str, why: str) -> None:
         """Expect that this caller was refused. Raise Violation if not."""
@@ -177,15 +190,20 @@ class PoolHarness:
             return
         if connection not in self._wires:
             self._problem = Violation(
-                f"get returned {type(connection).__name__}: not a connection from connect()", caller.name
+                f"get returned {type(connection).__name__}: not a connection from connect()",
+                caller.name,
             )
             return
         if caller.is_cancelled:
             await self._put(connection)
             return
-        holder = next((one.name for one in self._callers.values() if one.connection is connection), "")
+        holder = next(
+            (one.name for one in self._callers.values() if one.connection is connection), ""
+        )
         if holder:
-            self._problem = Violation(f"{caller.name} was given the connection that {holder} has", caller.name)
+            self._problem = Violation(
+                f"{caller.name} was given the connection that {holder} has", caller.name
+            )
         caller.connection = connection
         self._report(EventKind.RECEIVED, caller.name, self._name_of(connection))
 
@@ -204,21 +222,33 @@ class PoolHarness:
         return {caller.name for caller in self._callers.values() if caller.connection is not None}
 
     def _is_wrong(self, wanted: set[str]) -> bool:
-        return bool(self._problem or self._having() - wanted or any(self._callers[name].outcome for name in wanted))
+        return bool(
+            self._problem
+            or self._having() - wanted
+            or any(self._callers[name].outcome for name in wanted)
+        )
 
     def _compare(self, wanted: set[str]) -> None:
         have = self._having()
         early, missing = sorted(have - wanted), sorted(wanted - have)
         if early and missing:
-            raise Violation(f"{early[0]} was given a connection before {missing[0]}, who came first", missing[0])
+            raise Violation(
+                f"{early[0]} was given a connection before {missing[0]}, who came first", missing[0]
+            )
         for name in missing:
             outcome = self._callers[name].outcome
             if outcome:
-                raise Violation(f"{name} was refused ({outcome}), and there was a connection for it", name)
+                raise Violation(
+                    f"{name} was refused ({outcome}), and there was a connection for it", name
+                )
             self._report(EventKind.STALLED, name, CALLERS)
-            raise Violation(f"{name} is stalled: there is a connection for it, and it waits for ever", name)
+            raise Violation(
+                f"{name} is stalled: there is a connection for it, and it waits for ever", name
+            )
         if early:
-            raise Violation(f"{early[0]} was given a connection, and there was none for it", early[0])
+            raise Violation(
+                f"{early[0]} was given a connection, and there was none for it", early[0]
+            )
 
     def _name_of(self, connection: Any) -> str:
         return f"connection {self._wires.index(connection) + 1}"
@@ -227,7 +257,9 @@ class PoolHarness:
         self.trace(Event(kind, now(), actor, name, POOL, error, error=error))
 
 
-def pool_trial(title: str, script: Callable[[PoolHarness], Awaitable[None]], wait_s: float = LONG_TIMEOUT_S) -> Trial:
+def pool_trial(
+    title: str, script: Callable[[PoolHarness], Awaitable[None]], wait_s: float = LONG_TIMEOUT_S
+) -> Trial:
     """A script as a trial of a challenge."""
 
     async def judge(solution: type[Any]) -> TrialFailure | None:
@@ -235,7 +267,9 @@ def pool_trial(title: str, script: Callable[[PoolHarness], Awaitable[None]], wai
             try:
                 await script(harness)
             except Violation as complaint:
-                return TrialFailure(str(complaint), title, complaint.caller, tuple(harness.log), harness.trace)
+                return TrialFailure(
+                    str(complaint), title, complaint.caller, tuple(harness.log), harness.trace
+                )
         return None
 
     return judge

@@ -1,9 +1,10 @@
 """PoolScenario of chapter 7: callers that need a connection each, a pool, a server, and a service that answers late.
 
-Each caller asks a service for something and waits for the reply in a list of its own (BLPOP): while it waits, it has a
-connection for itself. The lab plays the service, so it decides who has a connection for how long, and in turns: a caller
-comes and either waits in the queue or for its reply before the next one comes. Nothing depends on the clock; who is stalled
-is known by state: nobody is left who could give a connection back.
+Each caller asks a service for something and waits for the reply in a list of its own (BLPOP): while
+it waits, it has a connection for itself. The lab plays the service, so it decides who has a
+connection for how long, and in turns: a caller comes and either waits in the queue or for its reply
+before the next one comes. Nothing depends on the clock; who is stalled is known by state: nobody is
+left who could give a connection back.
 
 ReplyService: what answers chapter 7's callers, and what the lab sees and does at the server.
 """
@@ -31,7 +32,10 @@ REPLY_TIMEOUT_S = 60  # longer than any run: a reply ends the wait, not a time-o
 
 
 class ReplyService:
-    """The service that callers ask; it answers into a list for each. `pool_name`: the client name of its connections."""
+    """The service that callers ask; it answers into a list for each.
+
+    `pool_name`: the client name of its connections.
+    """
 
     def __init__(self, queue: MessageQueue, pool_name: str) -> None:
         self._queue, self._pool_name = queue, pool_name
@@ -62,8 +66,12 @@ class ReplyService:
 
     async def _clients(self, *, blocked: bool) -> list[str]:
         listed = bytes(await self._command("CLIENT", "LIST")).decode()
-        clients = [dict(word.partition("=")[::2] for word in line.split()) for line in listed.splitlines()]
-        own = [client for client in clients if client["name"] == sanitize_client_name(self._pool_name)]
+        clients = [
+            dict(word.partition("=")[::2] for word in line.split()) for line in listed.splitlines()
+        ]
+        own = [
+            client for client in clients if client["name"] == sanitize_client_name(self._pool_name)
+        ]
         return [client["id"] for client in own if ("b" in client["flags"]) == blocked]
 
     def _key(self, caller: str) -> bytes:
@@ -85,7 +93,9 @@ def reply_to(caller: str) -> str:
 
 CALLERS, POOL = "callers", "pool"
 TIMEOUT_S = 10.0
-LIMITS = ConnectionConfig(timeout_s=2.0, connect_timeout_s=2.0, backoff=Backoff(initial_s=0.005, max_s=0.05))
+LIMITS = ConnectionConfig(
+    timeout_s=2.0, connect_timeout_s=2.0, backoff=Backoff(initial_s=0.005, max_s=0.05)
+)
 
 
 class SimulatedBug(Exception):
@@ -94,7 +104,10 @@ class SimulatedBug(Exception):
 
 @dataclass(eq=False)
 class SimulatedCaller:
-    """One simulated caller. `state`: waiting, holding (it has a connection and waits for its reply), ended."""
+    """One simulated caller.
+
+    `state`: waiting, holding (it has a connection and waits for its reply), ended.
+    """
 
     number: int
     fault: str = ""
@@ -124,7 +137,9 @@ class PoolScenario:
         self.server, self.run, self.design = server, run, design
         self._fault_of = fault_of
         self._context = PoolContext(server.url, name=f"{POOL}-{secrets.token_hex(3)}", **context)
-        self._lab = MessageQueue(server.unix_url or server.url, name="lab", prefix=server.prefix, config=LIMITS)
+        self._lab = MessageQueue(
+            server.unix_url or server.url, name="lab", prefix=server.prefix, config=LIMITS
+        )
         self.service = ReplyService(self._lab, self._context.name)
         self._wires: list[Any] = []
         self.callers: list[SimulatedCaller] = []
@@ -132,7 +147,9 @@ class PoolScenario:
         self._open = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        check_available(self.server, "cut", *self._fault_of.values())  # whoever waits is seen in CLIENT LIST
+        check_available(
+            self.server, "cut", *self._fault_of.values()
+        )  # whoever waits is seen in CLIENT LIST
         try:
             await self._open.enter_async_context(self._lab)
             self._pool = await self._open.enter_async_context(self.design.make(self._context))
@@ -148,7 +165,11 @@ class PoolScenario:
         await self._open.aclose()
 
     async def _cancel_all(self) -> None:
-        tasks = [caller.task for caller in self.callers if caller.task is not None and not caller.task.done()]
+        tasks = [
+            caller.task
+            for caller in self.callers
+            if caller.task is not None and not caller.task.done()
+        ]
         for task in tasks:
             task.cancel()
         if tasks:
@@ -157,7 +178,10 @@ class PoolScenario:
     # One caller after the other
 
     async def add_caller(self, number: int) -> None:
-        """Add a caller: when this returns it is in the wait queue, or waits for its reply, or has ended."""
+        """Add a caller.
+
+        When this returns it is in the wait queue, or waits for its reply, or has ended.
+        """
         caller = SimulatedCaller(number, self._fault_of.get(number, ""))
         self.callers.append(caller)
         if caller.fault:
@@ -174,16 +198,23 @@ class PoolScenario:
 
     async def answer_all(self) -> None:
         """Answer, the oldest first, until no caller has a connection but the slow ones."""
-        while holding := [one for one in self.callers if one.state == "holding" and one.fault != "exhaustion"]:
+        while holding := [
+            one for one in self.callers if one.state == "holding" and one.fault != "exhaustion"
+        ]:
             await self._answer(holding[0])
             await self._wait_idle()
 
     async def finish(self) -> None:
-        """Answer whoever can be answered; the others are stalled. Release the slow ones and count the usable connections."""
+        """Answer whoever can be answered; the others are stalled.
+
+        Release the slow ones and count the usable connections.
+        """
         await self.answer_all()
         if self.design.gives_up:
             with contextlib.suppress(ServerFailed):
-                await wait_until(lambda: not self._in_state("waiting"), "an answer to those who wait", TIMEOUT_S)
+                await wait_until(
+                    lambda: not self._in_state("waiting"), "an answer to those who wait", TIMEOUT_S
+                )
         for caller in self._in_state("waiting"):
             self._report(EventKind.STALLED, caller, CALLERS)
             await self._cancel(caller)
@@ -206,15 +237,26 @@ class PoolScenario:
                 self._judge(caller, await connection.call(*self.service.question(caller.name)))
         except asyncio.CancelledError:
             if caller.has_asked:
-                self._report(EventKind.FAILED, caller, caller.at, "Cancelled", "gave up in the middle of a reply")
+                self._report(
+                    EventKind.FAILED,
+                    caller,
+                    caller.at,
+                    "Cancelled",
+                    "gave up in the middle of a reply",
+                )
         except (MpimError, SimulatedBug) as error:
-            text = "" if isinstance(error, MpimError) else str(error)  # ours name addresses and seconds
+            text = (
+                "" if isinstance(error, MpimError) else str(error)
+            )  # ours name addresses and seconds
             self._report(EventKind.FAILED, caller, caller.at, type(error).__name__, text)
         finally:
             caller.state = "ended"
 
     def _judge(self, caller: SimulatedCaller, reply: Any) -> None:
-        """A reply to BLPOP is the list's name and what was in it; whoever reads something else reads another's reply."""
+        """A reply to BLPOP is the list's name and what was in it.
+
+        Whoever reads something else reads another's reply.
+        """
         said = bytes(reply[1] if isinstance(reply, list) else reply).decode()
         if said == reply_to(caller.name):
             self._report(EventKind.HANDLED, caller, caller.at)
@@ -234,7 +276,9 @@ class PoolScenario:
             if caller.task is not None and caller.task.done() and not caller.task.cancelled():
                 caller.task.result()  # a learner's own class may raise anything
             if caller.has_asked and not caller.is_answered:
-                await self._answer(caller)  # the service does not know that nobody waits for it any more
+                await self._answer(
+                    caller
+                )  # the service does not know that nobody waits for it any more
         waiting, holding = len(self._in_state("waiting")), len(self._in_state("holding"))
         if self._pool.stats().waiting != waiting:
             return False
@@ -298,6 +342,8 @@ class PoolScenario:
             self._wires.append(wire)  # kept, so that no other one can be mistaken for it
         return f"connection {self._wires.index(wire) + 1}"
 
-    def _report(self, kind: EventKind, caller: SimulatedCaller, actor: str, error: str = "", text: str = "") -> None:
+    def _report(
+        self, kind: EventKind, caller: SimulatedCaller, actor: str, error: str = "", text: str = ""
+    ) -> None:
         detail = f"{error}: {text}" if text else error
         self.run.trace(Event(kind, now(), actor, caller.name, POOL, detail, error=error))

@@ -10,7 +10,10 @@ from mpim_lab.errors import MpimError, PoolTimeout
 
 
 class FairPool:
-    """The solution of `first_come_first_served`: slots in a FIFO wait queue; who has a slot takes or opens a connection."""
+    """The solution of `first_come_first_served`: slots in a FIFO wait queue.
+
+    Who has a slot takes or opens a connection.
+    """
 
     def __init__(self, connect: Callable[[], Awaitable[Any]], limit: int, wait_s: float) -> None:
         self.connect, self.slots, self.wait_s = connect, limit, wait_s
@@ -18,7 +21,10 @@ class FairPool:
         self.waiters: deque[asyncio.Future[None]] = deque()
 
     async def get(self) -> Any:
-        """Return a connection of one's own. Raise PoolTimeout if none is free in time, and what `connect` raises."""
+        """Return a connection of one's own.
+
+        Raise PoolTimeout if none is free in time, and what `connect` raises.
+        """
         await self.acquire_slot()
         try:
             return self.idle.pop() if self.idle else await self.connect()
@@ -65,7 +71,10 @@ class FairPool:
 
 
 class CheckedLease:
-    """The solution of `give_nothing_broken_back`: a check before use; afterwards released, or discarded in mid-reply."""
+    """The solution of `give_nothing_broken_back`: a check before use.
+
+    Afterwards released, or discarded in mid-reply.
+    """
 
     def __init__(self, pool: BackingPool) -> None:
         self.pool = pool
@@ -98,4 +107,7 @@ class CheckedLease:
             self.pool.put(self.connection)
 
 
-SOLUTIONS: dict[str, type[Any]] = {"first_come_first_served": FairPool, "give_nothing_broken_back": CheckedLease}
+SOLUTIONS: dict[str, type[Any]] = {
+    "first_come_first_served": FairPool,
+    "give_nothing_broken_back": CheckedLease,
+}

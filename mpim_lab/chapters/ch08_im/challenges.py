@@ -10,7 +10,10 @@ from mpim_lab.lab.exercise.challenge import Challenge
 
 
 def routes_without_ghosts() -> Challenge:
-    """Where a user is connected: true after a move, a death, and what two gateways do at the same time."""
+    """Where a user is connected.
+
+    True after a move, a death, and what two gateways do at the same time.
+    """
     return Challenge(
         "Routes without ghosts",
         "Write a class with `__init__(self, call, lifetime_s)`, `async bind(self, uid, gateway, connection)`, `unbind`\n"
@@ -29,7 +32,10 @@ def routes_without_ghosts() -> Challenge:
 
 
 def tell_the_whole_group() -> Challenge:
-    """A message to a group: the same few round trips for 5 and for 500, and the truth about each member."""
+    """A message to a group.
+
+    The same few round trips for 5 and for 500, and the truth about each member.
+    """
     return Challenge(
         "Tell the whole group",
         "Write a class with `__init__(self, pipeline, store)` and `async send(self, members, message)`, which returns\n"

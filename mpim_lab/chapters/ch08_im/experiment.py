@@ -1,4 +1,7 @@
-"""Chapter 8: alice writes, bob or a group reads, over three gateways; the naive and the correct design, same faults."""
+"""Chapter 8: alice writes, bob or a group reads, over three gateways.
+
+The naive and the correct design, same faults.
+"""
 
 import asyncio
 import random
@@ -40,13 +43,18 @@ COMPARED_FAULTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class ImExperiment(Experiment):
-    """The experiment of chapter 8: messages from alice; a fault hits one of them and lasts for some."""
+    """The experiment of chapter 8: messages from alice.
+
+    A fault hits one of them and lasts for some.
+    """
 
     title: ClassVar[str] = "Who got the message?"
     faults: ClassVar[tuple[str, ...]] = IM_FAULTS
 
     design: str = parameter("naive", "how messages are sent and read", choices=DESIGNS)
-    fault: str = parameter("receiver flaps", "what goes wrong", choices=("none", *IM_FAULTS, ALL_FAULTS))
+    fault: str = parameter(
+        "receiver flaps", "what goes wrong", choices=("none", *IM_FAULTS, ALL_FAULTS)
+    )
     group: bool = parameter(False, "to a group of four instead of to bob alone")
     messages: int = parameter(12, "how many messages alice sends", low=6, high=200)
     duration: int = parameter(3, "how many messages come while it lasts", low=1, high=50)
@@ -56,7 +64,11 @@ class ImExperiment(Experiment):
     def _faults_by_message(self) -> dict[str, str]:
         if self.fault == ALL_FAULTS:
             return all_faults_schedule(self.seed)
-        planned = [] if self.fault == "none" else schedule_faults(self.seed, self.fault, self.messages, self.duration)
+        planned = (
+            []
+            if self.fault == "none"
+            else schedule_faults(self.seed, self.fault, self.messages, self.duration)
+        )
         return {f"m{fault.at}": fault.kind for fault in planned}
 
     async def execute(self, run: Run) -> Verdict:
@@ -64,7 +76,10 @@ class ImExperiment(Experiment):
         fault_of = self._faults_by_message()
         readers = MEMBERS if self.group or self.fault == "half the group" else MEMBERS[:1]
         server = open_server(persistence="always")
-        async with server, ImScenario(server, run, self.design, fault_of, self.duration, readers) as scenario:
+        async with (
+            server,
+            ImScenario(server, run, self.design, fault_of, self.duration, readers) as scenario,
+        ):
             run.injector = scenario.inject
             for number in range(1, max(self.messages, _EVERY * len(fault_of)) + 1):
                 if run.stopping:
@@ -79,7 +94,8 @@ class ImExperiment(Experiment):
 def all_faults_schedule(seed: int) -> dict[str, str]:
     """Return every fault that can happen in one run, in an order the seed chooses: message → fault.
 
-    Without the late unbind, for which the naive version must unbind: then it has no ghosts, and fewer of the other troubles.
+    Without the late unbind, for which the naive version must unbind: then it has no ghosts, and
+    fewer of the other troubles.
     """
     chance = random.Random(f"{seed} all of them")
     kinds = [fault for fault in IM_FAULTS if fault not in ("late unbind", "half the group")]
@@ -90,12 +106,17 @@ def all_faults_schedule(seed: int) -> dict[str, str]:
 async def compare_designs(
     faults: Sequence[tuple[str, bool]] = COMPARED_FAULTS, *, seed: int = 7, messages: int = 12
 ) -> pd.DataFrame:
-    """Return both designs under every fault: one row a fault, one column a design, and in it what was observed."""
+    """Return both designs under every fault.
+
+    One row a fault, one column a design, and in it what was observed.
+    """
     slots = asyncio.Semaphore(_MAX_CONCURRENT)
 
     async def one(design: str, fault: str, group: bool) -> Result:
         async with slots:
-            return await ImExperiment(design=design, fault=fault, group=group, seed=seed, messages=messages).run()
+            return await ImExperiment(
+                design=design, fault=fault, group=group, seed=seed, messages=messages
+            ).run()
 
     cases = [(design, fault, group) for fault, group in faults for design in DESIGNS]
     results = dict(zip(cases, await asyncio.gather(*(one(*case) for case in cases)), strict=True))
@@ -118,4 +139,6 @@ def summarize(verdict: Verdict) -> str:
         "out of order": verdict.reordered,
         "left waiting": verdict.stalled,
     }
-    return ", ".join(f"{len(ids)} {name}" for name, ids in counts.items() if ids) or "✔ once, in order"
+    return (
+        ", ".join(f"{len(ids)} {name}" for name, ids in counts.items() if ids) or "✔ once, in order"
+    )

@@ -37,9 +37,14 @@ async def many(harness: FanoutHarness) -> None:
     few = harness.round_trips
     await harness.send(M2, MANY)
     if harness.round_trips > few:
-        raise Violation(f"{harness.round_trips} round trips for {len(MANY)} members, and {few} for 5", "m2")
+        raise Violation(
+            f"{harness.round_trips} round trips for {len(MANY)} members, and {few} for 5", "m2"
+        )
     if harness.store_calls > 1:
-        raise Violation(f"the store was called {harness.store_calls} times for one message: a transaction each", "m2")
+        raise Violation(
+            f"the store was called {harness.store_calls} times for one message: a transaction each",
+            "m2",
+        )
 
 
 async def push_fails(harness: FanoutHarness) -> None:
@@ -50,7 +55,10 @@ async def push_fails(harness: FanoutHarness) -> None:
 
 
 async def tried_again(harness: FanoutHarness) -> None:
-    """After a failure the same message is sent again, to the same members, twice; another one comes in between."""
+    """After a failure the same message is sent again, to the same members, twice.
+
+    Another one comes in between.
+    """
     await harness.connect("bob", "dave", "erin")
     harness.failing = {"bob", "dave"}
     await harness.send(M1, FOUR)

@@ -1,6 +1,7 @@
 """FanoutHarness: a group's members, some online on a real server and some away, and the learner's class that fans out.
 
-Counted are round trips and calls of the store; what each member received is what her own subscription brought.
+Counted are round trips and calls of the store; what each member received is what her own
+subscription brought.
 """
 
 import asyncio
@@ -42,7 +43,10 @@ class Violation(Exception):
 
 
 class FanoutHarness:
-    """A harness around the learner's fan-out: members, pipeline, store. Use as a context; then `connect`, `send`."""
+    """A harness around the learner's fan-out: members, pipeline, store.
+
+    Use as a context; then `connect`, `send`.
+    """
 
     def __init__(self, server: EmbeddedServer | ExternalServer, solution: type[Any]) -> None:
         self.log: list[str] = []
@@ -52,8 +56,12 @@ class FanoutHarness:
         self._commands = MessageQueue(server.url, name=SERVICE, prefix=server.prefix)
         self._listener = MessageQueue(server.url, name=FAR, prefix=server.prefix)
         self._here: set[str] = set()
-        self._got: Counter[tuple[str, str]] = Counter()  # (message, member) → how often she received it
-        self._kept: Counter[tuple[str, str]] = Counter()  # (message, member) → how often it was stored
+        self._got: Counter[tuple[str, str]] = (
+            Counter()
+        )  # (message, member) → how often she received it
+        self._kept: Counter[tuple[str, str]] = (
+            Counter()
+        )  # (message, member) → how often it was stored
         self._tried: list[str] = []  # to whom the last `send` published
         self._events: list[tuple[str, Event]] = []  # member, event
         self._own = solution(self.pipeline, self.store)
@@ -69,7 +77,10 @@ class FanoutHarness:
     # What the learner's class is given
 
     async def pipeline(self, commands: Iterable[Sequence[Any]]) -> list[Any]:
-        """Run many commands in one round trip; return a reply for each, an error in the place of one that failed."""
+        """Run many commands in one round trip.
+
+        Return a reply for each, an error in the place of one that failed.
+        """
         wanted = [command_words(command) for command in commands]
         self.round_trips += 1
         members = [_member_of(words) for words in wanted]
@@ -80,7 +91,8 @@ class FanoutHarness:
         ]
         answers = iter(await call_many(self._commands.context("group").connection, packed))
         replies = [
-            decode_reply(next(answers)) if uid not in self.failing else QueueFull("no room for it") for uid in members
+            decode_reply(next(answers)) if uid not in self.failing else QueueFull("no room for it")
+            for uid in members
         ]
         self._tried += [uid for uid in members if uid]
         self.log.append(
@@ -92,10 +104,15 @@ class FanoutHarness:
         return replies
 
     async def store(self, uids: Iterable[str], message: str) -> None:
-        """Keep a message for those who are away, in one transaction. Raises StoreFailed: nothing was kept."""
+        """Keep a message for those who are away, in one transaction.
+
+        Raises StoreFailed: nothing was kept.
+        """
         members = [uids] if isinstance(uids, str) else list(uids)
         self.store_calls += 1
-        self.log.append(f"  store: {join_names(members)}{', which fails' if self.store_fails else ''}")
+        self.log.append(
+            f"  store: {join_names(members)}{', which fails' if self.store_fails else ''}"
+        )
         await asyncio.sleep(0)
         if self.store_fails:
             raise StoreFailed("the database is away; nothing was kept")
@@ -108,7 +125,9 @@ class FanoutHarness:
     async def connect(self, *members: str) -> None:
         """Have these members online from now on."""
         self._here.update(members)
-        await asyncio.gather(*(self._listener.subscribe(user_channel(uid), self._on_push) for uid in members))
+        await asyncio.gather(
+            *(self._listener.subscribe(user_channel(uid), self._on_push) for uid in members)
+        )
 
     async def disconnect(self, member: str) -> None:
         """Have this member away from now on."""
@@ -117,7 +136,9 @@ class FanoutHarness:
         await self._listener.unsubscribe(user_channel(member))
 
     async def send(self, message: str, members: Sequence[str]) -> None:
-        """Have the learner's class send; then compare what happened, and what it reports, with what must be.
+        """Have the learner's class send.
+
+        Then compare what happened, and what it reports, with what must be.
 
         Raise Violation if they differ.
         """
@@ -127,12 +148,16 @@ class FanoutHarness:
         before = {uid for uid in members if self._got[name, uid] or self._kept[name, uid]}
         self.log.append(f"send {name} to {join_names(members)}{' once more' if before else ''}")
         for uid in members:
-            self._event(uid, Event(EventKind.ACCEPTED, now(), SENDER, f"{name}→{uid}", user_channel(uid)))
+            self._event(
+                uid, Event(EventKind.ACCEPTED, now(), SENDER, f"{name}→{uid}", user_channel(uid))
+            )
             self._hop(name, uid, SENDER, NEAR)
             self._hop(name, uid, NEAR, SERVICE)
         report = await self._send(name, members, message)
         await self._listener.drain()
-        for uid in sorted(members, key=lambda uid: -self._got[name, uid]):  # who received it twice comes first
+        for uid in sorted(
+            members, key=lambda uid: -self._got[name, uid]
+        ):  # who received it twice comes first
             self._check_delivery(name, uid)
         for uid in self._tried:
             if uid in before:
@@ -156,9 +181,15 @@ class FanoutHarness:
         except TimeoutError:
             raise Violation(f"send({name}) did not return within {STUCK_AFTER_S:g} s") from None
         except StoreFailed:
-            raise Violation(f"send raised StoreFailed, and nobody knows who received {name}", name) from None
-        with contextlib.suppress(AttributeError, TypeError):  # it is no report, which is found out below
-            self.log.append(f"send says {'; '.join(f'{word}: {join_names(report.get(word, ()))}' for word in WORDS)}")
+            raise Violation(
+                f"send raised StoreFailed, and nobody knows who received {name}", name
+            ) from None
+        with contextlib.suppress(
+            AttributeError, TypeError
+        ):  # it is no report, which is found out below
+            self.log.append(
+                f"send says {'; '.join(f'{word}: {join_names(report.get(word, ()))}' for word in WORDS)}"
+            )
         return report
 
     def _on_push(self, message: Message) -> None:
@@ -175,9 +206,15 @@ class FanoutHarness:
         if kept > 1:
             raise Violation(f"{id} was stored for {uid} {kept} times", id, uid)
         if got and kept:
-            raise Violation(f"{uid} received {id}, and it was stored as well: it will come twice", id, uid)
+            raise Violation(
+                f"{uid} received {id}, and it was stored as well: it will come twice", id, uid
+            )
         if uid in self.failing and kept:
-            raise Violation(f"{uid}'s PUBLISH failed, and {id} was stored: only who is away has it stored", id, uid)
+            raise Violation(
+                f"{uid}'s PUBLISH failed, and {id} was stored: only who is away has it stored",
+                id,
+                uid,
+            )
         if got or kept or uid in self.failing or (self.store_fails and uid not in self._here):
             return
         if uid in self._here:
@@ -189,16 +226,30 @@ class FanoutHarness:
             said = [(uid, word) for word in WORDS for uid in report.get(word, ())]
             words = dict(said)
             for uid in members:
-                became = "pushed" if self._got[id, uid] else "stored" if self._kept[id, uid] else "failed"
+                became = (
+                    "pushed"
+                    if self._got[id, uid]
+                    else "stored"
+                    if self._kept[id, uid]
+                    else "failed"
+                )
                 if uid not in words and uid not in before:
-                    raise Violation(f"send does not say what became of {id} for {uid}: it {_was(became)}", id, uid)
+                    raise Violation(
+                        f"send does not say what became of {id} for {uid}: it {_was(became)}",
+                        id,
+                        uid,
+                    )
                 if words.get(uid, became) != became:
-                    raise Violation(f"{id} {_was(became)} for {uid}, and send says {words[uid]}", id, uid)
+                    raise Violation(
+                        f"{id} {_was(became)} for {uid}, and send says {words[uid]}", id, uid
+                    )
             for uid, count in Counter(uid for uid, _ in said).items():
                 if count > 1 or uid not in members:
                     raise Violation(f"send names {uid} {count} times", id, uid)
             return
-        raise Violation(f"send returned {report!r}: a dict of three lists was wanted, {', '.join(WORDS)}", id)
+        raise Violation(
+            f"send returned {report!r}: a dict of three lists was wanted, {', '.join(WORDS)}", id
+        )
 
     def _report_push(self, id: str, uid: str, reply: Any) -> None:
         if isinstance(reply, MpimError):
@@ -244,7 +295,10 @@ def fanout_trial(title: str, script: Callable[[FanoutHarness], Awaitable[None]])
                 return TrialFailure(str(bad), title, name, abbreviate_story(harness.log), trace)
             except Exception as error:  # the learner's code may raise anything
                 return TrialFailure(
-                    f"your class raised {type(error).__name__}: {error}", title, "", abbreviate_story(harness.log)
+                    f"your class raised {type(error).__name__}: {error}",
+                    title,
+                    "",
+                    abbreviate_story(harness.log),
                 )
         return None
 

@@ -1,4 +1,7 @@
-"""What can go wrong in MPIM, and how it is caused: at a message, at a step of its service; ended some messages later."""
+"""What can go wrong in MPIM, and how it is caused: at a message, at a step of its service.
+
+Ended some messages later.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -47,7 +50,10 @@ Cause = Callable[[FaultPoint], Awaitable[None]]
 
 
 class ImFaults:
-    """The faults of a scenario, begun and ended. They hit the first reader; a gateway's death hits all of its readers."""
+    """The faults of a scenario, begun and ended.
+
+    They hit the first reader; a gateway's death hits all of its readers.
+    """
 
     def __init__(self, scenario: FaultTarget) -> None:
         self._scenario = scenario
@@ -78,9 +84,16 @@ class ImFaults:
         }
 
     async def begin(self, fault: str, where: FaultPoint) -> None:
-        """Cause a fault. Readers migrate home first: an earlier fault may have sent them elsewhere."""
+        """Cause a fault.
+
+        Readers migrate home first: an earlier fault may have sent them elsewhere.
+        """
         for reader in self._scenario.readers.values():
-            if reader.is_connected and reader.gateway != RECEIVER and RECEIVER in self._scenario.system.gateways:
+            if (
+                reader.is_connected
+                and reader.gateway != RECEIVER
+                and RECEIVER in self._scenario.system.gateways
+            ):
                 await reader.migrate(RECEIVER)
         if fault in self._begin:
             await self._begin[fault](where)
@@ -122,7 +135,8 @@ class ImFaults:
         await client.abort()
         gateway = self._scenario.system.gateways[RECEIVER]
         await wait_until(
-            lambda: not gateway.sessions.sessions_of(self._reader.uid), "the gateway's notice of the broken connection"
+            lambda: not gateway.sessions.sessions_of(self._reader.uid),
+            "the gateway's notice of the broken connection",
         )
         await self._reconnect_readers()
 
@@ -157,7 +171,10 @@ class ImFaults:
     # The message service
 
     async def _die(self, where: FaultPoint) -> None:
-        """The process with the sender's gateway and its service dies here: nothing after this line happens."""
+        """The process with the sender's gateway and its service dies here.
+
+        Nothing after this line happens.
+        """
         await self._kill(where.gateway)
         raise asyncio.CancelledError(f"{where.gateway} died")
 

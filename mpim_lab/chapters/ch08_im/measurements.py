@@ -8,7 +8,11 @@ from typing import Any
 
 from mpim_lab.chapters.ch08_im.naive import NaiveMessages, NaivePresence
 from mpim_lab.events import now
-from mpim_lab.im.protocol.requests import BindRouteRequest, SendGroupMessageRequest, SendMessageRequest
+from mpim_lab.im.protocol.requests import (
+    BindRouteRequest,
+    SendGroupMessageRequest,
+    SendMessageRequest,
+)
 from mpim_lab.im.services.groups import GroupService
 from mpim_lab.im.services.messages import MessageService
 from mpim_lab.im.services.offline import OfflineStore
@@ -32,7 +36,9 @@ async def _members(queue: MessageQueue, members: Sequence[str]) -> AsyncIterator
     async with SqlDatabase("sqlite+aiosqlite:///:memory:") as store:
         await GroupService(store, queue).create(GROUP, members[0], members[1:])
         presence = NaivePresence(queue)
-        await asyncio.gather(*(presence.bind_route(BindRouteRequest(uid, "main", "gw-1", uid)) for uid in members))
+        await asyncio.gather(
+            *(presence.bind_route(BindRouteRequest(uid, "main", "gw-1", uid)) for uid in members)
+        )
         await queue.subscribe("user:*", _listen, pattern=True)
         yield store
 
@@ -49,8 +55,13 @@ def _queue(url: str, prefix: str) -> MessageQueue:
     return MessageQueue(url, name="service", prefix=prefix)
 
 
-async def group_sweep(sizes: Sequence[int] = SIZES, one_way_ms: float = 0.5) -> AsyncIterator[dict[str, Any]]:
-    """Measure one message to a group, by its size, over a connection with that latency: round trips and milliseconds."""
+async def group_sweep(
+    sizes: Sequence[int] = SIZES, one_way_ms: float = 0.5
+) -> AsyncIterator[dict[str, Any]]:
+    """Measure one message to a group, by its size, over a connection with that latency.
+
+    Round trips and milliseconds.
+    """
     check_bounds(1, 10_000, sizes=sizes)
     server = open_server()
     async with server, LatencyProxy(server.url, one_way_ms=one_way_ms) as proxy:
@@ -69,16 +80,21 @@ async def _group_cost(messages: MessageService, proxy: LatencyProxy, times: int)
     taken, trips = [], []
     for _ in range(times):
         before, begun = proxy.round_trips, now()
-        await messages.send_group_message(SendGroupMessageRequest(new_message_id(), "u0", GROUP, "tea at eight?"))
+        await messages.send_group_message(
+            SendGroupMessageRequest(new_message_id(), "u0", GROUP, "tea at eight?")
+        )
         taken.append((now() - begun) * 1e3)
         trips.append(proxy.round_trips - before)
     return {"ms": statistics.median(taken), "round trips": int(statistics.median(trips))}
 
 
 async def overhead_sweep(seconds: float = 1.0, *, rounds: int = 5) -> AsyncIterator[dict[str, Any]]:
-    """One-to-one messages by 32 senders at once, straight at the service: messages a second and the median time of one.
+    """One-to-one messages by 32 senders at once, straight at the service.
 
-    Both designs in turn, `rounds` times, and the median of each: a machine that is busy for a moment is busy for both.
+    Messages a second and the median time of one.
+
+    Both designs in turn, `rounds` times, and the median of each: a machine that is busy for a
+    moment is busy for both.
     """
     check_bounds(0.01, 86_400.0, seconds=seconds)
     check_bounds(1, 100, rounds=rounds)
@@ -88,23 +104,31 @@ async def overhead_sweep(seconds: float = 1.0, *, rounds: int = 5) -> AsyncItera
     async with server, contextlib.AsyncExitStack() as opened:
         services: dict[str, MessageService] = {}
         for design in DESIGNS:
-            queue = await opened.enter_async_context(_queue(server.url, f"{server.prefix}{design}:"))
+            queue = await opened.enter_async_context(
+                _queue(server.url, f"{server.prefix}{design}:")
+            )
             store = await opened.enter_async_context(_members(queue, members))
             services[design] = _service(design, queue, store)
         for _ in range(rounds):
             for design, service in services.items():
                 measured[design].append(await _rate(service, members, seconds / rounds))
     for design, found in measured.items():
-        yield {"design": design} | {name: statistics.median(each[name] for each in found) for name in found[0]}
+        yield {"design": design} | {
+            name: statistics.median(each[name] for each in found) for name in found[0]
+        }
 
 
-async def _rate(messages: MessageService, members: Sequence[str], seconds: float) -> dict[str, float]:
+async def _rate(
+    messages: MessageService, members: Sequence[str], seconds: float
+) -> dict[str, float]:
     taken: list[float] = []
 
     async def sender(number: int, until: float) -> None:
         while (begun := now()) < until:
             to = members[(number + 1) % len(members)]
-            await messages.send_message(SendMessageRequest(new_message_id(), members[number], to, "tea at eight?"))
+            await messages.send_message(
+                SendMessageRequest(new_message_id(), members[number], to, "tea at eight?")
+            )
             taken.append((now() - begun) * 1e3)
 
     end = now() + seconds

@@ -1,4 +1,6 @@
-"""The design notes' message service and presence, flaws kept. Same methods as `MessageService` and `Presence`.
+"""The design notes' message service and presence, flaws kept.
+
+Same methods as `MessageService` and `Presence`.
 
 What goes wrong, in the order of the steps:
 
@@ -47,7 +49,10 @@ _NAME = "naive"
 
 
 class NaivePresence(Presence):
-    """A status and a route of 3,600 s for each user. unbinds: a connection that ends deletes them, whoever's they are."""
+    """A status and a route of 3,600 s for each user. unbinds.
+
+    A connection that ends deletes them, whoever's they are.
+    """
 
     def __init__(self, queue: MessageQueue, *, unbinds: bool = False) -> None:
         super().__init__(queue)
@@ -55,7 +60,9 @@ class NaivePresence(Presence):
 
     async def bind_route(self, request: BindRouteRequest) -> BindRouteResponse:
         """SET route and status, and tell who watches."""
-        await self._commands.call("SET", self._route_key(request.uid), request.gateway, "EX", str(ROUTE_S))
+        await self._commands.call(
+            "SET", self._route_key(request.uid), request.gateway, "EX", str(ROUTE_S)
+        )
         await self._commands.call("SET", self._status(request.uid), "online", "EX", str(ROUTE_S))
         await self.queue.publish(status_channel(request.uid), f"online:{request.gateway}")
         return BindRouteResponse()
@@ -64,11 +71,15 @@ class NaivePresence(Presence):
         """DEL both, without a look at whose they are by now."""
         if not self._unbinds:
             return False
-        gone = await self._commands.call("DEL", self._route_key(request.uid), self._status(request.uid))
+        gone = await self._commands.call(
+            "DEL", self._route_key(request.uid), self._status(request.uid)
+        )
         await self.queue.publish(status_channel(request.uid), f"offline:{request.gateway}")
         return bool(gone)
 
-    async def renew(self, gateway: str, bound: Sequence[BindRouteRequest]) -> list[BindRouteRequest]:
+    async def renew(
+        self, gateway: str, bound: Sequence[BindRouteRequest]
+    ) -> list[BindRouteRequest]:
         """Nobody does."""
         return []
 
@@ -78,19 +89,29 @@ class NaivePresence(Presence):
 
     async def status(self, uid: str) -> str:
         """What was noted at the last hello of a user."""
-        return "offline" if await self._commands.call("GET", self._status(uid)) is None else "online"
+        return (
+            "offline" if await self._commands.call("GET", self._status(uid)) is None else "online"
+        )
 
     def _status(self, uid: str) -> bytes:
         return self.queue.keys.stream(status_channel(uid))
 
 
 class NaiveMessages(MessageService):
-    """SendMessage and SendGroupMessage as the notes have them. `at(step, id)` is awaited between the steps."""
+    """SendMessage and SendGroupMessage as the notes have them.
+
+    `at(step, id)` is awaited between the steps.
+    """
 
     ordered: ClassVar[bool] = False
 
     def __init__(
-        self, queue: MessageQueue, groups: GroupService, offline: OfflineStore, *, observer: Observer | None = None
+        self,
+        queue: MessageQueue,
+        groups: GroupService,
+        offline: OfflineStore,
+        *,
+        observer: Observer | None = None,
     ) -> None:
         super().__init__(queue, groups, offline)
         self.presence, self.reporter = NaivePresence(queue), Reporter(SERVICE, observer)
@@ -109,7 +130,9 @@ class NaiveMessages(MessageService):
         reported = await self._hand_over(request.to, message)
         return SendMessageResponse(request.id, conversation, number, reported)
 
-    async def send_group_message(self, request: SendGroupMessageRequest) -> SendGroupMessageResponse:
+    async def send_group_message(
+        self, request: SendGroupMessageRequest
+    ) -> SendGroupMessageResponse:
         """One member after the other."""
         conversation = group_conversation(request.group)
         number = await self._next_number(conversation)

@@ -82,12 +82,17 @@ async def others_heartbeat(harness: PresenceHarness) -> None:
     for _ in range(6):
         await harness.wait(0.25)
         await harness.renew("gw-1", "c1")
-    await harness.expect_offline("gw-2 was silent for more than a lifetime; what gw-1 renewed was c1, not c2")
+    await harness.expect_offline(
+        "gw-2 was silent for more than a lifetime; what gw-1 renewed was c1, not c2"
+    )
 
 
 async def unbind_meets_bind(harness: PresenceHarness) -> None:
     """The user moves while the old gateway is in the middle of its unbind, or the new one in the middle of its bind."""
-    ways = ((("unbind", "gw-1", "c1"), ("bind", "gw-2", "c2")), (("bind", "gw-2", "c2"), ("unbind", "gw-1", "c1")))
+    ways = (
+        (("unbind", "gw-1", "c1"), ("bind", "gw-2", "c2")),
+        (("bind", "gw-2", "c2"), ("unbind", "gw-1", "c1")),
+    )
     for first, second in ways:
         for after in range(1, MAX_INTERLEAVINGS + 1):
             await harness.bind("gw-1", "c1")
@@ -104,7 +109,9 @@ async def renew_meets_bind(harness: PresenceHarness) -> None:
     """The user moves while the old gateway is in the middle of its renew."""
     for after in range(1, MAX_INTERLEAVINGS + 1):
         await harness.bind("gw-1", "c1")
-        is_interleaved = await harness.interleave(("renew", "gw-1", "c1"), after, ("bind", "gw-2", "c2"))
+        is_interleaved = await harness.interleave(
+            ("renew", "gw-1", "c1"), after, ("bind", "gw-2", "c2")
+        )
         if is_interleaved:
             why = "gw-1's renew of c1 and gw-2's bind met, and gw-1 was not done in one step"
             await harness.expect_at("gw-2", why)
@@ -123,7 +130,9 @@ async def dies_in_the_middle(harness: PresenceHarness) -> None:
                 harness.switch_user()
                 break
             await harness.wait(1)
-            await harness.expect_offline(f"gw-1 died in the middle of its {method}, more than a lifetime ago")
+            await harness.expect_offline(
+                f"gw-1 died in the middle of its {method}, more than a lifetime ago"
+            )
             harness.switch_user()
 
 

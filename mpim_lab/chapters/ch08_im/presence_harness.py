@@ -1,7 +1,10 @@
-"""PresenceHarness: the learner's routes at several gateways, each with a connection of its own; one can be paused.
+"""PresenceHarness: the learner's routes at several gateways, each with a connection of its own.
 
-A script is a list of steps. What two gateways do at the same time is not left to luck: one is held before one of its
-commands, the other one does all that it has to do, then the first goes on. So each race happens in every run.
+One can be paused.
+
+A script is a list of steps. What two gateways do at the same time is not left to luck: one is held
+before one of its commands, the other one does all that it has to do, then the first goes on. So
+each race happens in every run.
 """
 
 import asyncio
@@ -39,7 +42,10 @@ class Inconclusive(Exception):
 
 
 class GatewayHarness:
-    """A harness around one gateway: a connection, the learner's routes on it, and the command before which it is paused."""
+    """A harness around one gateway.
+
+    A connection, the learner's routes on it, and the command before which it is paused.
+    """
 
     def __init__(self, name: str, queue: MessageQueue, solution: type[Any], log: list[str]) -> None:
         self.name, self._queue, self._log = name, queue, log
@@ -49,10 +55,15 @@ class GatewayHarness:
         self.routes = solution(self.call, LIFETIME_S)
 
     async def call(self, *command: Any) -> Any:
-        """What the learner's class runs a command with: text, numbers, lists or None come back. Raises MpimError."""
+        """What the learner's class runs a command with: text, numbers, lists or None come back.
+
+        Raises MpimError.
+        """
         words = command_words(command)
         if self._left == 0:
-            self._log.append(f"  {self.name} is held up before its next command, {summarize(words)}")
+            self._log.append(
+                f"  {self.name} is held up before its next command, {summarize(words)}"
+            )
             self._left = None
             self.is_paused.set()
             await self._go_on.wait()
@@ -111,13 +122,18 @@ class PresenceHarness:
         await self._do("renew", gateway, connection)
 
     async def expect_at(self, gateway: str, why: str) -> None:
-        """Expect that gw-3 finds the user at that gateway. Raise Violation if not, Inconclusive on a slow machine."""
+        """Expect that gw-3 finds the user at that gateway.
+
+        Raise Violation if not, Inconclusive on a slow machine.
+        """
         found = await self._where()
         if found == gateway:
             return
         if found is None and (self._took_too_long() or self.who in self._uncertain):
             raise Inconclusive
-        raise Violation(f"{self.who} is connected to {gateway}, and where() returned {found!r}: {why}")
+        raise Violation(
+            f"{self.who} is connected to {gateway}, and where() returned {found!r}: {why}"
+        )
 
     async def expect_offline(self, why: str) -> None:
         """Expect that gw-3 finds the user nowhere. Raise Violation if not."""
@@ -127,7 +143,9 @@ class PresenceHarness:
 
     async def wait(self, lifetimes: float) -> None:
         """Time passes: a share of a lifetime, or a little more than a whole one."""
-        self.log.append(f"{lifetimes:g} of a lifetime passes" if lifetimes != 1 else "a lifetime passes")
+        self.log.append(
+            f"{lifetimes:g} of a lifetime passes" if lifetimes != 1 else "a lifetime passes"
+        )
         await asyncio.sleep(lifetimes * LIFETIME_S + (MARGIN_S if lifetimes == 1 else 0))
 
     def switch_user(self, *, keep_log: bool = False) -> None:
@@ -140,7 +158,9 @@ class PresenceHarness:
         """Go on with this user."""
         self.who = user
 
-    async def interleave(self, first: tuple[str, str, str], after: int, second: tuple[str, str, str]) -> bool:
+    async def interleave(
+        self, first: tuple[str, str, str], after: int, second: tuple[str, str, str]
+    ) -> bool:
         """Pause a method (name, gateway, connection) after so many commands, do another one, and resume the first.
 
         Return False if it was done before: then there is nothing to interleave.
@@ -148,7 +168,9 @@ class PresenceHarness:
         gateway_harness, doing = await self._pause(first, after)
         try:
             if is_interleaved := not doing.done():
-                await self._do(*second, waits_for=f"{first[1]} is held up in the middle of its {first[0]}")
+                await self._do(
+                    *second, waits_for=f"{first[1]} is held up in the middle of its {first[0]}"
+                )
                 self.log.append(f"{first[1]} goes on")
             gateway_harness.resume()
             await self._in_time(doing, f"{first[0]} at {first[1]}")
@@ -157,7 +179,9 @@ class PresenceHarness:
             await _end(doing)
 
     async def kill_during(self, method: str, gateway: str, connection: str, after: int) -> bool:
-        """Have a gateway die in the middle of a method, after so many commands; False if the method was done before.
+        """Have a gateway die in the middle of a method, after so many commands.
+
+        False if the method was done before.
 
         Another one is started in its place, with a connection and an object of its own.
         """
@@ -178,12 +202,18 @@ class PresenceHarness:
         await self._stack.enter_async_context(queue)
         self._gateways[name] = GatewayHarness(name, queue, self._solution, self.log)
 
-    async def _pause(self, what: tuple[str, str, str], after: int) -> tuple[GatewayHarness, "asyncio.Task[None]"]:
+    async def _pause(
+        self, what: tuple[str, str, str], after: int
+    ) -> tuple[GatewayHarness, "asyncio.Task[None]"]:
         gateway_harness = self._gateways[what[1]]
         gateway_harness.pause_after(after)
-        doing = asyncio.create_task(self._do(*what, within_s=4 * STUCK_AFTER_S))  # longer than who meets it may take
+        doing = asyncio.create_task(
+            self._do(*what, within_s=4 * STUCK_AFTER_S)
+        )  # longer than who meets it may take
         held = asyncio.create_task(gateway_harness.is_paused.wait())
-        done, _ = await asyncio.wait([doing, held], timeout=STUCK_AFTER_S, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait(
+            [doing, held], timeout=STUCK_AFTER_S, return_when=asyncio.FIRST_COMPLETED
+        )
         await _end(held)
         if not done:
             await _end(doing)
@@ -191,7 +221,13 @@ class PresenceHarness:
         return gateway_harness, doing
 
     async def _do(
-        self, method: str, gateway: str, connection: str, *, waits_for: str = "", within_s: float = STUCK_AFTER_S
+        self,
+        method: str,
+        gateway: str,
+        connection: str,
+        *,
+        waits_for: str = "",
+        within_s: float = STUCK_AFTER_S,
     ) -> None:
         began = now()
         self.log.append(f'{gateway}: {method}("{self.who}", "{gateway}", "{connection}")')
@@ -230,7 +266,10 @@ async def _end(task: "asyncio.Task[Any]") -> None:
 
 
 def presence_trial(title: str, script: Callable[[PresenceHarness], Awaitable[None]]) -> Trial:
-    """A script as a trial; once more, up to five times, if the machine was too slow to say anything."""
+    """A script as a trial.
+
+    Once more, up to five times, if the machine was too slow to say anything.
+    """
 
     async def judge(solution: type[Any]) -> TrialFailure | None:
         for _ in range(_ATTEMPTS):
@@ -240,7 +279,9 @@ def presence_trial(title: str, script: Callable[[PresenceHarness], Awaitable[Non
                 except Inconclusive:
                     continue
                 except Violation as complaint:
-                    return TrialFailure(str(complaint), title, harness.who, abbreviate_story(harness.log))
+                    return TrialFailure(
+                        str(complaint), title, harness.who, abbreviate_story(harness.log)
+                    )
                 except Exception as error:  # the learner's code may raise anything
                     text = f"your class raised {type(error).__name__}: {error}"
                     return TrialFailure(text, title, harness.who, abbreviate_story(harness.log))

@@ -1,4 +1,7 @@
-"""The cases of the learner's reader, easiest first; at the end seeded mixes of it all, the short ones first."""
+"""The cases of the learner's reader, easiest first.
+
+At the end seeded mixes of it all, the short ones first.
+"""
 
 import random
 from collections.abc import Awaitable, Callable
@@ -51,7 +54,10 @@ async def between(harness: ReaderHarness) -> None:
 
 
 async def filled_late(harness: ReaderHarness) -> None:
-    """The late push fills the gap; another gap opens; then the page arrives, which knows nothing of that one."""
+    """The late push fills the gap.
+
+    Another gap opens; then the page arrives, which knows nothing of that one.
+    """
     await harness.append(3)
     for number in (1, 3):
         harness.push(number)
@@ -92,7 +98,9 @@ def random_case(length: int, seed: int) -> Script:
         late: list[int] = []
         while harness.length < length:
             await harness.append()
-            late += chance.choice([[], [harness.length], [harness.length], [harness.length, harness.length]])
+            late += chance.choice(
+                [[], [harness.length], [harness.length], [harness.length, harness.length]]
+            )
             while late and chance.random() < 0.6:
                 harness.push(late.pop(chance.randrange(len(late))))
             step = chance.random()

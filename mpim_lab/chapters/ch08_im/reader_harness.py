@@ -1,7 +1,8 @@
 """ReaderHarness: a conversation in a log on a real server, and the learner's rule for a client that reads it.
 
-Pushes, pages and what the gateway says come to the rule in the order of a script. After each of them it is known what must
-have been shown by now, and whether the rule must be asking. Nothing depends on a clock.
+Pushes, pages and what the gateway says come to the rule in the order of a script. After each of
+them it is known what must have been shown by now, and whether the rule must be asking. Nothing
+depends on a clock.
 """
 
 import inspect
@@ -30,13 +31,19 @@ class Violation(Exception):
 
 
 class ReaderHarness:
-    """A harness around the learner's reader, with one conversation from its first message on. `length`: messages so far."""
+    """A harness around the learner's reader, with one conversation from its first message on.
+
+    `length`: messages so far.
+    """
 
     def __init__(self, queue: MessageQueue, name: str, solution: type[Any]) -> None:
         self.log: list[str] = []
         self.trace = Trace(sample_above_per_s=None)
         self.length = self.shown = 0
-        self._commands, self._log_key = queue.context(name).connection, queue.keys.log("reading", name)
+        self._commands, self._log_key = (
+            queue.context(name).connection,
+            queue.keys.log("reading", name),
+        )
         self._here: set[int] = set()  # what came to the rule, pushed or in a page
         self._known_last = 0
         self._asked: list[int] = []  # what the rule asks for in the call that is going on
@@ -57,7 +64,9 @@ class ReaderHarness:
             self.length += 1
             words = ("XADD", self._log_key, f"{self.length}-0", "text", f"m{self.length}")
             await self._commands.call(*words)
-            self.trace(Event(EventKind.ACCEPTED, now(), SENDER, f"m{self.length}", user_channel(READER)))
+            self.trace(
+                Event(EventKind.ACCEPTED, now(), SENDER, f"m{self.length}", user_channel(READER))
+            )
             for source, target in (
                 (SENDER, NEAR),
                 (NEAR, SERVICE),
@@ -67,7 +76,10 @@ class ReaderHarness:
                 self._hop(self.length, source, target)
 
     def push(self, number: int) -> None:
-        """Push a message: in time, late, early or once more. Raise Violation for a wrong step of the rule."""
+        """Push a message: in time, late, early or once more.
+
+        Raise Violation for a wrong step of the rule.
+        """
         for source, target in ((user_channel(READER), FAR), (FAR, READER)):
             self._hop(number, source, target)
         self._here.add(number)
@@ -85,10 +97,14 @@ class ReaderHarness:
         if self._underway is None:
             return
         begin = f"({self._underway}-0"
-        entries = await self._commands.call("XRANGE", self._log_key, begin, "+", "COUNT", str(MAX_PAGE_SIZE))
+        entries = await self._commands.call(
+            "XRANGE", self._log_key, begin, "+", "COUNT", str(MAX_PAGE_SIZE)
+        )
         found = [int(entry[0].partition(b"-")[0]) for entry in entries]
         self._page = [(number, f"m{number}") for number in found], self.length
-        self.log.append(f"  the gateway reads what comes after {self._underway}: {_span(found)} of {self.length}")
+        self.log.append(
+            f"  the gateway reads what comes after {self._underway}: {_span(found)} of {self.length}"
+        )
 
     async def deliver_page(self) -> None:
         """Deliver the page. Raise Violation for a wrong step of the rule."""
@@ -106,7 +122,10 @@ class ReaderHarness:
         self._check(f"page({_span(numbers)}, last={last})", self._own.page(messages, last))
 
     async def finish(self) -> None:
-        """Announce the last number and answer as long as something is asked for; then all of it must be there."""
+        """Announce the last number and answer as long as something is asked for.
+
+        Then all of it must be there.
+        """
         self.announce_last()
         while self.is_asking:
             await self.deliver_page()
@@ -126,23 +145,35 @@ class ReaderHarness:
         texts = list(given) if isinstance(given, list | tuple) else None
         asked, self._asked = self._asked, []
         asks = "".join(f", and asks ask({after})" for after in asked)
-        self.log.append(f"{step} shows {_span_of(texts) if texts is not None else repr(given)}{asks}")
+        self.log.append(
+            f"{step} shows {_span_of(texts) if texts is not None else repr(given)}{asks}"
+        )
         if texts is None:
-            raise Violation(f"{step.partition('(')[0]} returned {type(given).__name__}: a list of texts was wanted", 0)
+            raise Violation(
+                f"{step.partition('(')[0]} returned {type(given).__name__}: a list of texts was wanted",
+                0,
+            )
         for text in texts:
             self._show(text)
         if self.shown + 1 in self._here:
-            raise Violation(f"m{self.shown + 1} is here and its turn has come, and it was not shown", self.shown + 1)
+            raise Violation(
+                f"m{self.shown + 1} is here and its turn has come, and it was not shown",
+                self.shown + 1,
+            )
         for after in asked:
             self._check_sync_request(after)
         if self.shown < self._known_last and self._underway is None:
             missing = self.shown + 1
             raise Violation(
-                f"m{missing} is missing, and nobody asks for it: who shall bring it?", missing, is_missing=True
+                f"m{missing} is missing, and nobody asks for it: who shall bring it?",
+                missing,
+                is_missing=True,
             )
 
     def _show(self, text: Any) -> None:
-        number = int(text[1:]) if isinstance(text, str) and text[:1] == "m" and text[1:].isdigit() else 0
+        number = (
+            int(text[1:]) if isinstance(text, str) and text[:1] == "m" and text[1:].isdigit() else 0
+        )
         if number not in self._here:
             raise Violation(f"{text!r} was shown: no message that came has this text", 0)
         self.trace(Event(EventKind.EFFECT, now(), READER, f"m{number}", user_channel(READER)))
@@ -156,12 +187,15 @@ class ReaderHarness:
         missing = self.shown + 1
         if self._underway is not None:
             raise Violation(
-                f"ask({after}) was called, and the answer to ask({self._underway}) is still to come", missing
+                f"ask({after}) was called, and the answer to ask({self._underway}) is still to come",
+                missing,
             )
         if self.shown >= self._known_last:
             raise Violation(f"ask({after}) was called, and nothing is missing", self.shown)
         if after != self.shown:
-            raise Violation(f"ask({after}) was called, and what comes after m{self.shown} is missing", missing)
+            raise Violation(
+                f"ask({after}) was called, and what comes after m{self.shown} is missing", missing
+            )
         self._underway = after
 
     def _hop(self, number: int, source: str, target: str) -> None:
@@ -184,7 +218,10 @@ def _span_of(texts: Sequence[object]) -> str:
 
 
 def reader_trial(title: str, *scripts: Callable[[ReaderHarness], Awaitable[None]]) -> Trial:
-    """Return scripts as a trial, each with a rule and a conversation of its own; the first that fails is reported."""
+    """Return scripts as a trial, each with a rule and a conversation of its own.
+
+    The first that fails is reported.
+    """
 
     async def judge(solution: type[Any]) -> TrialFailure | None:
         async with open_server() as server, MessageQueue(server.url, prefix=server.prefix) as queue:
@@ -195,7 +232,11 @@ def reader_trial(title: str, *scripts: Callable[[ReaderHarness], Awaitable[None]
                 except Violation as bad:
                     name = f"m{bad.number}" if bad.number else ""
                     return TrialFailure(
-                        str(bad), title, name, abbreviate_story(harness.log), harness.trace if bad.is_missing else None
+                        str(bad),
+                        title,
+                        name,
+                        abbreviate_story(harness.log),
+                        harness.trace if bad.is_missing else None,
                     )
                 except Exception as error:  # the learner's code may raise anything
                     text = f"your class raised {type(error).__name__}: {error}"

@@ -17,7 +17,10 @@ QUICK = Backoff(initial_s=0.02, max_s=0.1)
 
 
 class SimulatedReader:
-    """A simulated reader. `read`: the ids of the messages it was handed, in order; `positions` outlive its connections."""
+    """A simulated reader.
+
+    `read`: the ids of the messages it was handed, in order; `positions` outlive its connections.
+    """
 
     def __init__(self, system: MpimSystem, uid: str) -> None:
         self.uid, self._system = uid, system
@@ -75,7 +78,10 @@ class SimulatedReader:
         self._client = self._task = None
 
     async def migrate(self, gateway: str) -> None:
-        """Connect to another gateway, and only then disconnect from the old one: its unbind comes after the new welcome."""
+        """Connect to another gateway, and only then disconnect from the old one.
+
+        Its unbind comes after the new welcome.
+        """
         before, task, old = self._client, self._task, self._system.gateways[self.gateway]
         has_left = self._session_gone(old)
         await self.connect(gateway)

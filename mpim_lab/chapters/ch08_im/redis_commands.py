@@ -13,7 +13,9 @@ _SCRIPTS = ("EVAL", "EVALSHA", "EVAL_RO", "EVALSHA_RO")
 
 
 def command_words(command: Sequence[Any]) -> list[str]:
-    """Return a command as words, numbers as text. Raise InvalidParameter for what is neither, and for a script without keys.
+    """Return a command as words, numbers as text.
+
+    Raise InvalidParameter for what is neither, and for a script without keys.
 
     >>> command_words(("SET", "route:bob", "gw-1", "PX", 600))
     ['SET', 'route:bob', 'gw-1', 'PX', '600']
@@ -22,7 +24,9 @@ def command_words(command: Sequence[Any]) -> list[str]:
     if not words or any(not isinstance(each, str | bytes | int | float) for each in command):
         raise InvalidParameter(f"a command is words and numbers, not {command!r}")
     if words[0].upper() in _SCRIPTS and not key_positions(words):
-        raise InvalidParameter(f'{words[0]} needs its keys: call("{words[0]}", script, 1, key, more words…)')
+        raise InvalidParameter(
+            f'{words[0]} needs its keys: call("{words[0]}", script, 1, key, more words…)'
+        )
     return words
 
 
@@ -36,7 +40,9 @@ def key_positions(words: Sequence[str]) -> range:
     if name in _SCRIPTS:
         count = int(words[2]) if len(words) > 2 and words[2].isdigit() else 0
         return range(3, min(3 + count, len(words)))
-    return range(1, 1 if name in _NO_KEYS else len(words) if name in _ALL_ARE_KEYS else min(2, len(words)))
+    return range(
+        1, 1 if name in _NO_KEYS else len(words) if name in _ALL_ARE_KEYS else min(2, len(words))
+    )
 
 
 def prefix_keys(words: Sequence[str], keys: Keys) -> list[Name]:
@@ -45,7 +51,10 @@ def prefix_keys(words: Sequence[str], keys: Keys) -> list[Name]:
     >>> prefix_keys(["EVAL", "script", "1", "seen:bob", "gw-1"], Keys("lab:"))
     ['EVAL', 'script', '1', b'lab:seen:bob', 'gw-1']
     """
-    places, named = key_positions(words), keys.channel if words[0].upper() == "PUBLISH" else keys.stream
+    places, named = (
+        key_positions(words),
+        keys.channel if words[0].upper() == "PUBLISH" else keys.stream,
+    )
     return [named(word) if place in places else word for place, word in enumerate(words)]
 
 
@@ -69,7 +78,9 @@ def decode_reply(reply: Any) -> Any:
     if isinstance(reply, list | tuple):
         return [decode_reply(each) for each in reply]
     return (
-        {decode_reply(name): decode_reply(each) for name, each in reply.items()} if isinstance(reply, dict) else reply
+        {decode_reply(name): decode_reply(each) for name, each in reply.items()}
+        if isinstance(reply, dict)
+        else reply
     )
 
 

@@ -27,12 +27,17 @@ from mpim_lab.mq.connection.resp import ReplySink
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 GROUP = "tea"
-_LIMITS = GatewayConfig(maintenance_interval_s=0.05, ack_timeout_s=0.5, ack_flush_interval_s=0.005, drain_timeout_s=1.0)
+_LIMITS = GatewayConfig(
+    maintenance_interval_s=0.05, ack_timeout_s=0.5, ack_flush_interval_s=0.005, drain_timeout_s=1.0
+)
 _QUEUE_LIMITS = ConnectionConfig(timeout_s=1.0, connect_timeout_s=5.0, backoff=QUICK)
 
 
 class ImScenario:
-    """The scenario of chapter 8. Use as a context: `send(name)` for each message, then `finish()`, then `verdict()`."""
+    """The scenario of chapter 8.
+
+    Use as a context: `send(name)` for each message, then `finish()`, then `verdict()`.
+    """
 
     def __init__(
         self,
@@ -46,12 +51,17 @@ class ImScenario:
         self._run, self._design, self._duration = run, design, duration
         self._fault_of = dict(fault_of)
         self.reconnect_gate = Gate()  # while it is closed, gw-2 cannot reconnect to the server
-        options: dict[str, Any] = {"route_ttl_s": 3_600.0} if design == "correct" else {"presence": self._presence}
+        options: dict[str, Any] = (
+            {"route_ttl_s": 3_600.0} if design == "correct" else {"presence": self._presence}
+        )
         self.system = MpimSystem(
             server=server, gateways=0, messages=self._make, gateway_config=_LIMITS, queue_config=_QUEUE_LIMITS,
             observer=run.trace, outbox_min_age_s=0.2, **options,
         )  # fmt: skip
-        self.server, self.readers = server, {uid: SimulatedReader(self.system, uid) for uid in readers}
+        self.server, self.readers = (
+            server,
+            {uid: SimulatedReader(self.system, uid) for uid in readers},
+        )
         self.faults = ImFaults(self)
         self.numbers: dict[str, int] = {}
         self.sent: list[str] = []
@@ -60,7 +70,9 @@ class ImScenario:
         self._left: dict[str, int] = {}  # fault → how many more messages it lasts for
         self._stack = contextlib.AsyncExitStack()
 
-    def _make(self, queue: MessageQueue, groups: GroupService, offline: OfflineStore, **options: Any) -> MessageService:
+    def _make(
+        self, queue: MessageQueue, groups: GroupService, offline: OfflineStore, **options: Any
+    ) -> MessageService:
         if self._design == "correct":
             return _FaultyMessages(self, queue, groups, offline, **options)
         return _FaultyNaive(self, queue, groups, offline, **options)
@@ -76,7 +88,9 @@ class ImScenario:
             await self.system.start("gw-2", sleep=self.reconnect_gate.sleep)
             await self.system.start("gw-3")
             for device, gateways in (("phone", ["gw-1", "gw-3"]), ("tablet", ["gw-3", "gw-1"])):
-                client = self.system.client("alice", at=gateways, device=device, backoff=QUICK, response_timeout_s=2.0)
+                client = self.system.client(
+                    "alice", at=gateways, device=device, backoff=QUICK, response_timeout_s=2.0
+                )
                 self._clients[device] = await stack.enter_async_context(client)
             for reader in self.readers.values():
                 stack.push_async_callback(reader.disconnect)
@@ -93,7 +107,10 @@ class ImScenario:
     # Sending
 
     async def send(self, name: str) -> None:
-        """Send the next message from alice's phone; from her tablet while the phone's last one is held up."""
+        """Send the next message from alice's phone.
+
+        From her tablet while the phone's last one is held up.
+        """
         self.sent.append(name)
         fault = self._fault_of.get(name, "")
         if fault and fault not in STEP_FAULTS:
@@ -122,7 +139,10 @@ class ImScenario:
         self.numbers.setdefault(name, sent.sequence)
 
     async def at(self, step: str, name: str, gateway: str) -> None:
-        """Note that the message service at a gateway has come to a step; inject the fault that is planned there."""
+        """Note that the message service at a gateway has come to a step.
+
+        Inject the fault that is planned there.
+        """
         fault = self._fault_of.get(name, "")
         if step in STEP_FAULTS.get(fault, ()):
             await self.inject_now(fault, FaultPoint(name, step, gateway))
@@ -173,7 +193,10 @@ class ImScenario:
         return all(set(self.sent) <= set(reader.read) for reader in self.readers.values())
 
     async def verdict(self) -> Verdict:
-        """Judge what each reader was handed: each message once, in the order of the numbers that the system gave them."""
+        """Judge what each reader was handed.
+
+        Each message once, in the order of the numbers that the system gave them.
+        """
         ordered = sorted(self.sent, key=lambda name: self.numbers.get(name, len(self.sent)))
         sent, read, waiting, of = [], [], [], {}
         for uid, reader in self.readers.items():
@@ -181,13 +204,23 @@ class ImScenario:
             of.update(dict.fromkeys(called.values(), uid))
             sent += [called[name] for name in ordered]
             read += [called[name] for name in reader.read]
-            waiting += [called[name] for name in await self._waiting(uid) if name not in reader.read]
+            waiting += [
+                called[name] for name in await self._waiting(uid) if name not in reader.read
+            ]
         for name in waiting:
             self._run.trace(
-                Event(EventKind.STALLED, now(), "lab", name.partition("→")[0], detail="it waits in the offline store")
+                Event(
+                    EventKind.STALLED,
+                    now(),
+                    "lab",
+                    name.partition("→")[0],
+                    detail="it waits in the offline store",
+                )
             )
         acknowledged = [each for each in sent if each.partition("→")[0] in self.numbers]
-        return check(sent, read, acknowledged, stalled=waiting, acknowledgement="success", conversation_of=of)
+        return check(
+            sent, read, acknowledged, stalled=waiting, acknowledgement="success", conversation_of=of
+        )
 
     async def _waiting(self, uid: str) -> list[str]:
         pages = [
@@ -209,13 +242,18 @@ class _FaultyNaive(NaiveMessages):
 
 
 class _FaultyMessages(MessageService):
-    """The correct service, with the same faults between its steps: before the atomic one, and after it."""
+    """The correct service, with the same faults between its steps.
+
+    Before the atomic one, and after it.
+    """
 
     def __init__(self, scenario: ImScenario, *services: Any, **options: Any) -> None:
         super().__init__(*services, **options)
         self._scenario = scenario
 
-    def append_nowait(self, message: ChatMessage, receivers: Sequence[str], sink: ReplySink) -> bool:
+    def append_nowait(
+        self, message: ChatMessage, receivers: Sequence[str], sink: ReplySink
+    ) -> bool:
         """Each step is waited for: a fault may come before it."""
         return False
 
@@ -233,4 +271,6 @@ class _FaultyMessages(MessageService):
         first = await super().fan_out(message, members[:half])
         await self._scenario.at("half", message.id, self.queue.name)
         rest = await super().fan_out(message, members[half:])
-        return FanOutResult(first.pushed + rest.pushed, first.absent + rest.absent, first.failed + rest.failed)
+        return FanOutResult(
+            first.pushed + rest.pushed, first.absent + rest.absent, first.failed + rest.failed
+        )

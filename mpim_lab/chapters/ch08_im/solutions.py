@@ -45,16 +45,24 @@ class GroupFanOut:
         self.became: dict[str, dict[str, str]] = {}
 
     async def send(self, members: Sequence[str], message: str) -> dict[str, list[str]]:
-        """Push to every member that does not have the message, store it for those away; return who got it how."""
+        """Push to every member that does not have the message, store it for those away.
+
+        Return who got it how.
+        """
         became = self.became.setdefault(message, {})
         rest = [uid for uid in members if became.get(uid, "failed") == "failed"]
         replies = await self.pipeline([("PUBLISH", f"user:{uid}", message) for uid in rest])
         for uid, reply in zip(rest, replies, strict=True):
-            became[uid] = "failed" if isinstance(reply, Exception) else "pushed" if reply else "away"
+            became[uid] = (
+                "failed" if isinstance(reply, Exception) else "pushed" if reply else "away"
+            )
         await self.keep(became, message)
         if "failed" not in became.values():
             del self.became[message]
-        return {word: [uid for uid in members if became[uid] == word] for word in ("pushed", "stored", "failed")}
+        return {
+            word: [uid for uid in members if became[uid] == word]
+            for word in ("pushed", "stored", "failed")
+        }
 
     async def keep(self, became: dict[str, str], message: str) -> None:
         """Store the message for those away, in one transaction."""

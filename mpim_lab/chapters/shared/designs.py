@@ -23,7 +23,10 @@ RETRY = RetryPolicy(max_attempts=3, backoff=Backoff(initial_s=0.004, max_s=0.02)
 
 @dataclass(frozen=True)
 class DesignContext:
-    """What a design is built on. `url`: where alice connects to; leases are longer where a worker may be slow."""
+    """What a design is built on.
+
+    `url`: where alice connects to; leases are longer where a worker may be slow.
+    """
 
     alice: MessageQueue
     url: str
@@ -59,7 +62,9 @@ def idempotent_sender(context: DesignContext) -> IdempotentProducer[str]:
     async def add(conversation: str, payload: bytes, id: str) -> str:
         return await stream.add({"data": payload, "id": id})
 
-    return IdempotentProducer(add, backoff=Backoff(initial_s=0.005, max_s=0.1), max_attempts=ATTEMPTS)
+    return IdempotentProducer(
+        add, backoff=Backoff(initial_s=0.005, max_s=0.1), max_attempts=ATTEMPTS
+    )
 
 
 def partitioned_sender(attempts: int) -> SenderFactory:
@@ -67,7 +72,9 @@ def partitioned_sender(attempts: int) -> SenderFactory:
 
     def make(context: DesignContext) -> IdempotentProducer[Any]:
         append = partitioned(context.alice).append
-        return IdempotentProducer(append, backoff=Backoff(initial_s=0.005, max_s=0.1), max_attempts=attempts)
+        return IdempotentProducer(
+            append, backoff=Backoff(initial_s=0.005, max_s=0.1), max_attempts=attempts
+        )
 
     return make
 
@@ -75,7 +82,9 @@ def partitioned_sender(attempts: int) -> SenderFactory:
 # Who works
 
 
-def group_worker(dedup: Callable[[MessageQueue, str], Any], worker: Callable[..., Any] | None = None) -> WorkerFactory:
+def group_worker(
+    dedup: Callable[[MessageQueue, str], Any], worker: Callable[..., Any] | None = None
+) -> WorkerFactory:
     """Return a factory of workers in a consumer group that ask `dedup(queue, scope)` before they work."""
 
     def make_worker(context: DesignContext, queue: MessageQueue, name: str, work: Work) -> Any:
@@ -97,14 +106,22 @@ def group_worker(dedup: Callable[[MessageQueue, str], Any], worker: Callable[...
     return make_worker
 
 
-def ordered_worker(kind: type[OrderedWorker], *, retry: RetryPolicy = RETRY, batch_size: int = 1) -> WorkerFactory:
+def ordered_worker(
+    kind: type[OrderedWorker], *, retry: RetryPolicy = RETRY, batch_size: int = 1
+) -> WorkerFactory:
     """Return a factory of workers that own partitions, or believe it."""
 
-    def make_worker(context: DesignContext, queue: MessageQueue, name: str, work: Work) -> OrderedWorker:
+    def make_worker(
+        context: DesignContext, queue: MessageQueue, name: str, work: Work
+    ) -> OrderedWorker:
         async def handle(entry: PartitionEntry, effects: AtomicEffects) -> None:
             await work(entry.data, effects)
 
-        options: dict[str, Any] = {"retry": retry, "batch_size": batch_size, "lease_ms": context.lease_ms}
+        options: dict[str, Any] = {
+            "retry": retry,
+            "batch_size": batch_size,
+            "lease_ms": context.lease_ms,
+        }
         return kind(partitioned(queue), GROUP, name, handle, **options)
 
     return make_worker

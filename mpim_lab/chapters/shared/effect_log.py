@@ -1,8 +1,8 @@
 """RecordingQueue: a worker's queue whose effects are seen on the server, not in what the worker says.
 
-The effect of a message is a row in a list on the server, the effect log: "<worker> <payload>". After each command that
-carries a row the log is read, and what is new there is an effect, whoever claims what. So a refused commit is none, and
-a commit whose answer was lost is one.
+The effect of a message is a row in a list on the server, the effect log: "<worker> <payload>".
+After each command that carries a row the log is read, and what is new there is an effect, whoever
+claims what. So a refused commit is none, and a commit whose answer was lost is one.
 """
 
 import asyncio
@@ -26,7 +26,10 @@ def record_effect(effects: AtomicEffects, worker: str, payload: bytes) -> None:
 
 
 class EffectLog:
-    """The log of effects on the server: rows (worker, payload), each reported once, when it is first seen."""
+    """The log of effects on the server.
+
+    Rows (worker, payload), each reported once, when it is first seen.
+    """
 
     def __init__(self, queue: MessageQueue, reporter: Reporter, channel: str) -> None:
         self._access, self._reporter, self._channel = queue.context(EFFECT_LOG), reporter, channel
@@ -36,7 +39,9 @@ class EffectLog:
     async def read(self) -> list[tuple[str, bytes]]:
         """Return the rows that are new."""
         async with self._reading:
-            raws = await self._access.connection.call("LRANGE", self._access.key, str(len(self.rows)), "-1")
+            raws = await self._access.connection.call(
+                "LRANGE", self._access.key, str(len(self.rows)), "-1"
+            )
             new = [_row_of(raw) for raw in raws]
             for worker, payload in new:
                 self._reporter.message(EventKind.EFFECT, payload, self._channel, actor=worker)
@@ -50,9 +55,14 @@ def _row_of(raw: bytes) -> tuple[str, bytes]:
 
 
 class _RecordingConnection:
-    """A connection that calls back when a command with rows has been answered; everything else is the link's own."""
+    """A connection that calls back when a command with rows has been answered.
 
-    def __init__(self, link: ReconnectingConnection, on_effects: Callable[[], Awaitable[None]]) -> None:
+    Everything else is the link's own.
+    """
+
+    def __init__(
+        self, link: ReconnectingConnection, on_effects: Callable[[], Awaitable[None]]
+    ) -> None:
         self._link, self._on_effects = link, on_effects
 
     async def call(self, *command: bytes | str) -> Any:

@@ -12,14 +12,19 @@ REPEATED = ("sent twice", "two at once")
 
 
 class PipelineFaults:
-    """The planned faults of a run: those of alice's connection, caused here, and those of workers, which meet them."""
+    """The planned faults of a run.
+
+    Those of alice's connection, caused here, and those of workers, which meet them.
+    """
 
     def __init__(self, proxy: FaultProxy, trace: Trace, planned: dict[str, str]) -> None:
         self._proxy, self._trace = proxy, trace
         self._of_senders: dict[str, str] = {}
         self.of_workers: dict[str, str] = {}
         self.ignored: set[str] = set()  # messages that no worker will begin
-        self._held: tuple[str, int] | None = None  # which fault holds something back, for how many more messages
+        self._held: tuple[str, int] | None = (
+            None  # which fault holds something back, for how many more messages
+        )
         for message, kind in planned.items():
             self.plan(message, kind)
 
@@ -52,7 +57,10 @@ class PipelineFaults:
             self._trace.record(EventKind.FAULT_ENDED, "lab", kind)
 
     async def advance(self) -> bool:
-        """Count one message that is about to be sent; return True if what was held back was released before it."""
+        """Count one message that is about to be sent.
+
+        Return True if what was held back was released before it.
+        """
         if self._held is None:
             return False
         kind, left = self._held

@@ -1,9 +1,11 @@
-"""PipelineScenario: alice → her connection → the server → workers → the effect log. One message after the other.
+"""PipelineScenario: alice → her connection → the server → workers → the effect log.
 
-Faults hit a message that the seed has chosen: on alice's connection (a proxy cuts it, holds it), in a worker (it dies,
-sleeps), at the server. In turns, so that a seeded run is the same every time: alice sends one message, the worker
-finishes it, alice sends the next. When the worker is gone, messages wait; `duration` messages later another worker of the
-same design is started.
+One message after the other.
+
+Faults hit a message that the seed has chosen: on alice's connection (a proxy cuts it, holds it), in
+a worker (it dies, sleeps), at the server. In turns, so that a seeded run is the same every time:
+alice sends one message, the worker finishes it, alice sends the next. When the worker is gone,
+messages wait; `duration` messages later another worker of the same design is started.
 
 UnfinishedCounter: counts what a group has not finished, of a stream or of its partitions.
 """
@@ -55,20 +57,29 @@ class UnfinishedCounter:
         if self._partitions is None:
             return await self._of_the_group()
         found = []
-        for key, assignment in zip(self._partitions.keys, self._partitions.assignment_keys(GROUP)[1:], strict=True):
+        for key, assignment in zip(
+            self._partitions.keys, self._partitions.assignment_keys(GROUP)[1:], strict=True
+        ):
             offset = await self._link.call("HGET", assignment, "offset") or b"0"
             found += await self._link.call("XRANGE", key, b"(" + offset, "+")
         return found
 
     async def _of_the_group(self) -> list[Any]:
-        """New ones are asked for first: what is handed out meanwhile is seen twice rather than not at all."""
+        """New ones are asked for first.
+
+        What is handed out meanwhile is seen twice rather than not at all.
+        """
         key = self._group.context.key
         (group,) = await self._link.call("XINFO", "GROUPS", key)
         pending = {line.id.encode() for line in await self._group.pending(count=10_000)}
         found = dict(await self._link.call("XRANGE", key, b"(" + group[b"last-delivered-id"], "+"))
         if pending:
             oldest = min(pending, key=lambda name: tuple(map(int, name.split(b"-"))))
-            found |= {raw: parts for raw, parts in await self._link.call("XRANGE", key, oldest, "+") if raw in pending}
+            found |= {
+                raw: parts
+                for raw, parts in await self._link.call("XRANGE", key, oldest, "+")
+                if raw in pending
+            }
         return list(found.items())
 
 
@@ -77,7 +88,9 @@ LEASE_MS, LONG_LEASE_MS = 90, 60_000
 SLOW = ("slow worker", "two at once")  # within its rights: its lease does not end
 IDLE_S = 0.3  # nothing happened for so long: nothing will
 MAX_FAILURES = 12
-LIMITS = ConnectionConfig(timeout_s=1.0, connect_timeout_s=1.0, backoff=Backoff(initial_s=0.005, max_s=0.05))
+LIMITS = ConnectionConfig(
+    timeout_s=1.0, connect_timeout_s=1.0, backoff=Backoff(initial_s=0.005, max_s=0.05)
+)
 
 
 class WorkerRunner:
@@ -97,10 +110,18 @@ class WorkerRunner:
 
 
 class PipelineScenario:
-    """The scenario of chapters 3 and 4: alice, the proxy on her connection, the stream, the live worker, the effect log."""
+    """The scenario of chapters 3 and 4.
+
+    Alice, the proxy on her connection, the stream, the live worker, the effect log.
+    """
 
     def __init__(
-        self, server: EmbeddedServer | ExternalServer, run: Run, design: Design, planned: list[Fault], duration: int
+        self,
+        server: EmbeddedServer | ExternalServer,
+        run: Run,
+        design: Design,
+        planned: list[Fault],
+        duration: int,
     ) -> None:
         self.server, self.run, self.design, self._duration = server, run, design, duration
         self._fault_of = {f"m{fault.at}": fault.kind for fault in planned}
@@ -110,7 +131,9 @@ class PipelineScenario:
         self.proxy = FaultProxy(server.url)
         self._sent: list[str] = []
         self._missed = 0
-        self._expected_effects: set[tuple[str, bytes]] = set()  # effects that are to be in the effect log in a moment
+        self._expected_effects: set[tuple[str, bytes]] = (
+            set()
+        )  # effects that are to be in the effect log in a moment
         self._unfinished = 0  # what stays unfinished for good
         self._quiet = IdleDetector(run.trace)
         self._open = contextlib.AsyncExitStack()
@@ -130,7 +153,9 @@ class PipelineScenario:
         await enter_context(self.observer)
         await enter_context(self.proxy)
         trace = self.run.trace
-        self.alice = await enter_context(MessageQueue(self.proxy.url, name="alice", observer=trace, **self._common))
+        self.alice = await enter_context(
+            MessageQueue(self.proxy.url, name="alice", observer=trace, **self._common)
+        )
         self.backlog = UnfinishedCounter(self.observer, self.design.is_partitioned)
         await self.backlog.create()
         self.effect_log = EffectLog(self.observer, self.alice.reporter, STREAM)
@@ -139,7 +164,9 @@ class PipelineScenario:
         if hasattr(self.sender, "close"):
             self._open.push_async_callback(self.sender.close)
         self.faults = PipelineFaults(self.proxy, trace, self._fault_of)
-        self.fleet = WorkerFleet(self._make_worker, self.alice.reporter, STREAM, trace, self.faults.of_workers)
+        self.fleet = WorkerFleet(
+            self._make_worker, self.alice.reporter, STREAM, trace, self.faults.of_workers
+        )
         self._open.push_async_callback(self.fleet.close)
         self.fleet.start()
 
@@ -150,7 +177,9 @@ class PipelineScenario:
     async def _inject(self, fault: str) -> None:
         check_available(self.server, fault)
         if fault in SLOW and self.lease_ms != LONG_LEASE_MS:
-            raise FaultUnavailable(f"{fault!r}: choose it before the run, which then has longer leases")
+            raise FaultUnavailable(
+                f"{fault!r}: choose it before the run, which then has longer leases"
+            )
         self.faults.plan(f"m{len(self._sent) + 1}", fault)
 
     def _make_worker(self, name: str) -> WorkerRunner:
@@ -172,7 +201,10 @@ class PipelineScenario:
     # One message after the other
 
     async def send(self, payload: bytes) -> None:
-        """Send one message from alice; it is finished when this returns, unless no worker is alive."""
+        """Send one message from alice.
+
+        It is finished when this returns, unless no worker is alive.
+        """
         if self.fleet.alive is None and self._missed >= self._duration:
             await self._restart_worker()
         if await self.faults.advance() and self.fleet.alive is not None:
@@ -194,7 +226,9 @@ class PipelineScenario:
             await self.sender.send(CONVERSATION, payload, id=f"id-{message_id(payload)}")
             reported = "added"
         except MpimError as error:
-            reported = f"failed{'' if error.definite else ', perhaps added'}: {type(error).__name__}"
+            reported = (
+                f"failed{'' if error.definite else ', perhaps added'}: {type(error).__name__}"
+            )
         self.alice.reporter.message(EventKind.OUTCOME, payload, STREAM, outcome=reported)
 
     async def finish(self) -> None:
@@ -219,7 +253,8 @@ class PipelineScenario:
             self.server.kill()
             await self.server.start()
             await wait_until(
-                lambda: self.alice.is_connected and self.observer.is_connected, "the return of the connections"
+                lambda: self.alice.is_connected and self.observer.is_connected,
+                "the return of the connections",
             )
             await self.backlog.create()
         if self.fleet.fault not in SLOW:
@@ -251,7 +286,11 @@ class PipelineScenario:
             self._quiet.restart()
             return False
         unfinished = await self.backlog.count()
-        if unfinished <= self._unfinished and not self._expected_effects and not self._not_started():
+        if (
+            unfinished <= self._unfinished
+            and not self._expected_effects
+            and not self._not_started()
+        ):
             return True
         if self._quiet.is_idle_for(IDLE_S):
             self._unfinished = unfinished
@@ -267,4 +306,8 @@ class PipelineScenario:
 
     async def _wait_quiet(self) -> None:
         self._quiet.restart()
-        await wait_until(lambda: self._quiet.is_idle_for(IDLE_S) and not self.fleet.is_busy, "quiet", timeout_s=20.0)
+        await wait_until(
+            lambda: self._quiet.is_idle_for(IDLE_S) and not self.fleet.is_busy,
+            "quiet",
+            timeout_s=20.0,
+        )

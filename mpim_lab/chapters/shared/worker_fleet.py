@@ -18,18 +18,32 @@ DIED = "died"  # of an error of its own
 
 
 class SimulatedCrash(BaseException):
-    """The death of a worker's process: nothing after this line is run. No Exception, so that no handler catches it."""
+    """The death of a worker's process: nothing after this line is run.
+
+    No Exception, so that no handler catches it.
+    """
 
 
 def correct_worker(
     group: ConsumerGroup, name: str, handler: EntryHandler, *, claim_idle_ms: int = CLAIM_IDLE_MS
 ) -> Worker:
-    """Make the correct worker: acknowledge after the work, claim from the dead, three tries, then a dead letter.
+    """Make the correct worker.
 
-    Without a heartbeat: the lab's zombies stand for processes that are frozen, whose heartbeats stand still, too.
+    Acknowledge after the work, claim from the dead, three tries, then a dead letter.
+
+    Without a heartbeat: the lab's zombies stand for processes that are frozen, whose heartbeats
+    stand still, too.
     """
     retry = RetryPolicy(max_attempts=3, backoff=Backoff(initial_s=0.004, max_s=0.02))
-    return Worker(group, name, handler, retry=retry, batch_size=1, claim_idle_ms=claim_idle_ms, heartbeat=False)
+    return Worker(
+        group,
+        name,
+        handler,
+        retry=retry,
+        batch_size=1,
+        claim_idle_ms=claim_idle_ms,
+        heartbeat=False,
+    )
 
 
 class RunningWorker(NamedTuple):
@@ -44,9 +58,12 @@ Effect = Callable[[], Awaitable[None] | None]
 
 
 class WorkerFleet:
-    """A fleet of workers: whichever processes an order does its work, or meets the fault injected at this order.
+    """A fleet of workers.
 
-    make_worker(name) makes a worker with `run` and `stop`, whose handler calls `work`. fault_of: orders and their faults.
+    Whichever processes an order does its work, or meets the fault injected at this order.
+
+    make_worker(name) makes a worker with `run` and `stop`, whose handler calls `work`. fault_of:
+    orders and their faults.
     """
 
     def __init__(
@@ -57,7 +74,12 @@ class WorkerFleet:
         trace: Trace,
         fault_of: dict[str, str],
     ) -> None:
-        self._make_worker, self._reporter, self._channel, self._trace = make_worker, reporter, channel, trace
+        self._make_worker, self._reporter, self._channel, self._trace = (
+            make_worker,
+            reporter,
+            channel,
+            trace,
+        )
         self._fault_of = fault_of
         self.alive: RunningWorker | None = None
         self.fault = ""  # the last one that was injected
@@ -104,7 +126,10 @@ class WorkerFleet:
             await asyncio.wait([task])
 
     async def resume_zombie(self) -> None:
-        """Resume the zombies: none knows how late it is; each finishes its work and stops. Raise MpimError if not."""
+        """Resume the zombies: none knows how late it is; each finishes its work and stops.
+
+        Raise MpimError if not.
+        """
         while self._asleep:
             (name, worker, task), woken = self._asleep[0]
             stopping = asyncio.create_task(worker.stop())
@@ -113,7 +138,9 @@ class WorkerFleet:
             _, unfinished = await asyncio.wait([stopping, task], timeout=STOP_TIMEOUT_S)
             if unfinished:
                 stopping.cancel()
-                raise MpimError(f"{name}: run() has not returned within {STOP_TIMEOUT_S:g} s of stop()")
+                raise MpimError(
+                    f"{name}: run() has not returned within {STOP_TIMEOUT_S:g} s of stop()"
+                )
             await stopping
             del self._asleep[0]
 
@@ -153,14 +180,19 @@ class WorkerFleet:
         self.dies_after_ack |= kind == "crash after ack"
 
     def on_effect(self, worker: str, payload: bytes) -> None:
-        """Note that the effect is there for good. Crash or raise ConnectionLost before the worker can report it."""
+        """Note that the effect is there for good.
+
+        Crash or raise ConnectionLost before the worker can report it.
+        """
         kind = self._after_effect.pop(message_id(payload), "")
         if kind == "crash after work":
             self._crash(worker, payload, kind)
         if kind:
             self._trace.record(EventKind.FAULT_BEGAN, "lab", kind)
             self._trace.record(EventKind.FAULT_ENDED, "lab", kind)
-            raise ConnectionLost("the line broke after the command was written; it may have been run")
+            raise ConnectionLost(
+                "the line broke after the command was written; it may have been run"
+            )
 
     def _crash(self, worker: str, payload: bytes, kind: str) -> None:
         self._begin(kind)
@@ -184,6 +216,9 @@ class WorkerFleet:
 
 
 def _expected(task: "asyncio.Task[None]") -> None:
-    """Take note of a crash, which was wanted; anything else is raised by whoever waits for the task."""
+    """Take note of a crash, which was wanted.
+
+    Anything else is raised by whoever waits for the task.
+    """
     if not task.cancelled():
         task.exception()

@@ -4,14 +4,16 @@
         await alice.send("bob", "see you at eight")
         message = await alice.receive()
 
-It reconnects, at another gateway if it knows one; sends again, with the same id, what was not answered; delivers each
-conversation's messages in order and each once; acknowledges what was read; and fills gaps by asking for the numbers.
+It reconnects, at another gateway if it knows one; sends again, with the same id, what was not
+answered; delivers each conversation's messages in order and each once; acknowledges what was read;
+and fills gaps by asking for the numbers.
 
-Exactly once, in effect, is a matter of where the position is kept: a message counts as read when the next one is asked for
-(`messages`), or when `receive` returns it; `positions` is then one further. Keep it where the effects are kept, and a client
-that dies begins again where they end.
+Exactly once, in effect, is a matter of where the position is kept: a message counts as read when
+the next one is asked for (`messages`), or when `receive` returns it; `positions` is then one
+further. Keep it where the effects are kept, and a client that dies begins again where they end.
 
-ClientTracer: what a client reports of its messages to a trace. Nothing is built where nobody observes.
+ClientTracer: what a client reports of its messages to a trace. Nothing is built where nobody
+observes.
 """
 
 import asyncio
@@ -69,7 +71,13 @@ class ClientTracer:
     def on_received(self, frame: FromGateway, gateway: str, sent_ids: Container[str]) -> None:
         """Trace a push or a page that arrived, without the messages that were sent from here."""
         if self._reporter.is_on:
-            arrived = frame.messages if isinstance(frame, Page) else [frame] if isinstance(frame, ChatMessage) else []
+            arrived = (
+                frame.messages
+                if isinstance(frame, Page)
+                else [frame]
+                if isinstance(frame, ChatMessage)
+                else []
+            )
             for message in arrived:
                 if message.id not in sent_ids:
                     self._reporter.hop(message.id, self._name, source=gateway)
@@ -86,12 +94,15 @@ _CLOSE_TIMEOUT_S = 3.0  # closing takes a second; a token that is being made may
 
 
 class Client:
-    """One device of one user. `token()` makes a token for each connection; gateways: one address or several.
+    """One device of one user.
 
-    positions: how far each conversation was read; give your own mapping to keep it. response_timeout_s: how long an answer
-    may take before a message is sent again. timeout_s: after which `send` gives up. max_buffered: messages read ahead of
-    `receive`.
-    Of one event loop: WrongLoop elsewhere. Before it is opened its methods raise NotConnected, afterwards GatewayClosed.
+    `token()` makes a token for each connection; gateways: one address or several.
+
+    positions: how far each conversation was read; give your own mapping to keep it.
+    response_timeout_s: how long an answer may take before a message is sent again. timeout_s: after
+    which `send` gives up. max_buffered: messages read ahead of `receive`. Of one event loop:
+    WrongLoop elsewhere. Before it is opened its methods raise NotConnected, afterwards
+    GatewayClosed.
     """
 
     def __init__(
@@ -116,19 +127,27 @@ class Client:
         for callback in (on_broadcast, on_presence):
             check_handler(callback)
             if is_async(callback):
-                raise InvalidParameter(f"{callback!r} is async: a plain function is called, and may begin a task")
+                raise InvalidParameter(
+                    f"{callback!r} is async: a plain function is called, and may begin a task"
+                )
         self._home, self._is_opened, self._is_closed = LoopAffinity(f"client {name}"), False, False
         self.positions: MutableMapping[str, int] = {} if positions is None else positions
         for conversation, number in self.positions.items():
             check_bounds(0, MAX_INT, **{f"positions[{conversation!r}]": number})
-        self._timeout_s, self._on_broadcast, self._on_presence = timeout_s, on_broadcast, on_presence
+        self._timeout_s, self._on_broadcast, self._on_presence = (
+            timeout_s,
+            on_broadcast,
+            on_presence,
+        )
         self.connection = GatewayConnection(
             [gateways] if isinstance(gateways, str) else list(gateways), token, device,
             on_welcome=self._on_welcome, on_frame=self._on_frame, backoff=backoff or Backoff(0.05, 2.0), timeout_s=5.0,
         )  # fmt: skip
         self._inbox = ConversationInbox(self.positions, max_buffered)
         self._requests = RequestTracker(self.connection, response_timeout_s, timeout_s)
-        self._sent_ids: OrderedDict[str, None] = OrderedDict()  # ids sent from here: not delivered again
+        self._sent_ids: OrderedDict[str, None] = (
+            OrderedDict()
+        )  # ids sent from here: not delivered again
         self._watched, self._welcome, self.gateway, self.uid = set[str](), asyncio.Event(), "", ""
         self._tasks, self._send_tasks = list[asyncio.Task[None]](), set[asyncio.Task[Any]]()
 
@@ -141,7 +160,11 @@ class Client:
         self._is_opened = True
         self._tasks = [
             asyncio.create_task(self.connection.run()),
-            asyncio.create_task(run_periodically(f"client {self.name}", self._housekeeping, _HOUSEKEEPING_INTERVAL_S)),
+            asyncio.create_task(
+                run_periodically(
+                    f"client {self.name}", self._housekeeping, _HOUSEKEEPING_INTERVAL_S
+                )
+            ),
         ]
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -150,7 +173,9 @@ class Client:
         except BaseException as error:
             await self.close()
             if isinstance(error, TimeoutError):
-                raise GatewayClosed(f"no gateway let {self.name} in: {self.connection.last_error}") from error
+                raise GatewayClosed(
+                    f"no gateway let {self.name} in: {self.connection.last_error}"
+                ) from error
             raise
         return self
 
@@ -158,9 +183,12 @@ class Client:
         await self.close()
 
     async def close(self) -> None:
-        """Say what is due, and leave. Whoever still waits for an answer gets GatewayClosed. Twice is harmless.
+        """Say what is due, and leave.
 
-        Takes a second for what is due, and at most `_CLOSE_TIMEOUT_S` for the rest, whatever the gateway and callbacks do.
+        Whoever still waits for an answer gets GatewayClosed. Twice is harmless.
+
+        Takes a second for what is due, and at most `_CLOSE_TIMEOUT_S` for the rest, whatever the
+        gateway and callbacks do.
         """
         self._home.check()
         try:
@@ -190,14 +218,17 @@ class Client:
         if self._is_closed:
             raise closed_before_sending(f"the client {self.name} is closed")
         if not self._is_opened:
-            raise NotConnected(f"not opened yet: write `async with {type(self).__name__}(…) as client:`")
+            raise NotConnected(
+                f"not opened yet: write `async with {type(self).__name__}(…) as client:`"
+            )
 
     # Sending
 
     async def send(self, to: str, text: str, *, id: str | None = None) -> Sent:
         """Send to a user; returns when the message is kept. The same id again is the same message.
 
-        Raises InvalidMessage, TooFast when it stays too fast, Unconfirmed when no answer came in time: it may be kept.
+        Raises InvalidMessage, TooFast when it stays too fast, Unconfirmed when no answer came in
+        time: it may be kept.
         """
         return await self._deliver(Send(new_message_id() if id is None else id, text, to=to))
 
@@ -242,29 +273,42 @@ class Client:
     async def _group_request(self, frame: Group) -> tuple[str, ...]:
         self._check_open()
         validated(frame)
-        with self._inbox.joining(group_conversation(frame.group) if frame.action == "join" else None):
+        with self._inbox.joining(
+            group_conversation(frame.group) if frame.action == "join" else None
+        ):
             answer = await self._requests.request(frame)
         assert isinstance(answer, Members)
         return answer.members
 
     async def watch(self, *uids: str) -> None:
-        """Have `on_presence` called with each user's status, now and whenever it changes. InvalidMessage: more than 200."""
+        """Have `on_presence` called with each user's status, now and whenever it changes.
+
+        InvalidMessage: more than 200.
+        """
         self._check_open()
         validated(WatchPresence(tuple(self._watched | set(uids))))
         self._watched.update(uids)
-        await self.connection.send(WatchPresence(uids))  # if it cannot be sent, it is sent to the next gateway
+        await self.connection.send(
+            WatchPresence(uids)
+        )  # if it cannot be sent, it is sent to the next gateway
 
     # Reading
 
     async def receive(self) -> ChatMessage:
-        """Return the next message; it counts as read. Raises GatewayClosed once the client is closed."""
+        """Return the next message; it counts as read.
+
+        Raises GatewayClosed once the client is closed.
+        """
         self._check_reading()
         message = await self._inbox.next()
         self._mark_read(message)
         return message
 
     async def messages(self) -> AsyncIterator[ChatMessage]:
-        """Iterate over the messages until the client is closed; one counts as read when the next is asked for."""
+        """Iterate over the messages until the client is closed.
+
+        One counts as read when the next is asked for.
+        """
         self._check_reading()
         while True:
             try:
@@ -306,7 +350,9 @@ class Client:
             self._inbox.on_sent(frame, now(), self._sent_ids)
             self._requests.on_response(frame)
         elif isinstance(frame, Members):
-            self._inbox.on_membership(group_conversation(frame.group), frame.last, is_in=self.uid in frame.members)
+            self._inbox.on_membership(
+                group_conversation(frame.group), frame.last, is_in=self.uid in frame.members
+            )
             self._requests.on_response(frame)
         elif isinstance(frame, ErrorFrame):
             self._requests.on_error(frame)

@@ -1,4 +1,7 @@
-"""GatewayConnection: a client's WebSocket to some gateway; it reconnects by itself, to the next one if this one is gone."""
+"""GatewayConnection: a client's WebSocket to some gateway.
+
+It reconnects by itself, to the next one if this one is gone.
+"""
 
 import asyncio
 import inspect
@@ -16,7 +19,16 @@ from mpim_lab import errors
 from mpim_lab.errors import CorruptPayload, InvalidParameter, MpimError, NotConnected
 from mpim_lab.events import now
 from mpim_lab.im.protocol.closing import close_or_abort
-from mpim_lab.im.protocol.frames import Close, ErrorFrame, FromGateway, Hello, Ping, Welcome, decode_gateway, encode
+from mpim_lab.im.protocol.frames import (
+    Close,
+    ErrorFrame,
+    FromGateway,
+    Hello,
+    Ping,
+    Welcome,
+    decode_gateway,
+    encode,
+)
 from mpim_lab.mq.compression.codec import Codec
 from mpim_lab.mq.compression.framing import decode_messages, frame_type
 from mpim_lab.mq.connection.handler import TaskCancellation, check_handler
@@ -34,7 +46,8 @@ class GatewayConnection:
 
     on_welcome and on_frame are called in the order in which the gateway sent.
 
-    gateways: WebSocket addresses, tried one after another. token: makes a new one, for each attempt.
+    gateways: WebSocket addresses, tried one after another. token: makes a new one, for each
+        attempt.
 
     | the gateway ...                                     | then                                            |
     |-----------------------------------------------------|-------------------------------------------------|
@@ -97,7 +110,10 @@ class GatewayConnection:
             await self.send(Ping())
 
     def check_liveness(self, idle_s: float) -> None:
-        """Reconnect if nothing at all was received for so long: a response is overdue, and the other end may be gone."""
+        """Reconnect if nothing at all was received for so long.
+
+        A response is overdue, and the other end may be gone.
+        """
         if self._ws is not None and now() - self._last_received_at > idle_s:
             self._abort(self._ws, f"nothing was heard for {idle_s:g} s")
 
@@ -126,8 +142,8 @@ class GatewayConnection:
                     raise
                 self.last_error = f"{type(error).__name__}: {error}"
                 _log.exception("no connection")
-            # A connection that lasted is no failure; one that ends at once, again and again, must not be made as fast as
-            # it ends: two clients of the same device replace each other.
+            # A connection that lasted is no failure; one that ends at once, again and again, must
+            # not be made as fast as it ends: two clients of the same device replace each other.
             has_lasted = self._ws is not None and now() - self._welcomed_at > self._backoff.max_s
             self._ws = None
             failures = (0 if said_bye else 1) if has_lasted else failures + 1
@@ -186,7 +202,11 @@ class GatewayConnection:
             raise exception_from_frame(first)
         if not isinstance(first, Welcome):
             raise CorruptPayload(f"the gateway began with {type(first).__name__}")
-        self._ws, self.idle_timeout_s, self.last_error = ws, first.idle_timeout_s, "the gateway is silent"
+        self._ws, self.idle_timeout_s, self.last_error = (
+            ws,
+            first.idle_timeout_s,
+            "the gateway is silent",
+        )
         self._welcomed_at = self._last_received_at = now()
         self._on_welcome(first)
 

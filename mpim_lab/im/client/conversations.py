@@ -8,7 +8,16 @@ from collections.abc import Container, Iterator, MutableMapping
 
 from mpim_lab.errors import GatewayClosed, NoSuchGroup, NotAMember, TooFast
 from mpim_lab.im.client.sequencer import ConversationSequencer, MissingRange, UnknownStart
-from mpim_lab.im.protocol.frames import Ack, ErrorFrame, FromGateway, Page, Sent, Sync, SyncHint, Welcome
+from mpim_lab.im.protocol.frames import (
+    Ack,
+    ErrorFrame,
+    FromGateway,
+    Page,
+    Sent,
+    Sync,
+    SyncHint,
+    Welcome,
+)
 from mpim_lab.im.protocol.requests import ChatMessage, group_of
 from mpim_lab.mq.connection.bounds import MAX_INT, check_bounds
 
@@ -19,14 +28,17 @@ _RATE_LIMIT_PAUSE_S = 1.0  # after a refusal nothing for so long, and then for a
 class ConversationInbox:
     """The conversations of one client, and the messages that wait for its application.
 
-    positions: how far each was read. max_buffered: messages that may wait; beyond it pushes are dropped, and synced later.
+    positions: how far each was read. max_buffered: messages that may wait; beyond it pushes are
+    dropped, and synced later.
     """
 
     def __init__(self, positions: MutableMapping[str, int], max_buffered: int) -> None:
         check_bounds(1, MAX_INT, max_buffered=max_buffered)
         self._positions, self._max_buffered = positions, max_buffered
         self._sequencers: dict[str, ConversationSequencer] = {}
-        self._maybe_behind: dict[str, None] = {}  # the others, which may be thousands, need not be looked at
+        self._maybe_behind: dict[
+            str, None
+        ] = {}  # the others, which may be thousands, need not be looked at
         self._ready: deque[tuple[ChatMessage, bool]] = deque()  # and whether it was sent from here
         self._delivered_unread = False  # one was delivered and is not read yet
         self._uid = ""
@@ -50,10 +62,15 @@ class ConversationInbox:
     def _start(self, conversation: str, after: int) -> None:
         """Begin after number `after`, or before the lowest number that was pushed meanwhile."""
         unknown = self._unknown_starts.pop(conversation, UnknownStart())
-        self._sequencers[conversation] = ConversationSequencer(conversation, after=int(min(after, unknown.first - 1)))
+        self._sequencers[conversation] = ConversationSequencer(
+            conversation, after=int(min(after, unknown.first - 1))
+        )
 
     def _start_is_known(self, conversation: str, first: float, last: int) -> bool:
-        """Return whether it is known where a conversation begins. Another device may have joined a group, or read."""
+        """Return whether it is known where a conversation begins.
+
+        Another device may have joined a group, or read.
+        """
         if last <= 1 or conversation in self._sequencers or conversation in self._positions:
             return True
         unknown = self._unknown_starts.setdefault(conversation, UnknownStart())
@@ -83,7 +100,9 @@ class ConversationInbox:
             return
         self._left.discard(conversation)
         if conversation not in self._sequencers:
-            waiting = (each.sequence for each, _ in self._ready if each.conversation == conversation)
+            waiting = (
+                each.sequence for each, _ in self._ready if each.conversation == conversation
+            )
             self._start(conversation, max(last, self._positions.get(conversation, 0), *waiting))
 
     def _leave(self, conversation: str) -> None:
@@ -104,16 +123,23 @@ class ConversationInbox:
             self._leave(conversation)
 
     def on_welcome(self, welcome: Welcome, now: float) -> None:
-        """Handle the first frame of a connection: the read position and last number of each conversation."""
+        """Handle the first frame of a connection.
+
+        The read position and last number of each conversation.
+        """
         self._is_ordered, self._uid = welcome.ordered, welcome.uid
         known = (*self._sequencers, *self._positions) if welcome.complete else ()
         lost = {name for name in known if group_of(name) is None}
         self._left.difference_update(welcome.conversations)
         for name, (acked, last) in (dict.fromkeys(lost, (0, 0)) | welcome.conversations).items():
             sequencer = self._sequencer(name, acked)
-            sequencer.requested_at = None  # what was asked over the connection before is not answered any more
+            sequencer.requested_at = (
+                None  # what was asked over the connection before is not answered any more
+            )
             if sequencer.reset_if_rewound(acked, last):
-                self._positions[name] = sequencer.position  # and not what the next messages will be numbered
+                self._positions[name] = (
+                    sequencer.position
+                )  # and not what the next messages will be numbered
             else:
                 sequencer.advance_last_known(last)
             if self._positions.get(name, 0) > acked:
@@ -124,7 +150,9 @@ class ConversationInbox:
     def on_sent(self, sent: Sent, now: float, sent_ids: Container[str]) -> None:
         """Skip a message that was sent from here and is stored: it is not pushed to us."""
         if self._is_ordered:
-            self.on_frame(ChatMessage(sent.conversation, sent.sequence, sent.id, self._uid, ""), now, sent_ids)
+            self.on_frame(
+                ChatMessage(sent.conversation, sent.sequence, sent.id, self._uid, ""), now, sent_ids
+            )
 
     def on_frame(self, frame: FromGateway, now: float, sent_ids: Container[str]) -> None:
         """Handle a push, a page or a sync hint; `sent_ids`: the ids of messages sent from here."""
@@ -142,15 +170,21 @@ class ConversationInbox:
                 sequencer.advance_last_known(frame.sequence)
         elif isinstance(frame, Page):
             sequencer = self._sequencer(frame.conversation, frame.after)
-            self._enqueue(sequencer.on_page(frame.messages, frame.last, frame.missing, now), sent_ids)
+            self._enqueue(
+                sequencer.on_page(frame.messages, frame.last, frame.missing, now), sent_ids
+            )
             if not frame.messages and frame.missing is None:
-                sequencer.requested_at = now  # there is nothing, whatever was said before: do not ask again at once
+                sequencer.requested_at = (
+                    now  # there is nothing, whatever was said before: do not ask again at once
+                )
         elif isinstance(frame, SyncHint) and self._is_ordered:
             for name, last in frame.conversations.items():
                 if name in self._left or not self._start_is_known(name, math.inf, last):
                     continue
                 if not self._sequencer(name).advance_last_known(last):
-                    self._acks[name] = self._positions.get(name, 0)  # the acknowledgement was lost, or is not due yet
+                    self._acks[name] = self._positions.get(
+                        name, 0
+                    )  # the acknowledgement was lost, or is not due yet
 
     def _should_ignore(self, conversation: str) -> bool:
         return conversation in self._joining or conversation in self._left
@@ -190,7 +224,9 @@ class ConversationInbox:
 
     def _advance(self, message: ChatMessage) -> None:
         if self._is_ordered:
-            self._positions[message.conversation] = self._acks[message.conversation] = message.sequence
+            self._positions[message.conversation] = self._acks[message.conversation] = (
+                message.sequence
+            )
 
     def due_syncs(self, now: float) -> Iterator[Sync]:
         """Iterate over the syncs to send now."""
@@ -198,11 +234,18 @@ class ConversationInbox:
             return
         allowed = 1 if now < self._paused_until + _RATE_LIMIT_PAUSE_S else _MAX_PENDING_SYNCS
         found = [
-            (name, sequencer) for name in self._maybe_behind if (sequencer := self._sequencers.get(name)) is not None
+            (name, sequencer)
+            for name in self._maybe_behind
+            if (sequencer := self._sequencers.get(name)) is not None
         ]
-        sequencers = {name: sequencer for name, sequencer in found if not sequencer.is_up_to_date(now)}
+        sequencers = {
+            name: sequencer for name, sequencer in found if not sequencer.is_up_to_date(now)
+        }
         self._maybe_behind = dict.fromkeys(sequencers)
-        room = allowed - sum(asked.is_pending(now) for asked in (*sequencers.values(), *self._unknown_starts.values()))
+        room = allowed - sum(
+            asked.is_pending(now)
+            for asked in (*sequencers.values(), *self._unknown_starts.values())
+        )
         for name, sequencer in sequencers.items():
             if room <= 0:
                 return

@@ -10,14 +10,19 @@ from mpim_lab.im.protocol.frames import ErrorFrame, Group, Members, Send, Sent, 
 from mpim_lab.mq.connection.retry import Backoff
 
 _BACKOFF = Backoff(0.05, 1.0)
-_MAX_IN_FLIGHT = 32  # a gateway answers one client's requests in turn, and above its rate not at all
+_MAX_IN_FLIGHT = (
+    32  # a gateway answers one client's requests in turn, and above its rate not at all
+)
 _RATE_LIMIT_PAUSE_S = 1.0
 
 
 class RequestTracker:
-    """The outstanding requests of one client. A request and its response have the same `correlation_id`.
+    """The outstanding requests of one client.
 
-    At most 32 are in flight, the others wait for a permit. After TooFast, a second of silence, then one at a time.
+    A request and its response have the same `correlation_id`.
+
+    At most 32 are in flight, the others wait for a permit. After TooFast, a second of silence, then
+    one at a time.
 
     | a request ends by ...                            | its permit, and its entry in `_pending` |
     |--------------------------------------------------|-----------------------------------------|
@@ -27,8 +32,14 @@ class RequestTracker:
     | the client's end                                 | released; the caller gets GatewayClosed |
     """
 
-    def __init__(self, connection: GatewayConnection, response_timeout_s: float, timeout_s: float) -> None:
-        self._connection, self._response_timeout_s, self._timeout_s = connection, response_timeout_s, timeout_s
+    def __init__(
+        self, connection: GatewayConnection, response_timeout_s: float, timeout_s: float
+    ) -> None:
+        self._connection, self._response_timeout_s, self._timeout_s = (
+            connection,
+            response_timeout_s,
+            timeout_s,
+        )
         self._pending: dict[str, tuple[Send | Group, asyncio.Future[Sent | Members]]] = {}
         self._permits, self._one_by_one = asyncio.Semaphore(_MAX_IN_FLIGHT), asyncio.Lock()
         self._paused_until = 0.0
@@ -40,7 +51,9 @@ class RequestTracker:
         return [frame for frame, _ in self._pending.values()]
 
     async def request(self, frame: Send | Group) -> Sent | Members:
-        """Send a request until it is answered. Raises what the gateway answered, and Unconfirmed if nothing came in time.
+        """Send a request until it is answered.
+
+        Raises what the gateway answered, and Unconfirmed if nothing came in time.
 
         TooFast: it was refused as often as it was sent.
         """
@@ -54,10 +67,18 @@ class RequestTracker:
             raise _closed_error()
         if failed and all(error.definite for error in failed):
             raise failed[-1]
-        detail = f"{type(failed[-1]).__name__}: {failed[-1]}" if failed else f"no answer; {self._connection.last_error}"
-        raise Unconfirmed(f"no gateway answered within {now() - deadline + self._timeout_s:.1f} s: {detail}")
+        detail = (
+            f"{type(failed[-1]).__name__}: {failed[-1]}"
+            if failed
+            else f"no answer; {self._connection.last_error}"
+        )
+        raise Unconfirmed(
+            f"no gateway answered within {now() - deadline + self._timeout_s:.1f} s: {detail}"
+        )
 
-    async def _attempt_until_done(self, frame: Send | Group, failed: list[MpimError]) -> Sent | Members:
+    async def _attempt_until_done(
+        self, frame: Send | Group, failed: list[MpimError]
+    ) -> Sent | Members:
         while not self._is_closed:
             try:
                 return await self._attempt(frame, failed)
@@ -125,7 +146,10 @@ class RequestTracker:
 
 
 def closed_before_sending(why: str) -> GatewayClosed:
-    """This client was closed by its owner, or is used once more: nothing was sent, and nothing will be."""
+    """This client was closed by its owner, or is used once more.
+
+    Nothing was sent, and nothing will be.
+    """
     error = GatewayClosed(why)
     error.definite, error.transient = True, False
     return error

@@ -1,7 +1,9 @@
-"""ConversationSequencer: every message of one conversation once, in the order of the numbers. A rule without I/O or clock.
+"""ConversationSequencer: every message of one conversation once, in the order of the numbers.
 
-Pushes come early, late, twice or not at all; pages (answers to `sync`) fill what is missing. The sequencer returns
-what can be delivered now, and whether it is time to sync.
+A rule without I/O or clock.
+
+Pushes come early, late, twice or not at all; pages (answers to `sync`) fill what is missing. The
+sequencer returns what can be delivered now, and whether it is time to sync.
 """
 
 import math
@@ -22,7 +24,10 @@ class MissingRange(NamedTuple):
 
 
 class PendingSync:
-    """A `sync` in flight: its page may come within `sync_timeout_s`. `requested_at` is None while there is none."""
+    """A `sync` in flight: its page may come within `sync_timeout_s`.
+
+    `requested_at` is None while there is none.
+    """
 
     def __init__(self, sync_timeout_s: float = 2.0) -> None:
         self._sync_timeout_s = sync_timeout_s
@@ -70,9 +75,13 @@ class ConversationSequencer(PendingSync):
         self._restart(after)
 
     def _restart(self, after: int) -> None:
-        self._buffer: ReorderBuffer[ChatMessage] = ReorderBuffer(limit=self._max_buffered, next=after + 1)
+        self._buffer: ReorderBuffer[ChatMessage] = ReorderBuffer(
+            limit=self._max_buffered, next=after + 1
+        )
         self.requested_at = None
-        self._sync_again = False  # a page brought something, and more is missing: sync again at once
+        self._sync_again = (
+            False  # a page brought something, and more is missing: sync again at once
+        )
 
     @property
     def position(self) -> int:
@@ -88,7 +97,11 @@ class ConversationSequencer(PendingSync):
             return []
 
     def on_page(
-        self, messages: Sequence[ChatMessage], last: int, missing: tuple[int, int] | None, now: float
+        self,
+        messages: Sequence[ChatMessage],
+        last: int,
+        missing: tuple[int, int] | None,
+        now: float,
     ) -> list[ChatMessage]:
         """Handle the answer to a `sync`. Return what can be delivered, in order."""
         self.requested_at = None
@@ -97,7 +110,9 @@ class ConversationSequencer(PendingSync):
         if missing is not None and missing[0] <= self._buffer.next <= missing[1]:
             begin, end = self._buffer.next, missing[1] + 1
             released += self._buffer.skip_to(end, now=now)
-            self._note_missing(begin, end, [each.sequence for each in released if each.sequence < end])
+            self._note_missing(
+                begin, end, [each.sequence for each in released if each.sequence < end]
+            )
         for message in messages:
             released += self.on_push(message, now)
         self._sync_again = bool(released)
@@ -111,12 +126,18 @@ class ConversationSequencer(PendingSync):
             begin = number + 1
 
     def advance_last_known(self, last: int) -> bool:
-        """Note the conversation's last number, as the gateway reports it. Return whether something is missing here."""
+        """Note the conversation's last number, as the gateway reports it.
+
+        Return whether something is missing here.
+        """
         self.last_known = max(self.last_known, last)
         return last > self.position
 
     def reset_if_rewound(self, acked: int, last: int) -> bool:
-        """Begin anew where the server is, if it has less than was read: it lost data. Return whether it did."""
+        """Begin anew where the server is, if it has less than was read: it lost data.
+
+        Return whether it did.
+        """
         if last >= self.position:
             return False
         self.missing.append(MissingRange(self.conversation, last + 1, self.position))
@@ -126,13 +147,20 @@ class ConversationSequencer(PendingSync):
 
     def is_up_to_date(self, now: float) -> bool:
         """Return whether nothing is known to be missing, and no `sync` is in flight."""
-        return self.last_known <= self.position and not len(self._buffer) and not self.is_pending(now)
+        return (
+            self.last_known <= self.position and not len(self._buffer) and not self.is_pending(now)
+        )
 
     def next_sync(self, now: float, *, at_once: bool = False) -> int | None:
-        """Return after which number to `sync` now; None: nothing is missing, or a `sync` is in flight."""
+        """Return after which number to `sync` now.
+
+        None: nothing is missing, or a `sync` is in flight.
+        """
         if self.is_pending(now):
             return None
-        behind = self.last_known > self.position and (at_once or self._sync_again or not len(self._buffer))
+        behind = self.last_known > self.position and (
+            at_once or self._sync_again or not len(self._buffer)
+        )
         if behind or self._buffer.overdue(now, self._gap_timeout_s):
             self.requested_at, self._sync_again = now, False
             return self.position

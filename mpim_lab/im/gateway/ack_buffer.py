@@ -19,7 +19,8 @@ _log = logging.getLogger(__name__)
 class AckBuffer:
     """A write-behind buffer of read positions: `async with AckBuffer(messages, interval_s=0.02) as acks`.
 
-    Leaving it flushes the rest. An ack that is lost with its gateway costs a repeated pull, and nothing else.
+    Leaving it flushes the rest. An ack that is lost with its gateway costs a repeated pull, and
+    nothing else.
 
     | a flush ...                              | then its acks                                        |
     |------------------------------------------|------------------------------------------------------|
@@ -39,7 +40,9 @@ class AckBuffer:
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(run_periodically("acknowledgements", self._flush_when_due, self._interval_s))
+        self._task = asyncio.create_task(
+            run_periodically("acknowledgements", self._flush_when_due, self._interval_s)
+        )
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -54,7 +57,10 @@ class AckBuffer:
             self._task.cancel()
 
     def add(self, uid: str, conversation: str, sequence: int, *, is_stored: bool) -> None:
-        """Add one. is_stored: the offline store may have some of these messages, which may be deleted then."""
+        """Add one. is_stored.
+
+        The offline store may have some of these messages, which may be deleted then.
+        """
         key = uid, conversation
         self._pending[key] = max(sequence, self._pending.get(key, 0))
         if is_stored:
@@ -68,11 +74,16 @@ class AckBuffer:
         self._failures = 0 if await self.flush() else self._failures + 1
 
     async def flush(self) -> bool:
-        """Write what there is. Return whether it could be; otherwise it waits for the next flush."""
+        """Write what there is.
+
+        Return whether it could be; otherwise it waits for the next flush.
+        """
         self._available.clear()
         due, self._pending = self._pending, {}
         stored, self._stored = self._stored, set()
-        requests = [AckRequest(uid, conversation, number) for (uid, conversation), number in due.items()]
+        requests = [
+            AckRequest(uid, conversation, number) for (uid, conversation), number in due.items()
+        ]
         try:
             for begin in range(0, len(requests), _MAX_BATCH):
                 await self._write(requests[begin : begin + _MAX_BATCH])
@@ -91,7 +102,10 @@ class AckBuffer:
         return True
 
     async def _write(self, requests: list[AckRequest]) -> None:
-        """Write many at once; one by one if they are refused for good: a single one must not block the others."""
+        """Write many at once.
+
+        One by one if they are refused for good: a single one must not block the others.
+        """
         try:
             await self._messages.ack(requests)
         except MpimError as error:

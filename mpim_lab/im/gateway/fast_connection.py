@@ -1,11 +1,12 @@
 """FastServerConnection: a gateway's WebSocket with a fast path: the usual frame is parsed, unmasked and handled in one go.
 
-The library parses a frame in a generator, queues it and wakes the task that reads the connection. That is right for every
-frame there is, and most of what a message costs a gateway. Nearly all frames of clients are of one kind: text, whole, masked,
-short. Those go to `on_frame` here, as soon as they are whole. All others go to the library byte by byte as they came:
-the handshake, control frames, and from the first frame of another kind on everything. So does a frame that `on_frame` does
-not handle; those that come after it wait behind it in the library's queue, so order holds and slow answers put
-back-pressure on their client.
+The library parses a frame in a generator, queues it and wakes the task that reads the connection.
+That is right for every frame there is, and most of what a message costs a gateway. Nearly all
+frames of clients are of one kind: text, whole, masked, short. Those go to `on_frame` here, as soon
+as they are whole. All others go to the library byte by byte as they came: the handshake, control
+frames, and from the first frame of another kind on everything. So does a frame that `on_frame` does
+not handle; those that come after it wait behind it in the library's queue, so order holds and slow
+answers put back-pressure on their client.
 
 Source: RFC 6455, section 5.2.
 
@@ -22,12 +23,24 @@ from websockets.speedups import apply_mask
 
 from mpim_lab.im.protocol.frames import MAX_FRAME_BYTES
 
-TEXT, BINARY, CLOSE, PING, PONG = 0x81, 0x82, 0x88, 0x89, 0x8A  # the first byte: the last fragment, and what it is
-MASKED, TWO_BYTES, EIGHT_BYTES = 0x80, 126, 127  # the second byte: its first bit, and where a larger size is
+TEXT, BINARY, CLOSE, PING, PONG = (
+    0x81,
+    0x82,
+    0x88,
+    0x89,
+    0x8A,
+)  # the first byte: the last fragment, and what it is
+MASKED, TWO_BYTES, EIGHT_BYTES = (
+    0x80,
+    126,
+    127,
+)  # the second byte: its first bit, and where a larger size is
 
 
 def encode_frame_header(first: int, size: int, mask: int = 0) -> bytes:
-    r"""Return the header of a frame of `size` bytes, up to the masking key; mask: MASKED if there is to be one.
+    r"""Return the header of a frame of `size` bytes, up to the masking key.
+
+    Mask: MASKED if there is to be one.
 
     >>> encode_frame_header(TEXT, 5), encode_frame_header(TEXT, 300, MASKED)
     (b'\x81\x05', b'\x81\xfe\x01,')
@@ -48,13 +61,16 @@ _END_OF_REQUEST = b"\r\n\r\n"
 class FastServerConnection(ServerConnection):
     """A server connection that handles most frames without a task.
 
-    `on_frame(payload)` handles a client's frame at once, or returns False: then the frame waits for `recv`.
+    `on_frame(payload)` handles a client's frame at once, or returns False: then the frame waits for
+    `recv`.
 
-    unread_frames: frames in the library's queue that the reading task has not handled yet; it counts them down.
+    unread_frames: frames in the library's queue that the reading task has not handled yet; it
+        counts them down.
     idle_frames: pings, pongs and unfinished fragments, which cost time; maintenance resets it.
     """
 
-    # The library's class keeps a dictionary for each connection, and with six members more it would be twice as large.
+    # The library's class keeps a dictionary for each connection, and with six members more it would
+    # be twice as large.
     __slots__ = (
         "_fast_path",
         "_handshake_tail",
@@ -69,7 +85,9 @@ class FastServerConnection(ServerConnection):
         super().__init__(*arguments, **options)
         self.on_frame: Callable[[bytes], bool] | None = None
         self.unread_frames = self.idle_frames = 0
-        self._handshake_tail = b""  # the last bytes of the handshake's request, as far as it has come
+        self._handshake_tail = (
+            b""  # the last bytes of the handshake's request, as far as it has come
+        )
         self._in_handshake = True
         self._fast_path = False
         self._partial_frame = b""  # a frame that is not whole yet
@@ -84,7 +102,10 @@ class FastServerConnection(ServerConnection):
             super().data_received(data)
 
     def _parse_handshake(self, data: bytes) -> None:
-        """Pass on the handshake. If anything followed its end at once, the library has it, and gets the rest as well."""
+        """Pass on the handshake.
+
+        If anything followed its end at once, the library has it, and gets the rest as well.
+        """
         super().data_received(data)
         ending = self._handshake_tail + data
         end = ending.find(_END_OF_REQUEST)
@@ -97,15 +118,24 @@ class FastServerConnection(ServerConnection):
         while end - at >= 2:
             first, size, begin = data[at], data[at + 1] - MASKED, at + 6
             if size >= TWO_BYTES:
-                size, begin = int.from_bytes(data[at + 2 : at + 4], "big") if size == TWO_BYTES else -1, at + 8
-            if (first != TEXT and first not in _CONTROL) or not 0 <= size <= MAX_FRAME_BYTES or not self._is_open():
+                size, begin = (
+                    int.from_bytes(data[at + 2 : at + 4], "big") if size == TWO_BYTES else -1,
+                    at + 8,
+                )
+            if (
+                (first != TEXT and first not in _CONTROL)
+                or not 0 <= size <= MAX_FRAME_BYTES
+                or not self._is_open()
+            ):
                 return self._fall_back(data[at:])
             stop = begin + size
             if stop > end or begin > end:
                 break
             if first != TEXT:
                 super().data_received(data[at:stop])
-            elif self.unread_frames or not on_frame(apply_mask(data[begin:stop], data[begin - 4 : begin])):
+            elif self.unread_frames or not on_frame(
+                apply_mask(data[begin:stop], data[begin - 4 : begin])
+            ):
                 self.unread_frames += 1
                 super().data_received(data[at:stop])
             at = stop
@@ -128,8 +158,19 @@ class FastServerConnection(ServerConnection):
         super().process_event(event)
 
     def write(self, frames: Iterable[bytes]) -> None:
-        """Write text frames, all at once; nothing if the connection is closing. Never waits: the caller has limits."""
-        self._write(b"".join([part for frame in frames for part in (encode_frame_header(TEXT, len(frame)), frame)]))
+        """Write text frames, all at once; nothing if the connection is closing.
+
+        Never waits: the caller has limits.
+        """
+        self._write(
+            b"".join(
+                [
+                    part
+                    for frame in frames
+                    for part in (encode_frame_header(TEXT, len(frame)), frame)
+                ]
+            )
+        )
 
     def write_batch(self, batch: bytes) -> None:
         """Write one binary frame, likewise."""

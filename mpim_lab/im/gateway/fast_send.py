@@ -1,8 +1,9 @@
 """FastSender: a direct message without a task of its own: for nearly every one the atomic step is all there is to do.
 
-The command is written, the gateway reads the client's next frame, and the answer calls back. What is not so simple (an error,
-a receiver who is away) goes on in a task, by the message service's own methods. After an error a message is sent again, with
-its id; those of one client one after another, and what it sends meanwhile waits, so that its messages keep their order.
+The command is written, the gateway reads the client's next frame, and the answer calls back. What
+is not so simple (an error, a receiver who is away) goes on in a task, by the message service's own
+methods. After an error a message is sent again, with its id; those of one client one after another,
+and what it sends meanwhile waits, so that its messages keep their order.
 """
 
 import asyncio
@@ -24,7 +25,10 @@ OnDone = Callable[[Session, Send, SendMessageResponse | BaseException], None]
 
 
 class FastSender:
-    """The fast path of a gateway. `on_done(session, frame, response or error)` is called once for each message."""
+    """The fast path of a gateway.
+
+    `on_done(session, frame, response or error)` is called once for each message.
+    """
 
     def __init__(self, messages: MessageService, on_done: OnDone) -> None:
         self.messages, self.on_done = messages, on_done
@@ -32,7 +36,10 @@ class FastSender:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def try_send(self, session: Session, frame: Send) -> bool:
-        """Send a message to one user. Return False if not possible now: then `wait_for_retries`, and `send_message`."""
+        """Send a message to one user.
+
+        Return False if not possible now: then `wait_for_retries`, and `send_message`.
+        """
         if not self.messages.ordered or frame.to is None or session in self._retries:
             return False
         request = SendMessageRequest(frame.id, session.route.uid, frame.to, frame.text)
@@ -71,14 +78,19 @@ class FastSender:
         self.on_done(pending.session, pending.frame, outcome)
 
     async def _retry_in_order(self, session: Session, queue: "deque[PendingSend]") -> None:
-        """One after another; what fails takes the rest along, which would overtake its next repeat."""
+        """One after another.
+
+        What fails takes the rest along, which would overtake its next repeat.
+        """
         outcome: SendMessageResponse | Exception | None = None
         try:
             while queue:
                 pending = queue.popleft()
                 if not isinstance(outcome, Exception):
                     outcome = await _outcome(self.messages.send_message(pending.request))
-                result = pending.error_for_sender(outcome) if isinstance(outcome, Exception) else outcome
+                result = (
+                    pending.error_for_sender(outcome) if isinstance(outcome, Exception) else outcome
+                )
                 self.on_done(session, pending.frame, result)
         finally:
             del self._retries[session]
@@ -102,11 +114,16 @@ async def _outcome(work: Awaitable[SendMessageResponse]) -> SendMessageResponse 
 
 
 class PendingSend:
-    """A message in flight. It waits for the reply in a future's place, and costs half of what a future does."""
+    """A message in flight.
+
+    It waits for the reply in a future's place, and costs half of what a future does.
+    """
 
     __slots__ = ("_error", "_is_done", "_sender", "frame", "message", "request", "session")
 
-    def __init__(self, sender: FastSender, session: Session, frame: Send, request: SendMessageRequest) -> None:
+    def __init__(
+        self, sender: FastSender, session: Session, frame: Send, request: SendMessageRequest
+    ) -> None:
         self._sender, self.session, self.frame = sender, session, frame
         self.request, self.message = request, request.message
         self._is_done = False
@@ -117,7 +134,10 @@ class PendingSend:
         return self._is_done
 
     def set_result(self, reply: Any, /) -> None:
-        """Handle the reply of append_and_push.lua. Raises nothing: it is called from where all replies are read."""
+        """Handle the reply of append_and_push.lua.
+
+        Raises nothing: it is called from where all replies are read.
+        """
         if self._is_done:
             return
         try:
@@ -128,15 +148,24 @@ class PendingSend:
             self._error = Unconfirmed(f"not what was asked for: {reply!r} ({error})")
             self._sender.schedule_retry(self)
 
-    def _on_appended(self, sequence: int, is_new: int, subscriber_count: int, outbox_entry: bytes, at_ms: int) -> None:
-        self._sender.messages.report_appended(self.message, self.request.to, is_new, subscriber_count)
+    def _on_appended(
+        self, sequence: int, is_new: int, subscriber_count: int, outbox_entry: bytes, at_ms: int
+    ) -> None:
+        self._sender.messages.report_appended(
+            self.message, self.request.to, is_new, subscriber_count
+        )
         status = sender_status(is_new, subscriber_count)
         if status == "stored":
             self._sender.finish_in_task(
-                self, parse_append(self.message, (sequence, is_new, subscriber_count, outbox_entry, at_ms))
+                self,
+                parse_append(
+                    self.message, (sequence, is_new, subscriber_count, outbox_entry, at_ms)
+                ),
             )
         else:
-            response = SendMessageResponse(self.message.id, self.message.conversation, sequence, status)
+            response = SendMessageResponse(
+                self.message.id, self.message.conversation, sequence, status
+            )
             self._sender.on_done(self.session, self.frame, response)
 
     def set_exception(self, error: Any, /) -> None:
@@ -146,7 +175,10 @@ class PendingSend:
             self._sender.schedule_retry(self)
 
     def error_for_sender(self, error: Exception) -> Exception:
-        """Return the error for the sender after a failed retry: definite only if the message was certainly not stored."""
+        """Return the error for the sender after a failed retry.
+
+        Definite only if the message was certainly not stored.
+        """
         if getattr(error, "definite", False) and not getattr(self._error, "definite", False):
             return Unconfirmed(f"{self._error}; sent again: {error}")
         return error

@@ -1,4 +1,7 @@
-"""FrameHandler: dispatches the frames of clients. What each frame means is in `protocol/frames.py`."""
+"""FrameHandler: dispatches the frames of clients.
+
+What each frame means is in `protocol/frames.py`.
+"""
 
 import asyncio
 import logging
@@ -6,7 +9,15 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
-from mpim_lab.errors import AccessDenied, GroupExists, InvalidMessage, MpimError, NotAMember, TooFast, Unconfirmed
+from mpim_lab.errors import (
+    AccessDenied,
+    GroupExists,
+    InvalidMessage,
+    MpimError,
+    NotAMember,
+    TooFast,
+    Unconfirmed,
+)
 from mpim_lab.events import CHAT_LOG, SERVICE, Reporter, now
 from mpim_lab.im.gateway.ack_buffer import AckBuffer
 from mpim_lab.im.gateway.config import GatewayConfig, GatewayServices
@@ -72,7 +83,10 @@ class FrameHandler:
         }  # fmt: skip
 
     def try_handle_sync(self, session: Session, raw: bytes) -> bool:
-        """Handle what needs no waiting: an acknowledgement, a direct message. Return False if not: use `handle`."""
+        """Handle what needs no waiting: an acknowledgement, a direct message.
+
+        Return False if not: use `handle`.
+        """
         try:
             frame = decode_client(raw.decode())
         except (InvalidMessage, UnicodeDecodeError):
@@ -101,7 +115,9 @@ class FrameHandler:
 
     def _try_ack_sync(self, session: Session, frame: Ack) -> bool:
         conversation, sequence = frame.conversation, frame.sequence
-        if session.ack_count >= self._config.max_acks or not takes_part(session.route.uid, conversation):
+        if session.ack_count >= self._config.max_acks or not takes_part(
+            session.route.uid, conversation
+        ):
             return False
         session.ack_count += 1
         session.on_ack(conversation, sequence)
@@ -130,7 +146,9 @@ class FrameHandler:
             return self._violation(session, error_frame(TooFast(text), correlation_id(frame)))
         handler = self._handlers.get(type(frame))
         if handler is None:
-            return self._violation(session, error_frame(InvalidMessage("hello is sent once, as the first frame")))
+            return self._violation(
+                session, error_frame(InvalidMessage("hello is sent once, as the first frame"))
+            )
         try:
             await handler(session, frame)
         except (Exception, asyncio.CancelledError) as error:
@@ -140,7 +158,10 @@ class FrameHandler:
         return None
 
     def _send_error(self, session: Session, frame: Any, error: BaseException) -> None:
-        """Send an error to a client. What is no error of ours is logged, and becomes Unconfirmed: it may have been done."""
+        """Send an error to a client.
+
+        What is no error of ours is logged, and becomes Unconfirmed: it may have been done.
+        """
         self._metrics.failed += type(frame) is Send
         if not isinstance(error, MpimError):
             _log.error("%s of %s", type(frame).__name__, session.route.uid, exc_info=error)
@@ -169,7 +190,10 @@ class FrameHandler:
             self._send_receipt(session, await messages.send_group_message(to_all))
 
     def _try_send(self, session: Session, frame: Send) -> bool:
-        """Send a message to one user without waiting for the reply. Return False if not possible now."""
+        """Send a message to one user without waiting for the reply.
+
+        Return False if not possible now.
+        """
         if session.in_flight >= _MAX_IN_FLIGHT or not self.fast_sender.try_send(session, frame):
             return False
         session.in_flight += 1
@@ -177,7 +201,9 @@ class FrameHandler:
             self._trace(frame, session.route.uid)
         return True
 
-    def _on_send_done(self, session: Session, frame: Send, outcome: SendMessageResponse | BaseException) -> None:
+    def _on_send_done(
+        self, session: Session, frame: Send, outcome: SendMessageResponse | BaseException
+    ) -> None:
         session.in_flight -= 1
         if isinstance(outcome, BaseException):
             self._send_error(session, frame, outcome)
@@ -188,9 +214,13 @@ class FrameHandler:
         self._reporter.hop(frame.id, self._reporter.actor, source=sender)
         self._reporter.hop(frame.id, SERVICE)
 
-    def _send_receipt(self, session: Session, response: SendMessageResponse | SendGroupMessageResponse) -> None:
+    def _send_receipt(
+        self, session: Session, response: SendMessageResponse | SendGroupMessageResponse
+    ) -> None:
         self._metrics.sent += 1
-        session.enqueue(encode(Sent(response.id, response.conversation, response.sequence, response.status)))
+        session.enqueue(
+            encode(Sent(response.id, response.conversation, response.sequence, response.status))
+        )
 
     def _ack(self, session: Session, frame: Ack) -> None:
         if self._try_ack_sync(session, frame):
@@ -198,15 +228,21 @@ class FrameHandler:
         session.ack_count += 1
         if session.ack_count > self._config.max_acks:
             self._metrics.too_fast += 1
-            return self._violation(session, error_frame(TooFast(f"at most {self._config.max_acks} acks at once")))
-        return self._violation(session, error_frame(AccessDenied("that is no conversation of yours")))
+            return self._violation(
+                session, error_frame(TooFast(f"at most {self._config.max_acks} acks at once"))
+            )
+        return self._violation(
+            session, error_frame(AccessDenied("that is no conversation of yours"))
+        )
 
     async def _sync(self, session: Session, frame: Sync) -> None:
         messages, uid, after = self._services.messages, session.route.uid, frame.after
         if after is None:
             after = await messages.seek_to_end(uid, frame.conversation, is_new=False)
         page = await messages.pull_offline(PullOfflineRequest(uid, frame.conversation, after))
-        session.enqueue(encode(Page(frame.conversation, page.messages, page.last, page.missing, after)))
+        session.enqueue(
+            encode(Page(frame.conversation, page.messages, page.last, page.missing, after))
+        )
         if self._reporter.is_on:
             for message in (each for each in page.messages if each.sender != session.route.uid):
                 self._reporter.hop(message.id, self._reporter.actor, source=CHAT_LOG)
@@ -225,9 +261,12 @@ class FrameHandler:
         else:
             members = await groups.members(name)
             is_new = uid not in members  # asked again after a lost answer: nothing is skipped
-            begin = partial(self._services.messages.seek_to_end, uid, group_conversation(name), is_new=is_new)
+            begin = partial(
+                self._services.messages.seek_to_end, uid, group_conversation(name), is_new=is_new
+            )
             if frame.action == "join":
-                # Should this stop halfway, whoever asks again begins here, and not with all there ever was.
+                # Should this stop halfway, whoever asks again begins here, and not with all there
+                # ever was.
                 await begin()
                 members = await groups.join(name, uid)
             elif is_new:

@@ -1,9 +1,12 @@
-"""Gateway: clients connect to it by WebSocket; it calls the services for them, and passes pushes on to them.
+"""Gateway: clients connect to it by WebSocket.
 
-A client's message: `FastServerConnection`, `FrameHandler.try_handle_sync`, `FastSender`, one script on the server; or, if it
-needs more, `_read_loop` here, `FrameHandler.handle`, `MessageService.send_message`, the same script. A push: the server,
-`_on_push` here, `Session.push`, the client. A gateway subscribes to the channels of its own clients and to nobody else's; any
-number of them work side by side over one server, and know nothing of each other.
+It calls the services for them, and passes pushes on to them.
+
+A client's message: `FastServerConnection`, `FrameHandler.try_handle_sync`, `FastSender`, one script
+on the server; or, if it needs more, `_read_loop` here, `FrameHandler.handle`,
+`MessageService.send_message`, the same script. A push: the server, `_on_push` here, `Session.push`,
+the client. A gateway subscribes to the channels of its own clients and to nobody else's; any number
+of them work side by side over one server, and know nothing of each other.
 """
 
 import asyncio
@@ -28,7 +31,12 @@ from mpim_lab.im.gateway.maintenance import GatewayMaintenance
 from mpim_lab.im.gateway.metrics import GatewayMetrics, MetricsCollector, render_metrics
 from mpim_lab.im.gateway.session import Session, WriteCoalescer, wait_until_idle
 from mpim_lab.im.gateway.session_registry import PresenceWatcher, SessionRegistry
-from mpim_lab.im.protocol.closing import GOING_AWAY, POLICY_VIOLATION, TRY_AGAIN_LATER, close_or_abort
+from mpim_lab.im.protocol.closing import (
+    GOING_AWAY,
+    POLICY_VIOLATION,
+    TRY_AGAIN_LATER,
+    close_or_abort,
+)
 from mpim_lab.im.protocol.frames import MAX_FRAME_BYTES, Close, decode_push, encode
 from mpim_lab.im.protocol.requests import checked_name
 from mpim_lab.keys import BROADCAST_CHANNEL, gateway_channel
@@ -43,9 +51,10 @@ _log = logging.getLogger(__name__)
 class Gateway:
     """One gateway: `async with Gateway("gw-1", services) as gateway` listens on loopback until the block ends, then drains.
 
-    port 0: any that is free. allow_login: hand out tokens to whoever names a user: for the lab alone.
-    name: for clients and metrics. Two gateways of one name do not take each other's pushes or routes, which go by user and by
-    connection; only their metrics cannot be told apart.
+    port 0: any that is free. allow_login: hand out tokens to whoever names a user: for the lab
+    alone.
+    name: for clients and metrics. Two gateways of one name do not take each other's pushes or
+    routes, which go by user and by connection; only their metrics cannot be told apart.
 
     | it ends by ...               | connections          | routes, subscriptions | acknowledgements | socket, tasks  |
     |------------------------------|----------------------|-----------------------|------------------|----------------|
@@ -69,13 +78,22 @@ class Gateway:
     ) -> None:
         check_bounds(0, 65_535, port=port)  # 0: any that is free
         self._reporter = reporter = Reporter(name, observer)
-        self.name, self.services, self.host, self.port = checked_name("gateway", name), services, host, port
+        self.name, self.services, self.host, self.port = (
+            checked_name("gateway", name),
+            services,
+            host,
+            port,
+        )
         self.config, self.metrics = config or GatewayConfig(), GatewayMetrics()
         self.sessions = SessionRegistry(services.queue, self._on_push, self._on_status)
         self._acks = AckBuffer(services.messages, self.config.ack_flush_interval_s)
         presence_watcher = PresenceWatcher(self.sessions, services.presence)
-        self._frame_handler = FrameHandler(services, presence_watcher, self._acks, self.metrics, self.config, reporter)
-        self._handshake = Handshake(name, services, self.sessions, self.config, WriteCoalescer().schedule)
+        self._frame_handler = FrameHandler(
+            services, presence_watcher, self._acks, self.metrics, self.config, reporter
+        )
+        self._handshake = Handshake(
+            name, services, self.sessions, self.config, WriteCoalescer().schedule
+        )
         self.maintenance = GatewayMaintenance(
             services, self.sessions, presence_watcher, self.metrics, self.config, self.close_session
         )
@@ -88,7 +106,9 @@ class Gateway:
         self._home = LoopAffinity(f"gateway {name}")
         self._handlers: set[asyncio.Task[Any]] = set()  # one for each connection
         self._stack, self._pending_handshakes = contextlib.AsyncExitStack(), PendingHandshakes()
-        self.connections: set[FastServerConnection] = set()  # also those before hello and after their session
+        self.connections: set[FastServerConnection] = (
+            set()
+        )  # also those before hello and after their session
         self._server: Server | None = None
         self._draining = self._dead = False
 
@@ -100,12 +120,17 @@ class Gateway:
         return f"ws://{self.host}:{self.port}/ws"
 
     def is_healthy(self) -> bool:
-        """Return whether it can do its work: it is not closing, and the connections to the server are up."""
+        """Return whether it can do its work.
+
+        It is not closing, and the connections to the server are up.
+        """
         return not self._draining and self.services.queue.is_connected
 
     def render_metrics(self) -> bytes:
         """Return its metrics, as Prometheus reads them."""
-        return render_metrics(MetricsCollector(self.name, self.metrics, lambda: len(self.sessions), self.is_healthy))
+        return render_metrics(
+            MetricsCollector(self.name, self.metrics, lambda: len(self.sessions), self.is_healthy)
+        )
 
     async def __aenter__(self) -> Self:
         if self._server is not None or self._draining:
@@ -118,7 +143,9 @@ class Gateway:
             try:
                 self._server = await self._listen()
             except OSError as error:
-                raise ServerFailed(f"{self.name} cannot listen on {self.host}:{self.port}: {error}") from error
+                raise ServerFailed(
+                    f"{self.name} cannot listen on {self.host}:{self.port}: {error}"
+                ) from error
             if self._draining:
                 self._server.close()
                 raise GatewayClosed(f"the gateway {self.name} was closed while it was opened")
@@ -157,10 +184,13 @@ class Gateway:
         await self.drain()
 
     async def drain(self) -> None:
-        """Accept nobody new, finish what was begun, send everybody elsewhere, flush what is due. Idempotent.
+        """Accept nobody new, finish what was begun, send everybody elsewhere, flush what is due.
 
-        Takes `drain_timeout_s` for what is in flight and `close_timeout_s` for the rest, whatever clients and server do; and
-        two milliseconds a client, so that ten thousand that close in good order are not aborted.
+        Idempotent.
+
+        Takes `drain_timeout_s` for what is in flight and `close_timeout_s` for the rest, whatever
+        clients and server do; and two milliseconds a client, so that ten thousand that close in
+        good order are not aborted.
         """
         self._home.check()
         if self._draining:
@@ -183,7 +213,9 @@ class Gateway:
             self._abort_all()
 
     async def _close_gracefully(self, server: Server) -> None:
-        await asyncio.gather(*(close_or_abort(ws, GOING_AWAY, "the gateway closes") for ws in list(self.connections)))
+        await asyncio.gather(
+            *(close_or_abort(ws, GOING_AWAY, "the gateway closes") for ws in list(self.connections))
+        )
         self._pending_handshakes.abort_all()
         await server.wait_closed()
         for task in list(self._tasks):
@@ -284,7 +316,9 @@ class Gateway:
         channel: Any = message.channel  # text: user names are ASCII
         self._reporter.hop(message_id, self.name, source=channel)
         for session in self.sessions.sessions_of(channel[5:]):  # what follows "user:"
-            if session.push(message_id, conversation, sequence, frame, self.config.max_push_buffer_bytes):
+            if session.push(
+                message_id, conversation, sequence, frame, self.config.max_push_buffer_bytes
+            ):
                 self.metrics.pushed += 1
             else:
                 self.metrics.held_back += 1
@@ -308,7 +342,10 @@ class Gateway:
             self.close_session(session, "replaced: this device is connected elsewhere")
 
     def on_gap(self, gap_s: float) -> None:
-        """Note that the connection from the server was down: pushes were lost. For the queue's `on_gap`."""
+        """Note that the connection from the server was down: pushes were lost.
+
+        For the queue's `on_gap`.
+        """
         _log.info("%s: nothing was received for %.2f s", self.name, gap_s)
         self.maintenance.note_gap()  # its next round notifies them
 

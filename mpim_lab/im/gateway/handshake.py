@@ -27,7 +27,10 @@ from mpim_lab.mq.connection.ids import new_message_id
 
 
 class PendingHandshakes:
-    """Connections before the WebSocket handshake is done. `create` is for `serve(create_connection=…)`."""
+    """Connections before the WebSocket handshake is done.
+
+    `create` is for `serve(create_connection=…)`.
+    """
 
     def __init__(self) -> None:
         self._pending: WeakSet[FastServerConnection] = WeakSet()
@@ -49,7 +52,9 @@ class PendingHandshakes:
                 ws.transport.abort()
 
 
-MAX_CONVERSATIONS = 10_000  # that a welcome names; of the others, those with news get a sync hint right after it
+MAX_CONVERSATIONS = (
+    10_000  # that a welcome names; of the others, those with news get a sync hint right after it
+)
 _log = logging.getLogger(__name__)
 
 
@@ -68,7 +73,9 @@ class Handshake:
         self._config, self._on_dirty = config, on_dirty
 
     async def accept(self, ws: FastServerConnection) -> Session:
-        """Accept a client. Raises InvalidToken, InvalidMessage, NotConnected, and what the connection raises.
+        """Accept a client.
+
+        Raises InvalidToken, InvalidMessage, NotConnected, and what the connection raises.
 
         First subscribe, then read what there is: nothing is lost between the two.
         """
@@ -77,7 +84,9 @@ class Handshake:
             async with asyncio.timeout(self._config.handshake_timeout_s):
                 return await self._open_session(ws, hello)
         except TimeoutError as error:
-            raise NotConnected(f"the gateway was not ready within {self._config.handshake_timeout_s:g} s") from error
+            raise NotConnected(
+                f"the gateway was not ready within {self._config.handshake_timeout_s:g} s"
+            ) from error
 
     async def _open_session(self, ws: FastServerConnection, hello: Hello) -> Session:
         """Open a session completely, or release what was acquired by then."""
@@ -111,9 +120,12 @@ class Handshake:
         late = {name: last for name, (acked, last) in known.items() if acked < last}
         session.offline = late or None
         frames = await messages.backlog_frames(uid)
-        # from here on without an await: what was pushed meanwhile is in `resume_pushes`, and nothing comes in between
+        # from here on without an await: what was pushed meanwhile is in `resume_pushes`, and
+        # nothing comes in between
         whole, silent_s = len(conversations) == len(known), self._config.idle_timeout_s
-        session.enqueue(encode(Welcome(uid, self._gateway, conversations, messages.ordered, silent_s, whole)))
+        session.enqueue(
+            encode(Welcome(uid, self._gateway, conversations, messages.ordered, silent_s, whole))
+        )
         for frame in frames:
             session.enqueue(frame)
         session.is_welcome = True
@@ -126,12 +138,17 @@ class Handshake:
         with contextlib.suppress(ConnectionClosed, TimeoutError):
             async with asyncio.timeout(self._config.handshake_timeout_s):
                 await ws.send(encode(problem), text=True)
-        await close_or_abort(ws, POLICY_VIOLATION if is_client_error(error) else TRY_AGAIN_LATER, problem.error)
+        await close_or_abort(
+            ws, POLICY_VIOLATION if is_client_error(error) else TRY_AGAIN_LATER, problem.error
+        )
 
     async def disconnect(self, session: Session) -> None:
         """Delete the route of a client that is gone, and unsubscribe from its channel."""
         unneeded = self._sessions.discard(session)
-        work = (self._sessions.channels.unsubscribe(*unneeded), self._services.presence.unbind_route(session.route))
+        work = (
+            self._sessions.channels.unsubscribe(*unneeded),
+            self._services.presence.unbind_route(session.route),
+        )
         for error in await asyncio.gather(*work, return_exceptions=True):
             if isinstance(error, MpimError):
                 _log.info("%s: what it had is released later: %s", session.route.uid, error)

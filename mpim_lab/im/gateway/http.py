@@ -8,8 +8,9 @@
 | `/healthz`  | 200 while the gateway can do its work, 503 otherwise                                     |
 | `/metrics`  | metrics for Prometheus                                                                   |
 
-A page of another site that is open in the same browser must not get in: a request that names an `Origin` other than its own
-host, or (DNS rebinding) a host that is neither an address nor localhost, is refused.
+A page of another site that is open in the same browser must not get in: a request that names an
+`Origin` other than its own host, or (DNS rebinding) a host that is neither an address nor
+localhost, is refused.
 """
 
 import ipaddress
@@ -27,7 +28,12 @@ from websockets.http11 import Request, Response
 from mpim_lab.errors import InvalidParameter
 
 _WEB_DIR = Path(__file__).parents[1] / "web"
-_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+_TYPES = {
+    ".html": "text/html",
+    ".js": "text/javascript",
+    ".css": "text/css",
+    ".svg": "image/svg+xml",
+}
 _HEADERS = {
     "Content-Security-Policy": "default-src 'self'; connect-src 'self' ws: wss:; base-uri 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -37,13 +43,22 @@ _HEADERS = {
 
 
 class HttpRoutes:
-    """The routes for plain requests. login: makes a token for a user; None where nobody may log in by name."""
+    """The routes for plain requests. login: makes a token for a user.
+
+    None where nobody may log in by name.
+    """
 
     def __init__(
-        self, *, login: Callable[[str], str] | None, is_healthy: Callable[[], bool], metrics: Callable[[], bytes]
+        self,
+        *,
+        login: Callable[[str], str] | None,
+        is_healthy: Callable[[], bool],
+        metrics: Callable[[], bytes],
     ) -> None:
         self._login, self._is_healthy, self._metrics = login, is_healthy, metrics
-        self._files = {f"/{path.name}": path for path in _WEB_DIR.iterdir() if path.suffix in _TYPES}
+        self._files = {
+            f"/{path.name}": path for path in _WEB_DIR.iterdir() if path.suffix in _TYPES
+        }
         self._files["/"] = _WEB_DIR / "index.html"
 
     def handle(self, connection: ServerConnection, request: Request) -> Response | None:
@@ -57,7 +72,9 @@ class HttpRoutes:
         answers: dict[str, Callable[[], Response | None]] = {
             "/ws": lambda: None,
             "/healthz": self._health,
-            "/metrics": lambda: _response(HTTPStatus.OK, "text/plain; version=0.0.4", self._metrics()),
+            "/metrics": lambda: _response(
+                HTTPStatus.OK, "text/plain; version=0.0.4", self._metrics()
+            ),
             "/login": partial(self._token, parse_qs(url.query).get("user", [""])[0]),
         }
         found = answers.get(url.path)
@@ -84,8 +101,16 @@ class HttpRoutes:
 
 
 def _response(status: HTTPStatus, content_type: str, body: bytes) -> Response:
-    text = "" if "charset" in content_type or content_type == "application/json" else "; charset=utf-8"
-    headers = Headers({"Content-Type": content_type + text, "Content-Length": str(len(body)), "Connection": "close"})
+    text = (
+        "" if "charset" in content_type or content_type == "application/json" else "; charset=utf-8"
+    )
+    headers = Headers(
+        {
+            "Content-Type": content_type + text,
+            "Content-Length": str(len(body)),
+            "Connection": "close",
+        }
+    )
     headers.update(_HEADERS)
     return Response(status.value, status.phrase, headers, body)
 
@@ -101,7 +126,9 @@ def _is_same_origin(request: Request) -> bool:
         return False
     try:
         name = urlsplit(f"//{hosts[0]}").hostname or ""
-        return _is_local_host(name) and all(urlsplit(origin).netloc == hosts[0] for origin in origins)
+        return _is_local_host(name) and all(
+            urlsplit(origin).netloc == hosts[0] for origin in origins
+        )
     except ValueError:  # a bracket that is not closed, and the like
         return False
 

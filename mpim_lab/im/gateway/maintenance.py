@@ -28,7 +28,12 @@ class GatewayMaintenance:
         config: GatewayConfig,
         close_session: Callable[[Session, str], None],
     ) -> None:
-        self._services, self._sessions, self._metrics, self._config = services, sessions, metrics, config
+        self._services, self._sessions, self._metrics, self._config = (
+            services,
+            sessions,
+            metrics,
+            config,
+        )
         self._close_session = close_session
         self._routes_renewed_at, self._presence_refreshed_at = now(), now()
         self._presence_watcher = presence_watcher
@@ -36,7 +41,10 @@ class GatewayMaintenance:
         self._presence_interval_s = min(_PRESENCE_INTERVAL_S, services.presence.ttl_s / 3)
 
     async def run(self) -> None:
-        """Run all tasks until cancelled. None waits for another, and an error ends only its own round."""
+        """Run all tasks until cancelled.
+
+        None waits for another, and an error ends only its own round.
+        """
         tasks = (
             self.check_sessions,
             self.renew_routes,
@@ -46,7 +54,9 @@ class GatewayMaintenance:
             self._sessions.channels.retry_pending,
         )
         interval_s = self._config.maintenance_interval_s
-        await asyncio.gather(*(run_periodically(f"maintenance, {work.__name__}", work, interval_s) for work in tasks))
+        await asyncio.gather(
+            *(run_periodically(f"maintenance, {work.__name__}", work, interval_s) for work in tasks)
+        )
 
     async def check_sessions(self) -> None:
         """Close idle and slow clients, resume pushes to those that caught up, remind those that have not acknowledged."""
@@ -55,7 +65,9 @@ class GatewayMaintenance:
             for session in sessions[begin : begin + _SESSIONS_PER_TICK]:
                 if not session.is_ending:
                     self._check_session(session, now())
-            await asyncio.sleep(0)  # ten thousand would delay everybody's messages for some milliseconds
+            await asyncio.sleep(
+                0
+            )  # ten thousand would delay everybody's messages for some milliseconds
 
     def _check_session(self, session: Session, moment: float) -> None:
         config = self._config
@@ -70,7 +82,11 @@ class GatewayMaintenance:
             self.close_slow_consumer(session)
         elif session.lagging is not None:
             self._check_lagging(session, moment)
-        elif session.unacked and moment - session.pushed_at > config.ack_timeout_s and self._services.messages.ordered:
+        elif (
+            session.unacked
+            and moment - session.pushed_at > config.ack_timeout_s
+            and self._services.messages.ordered
+        ):
             self._metrics.reminded += 1
             session.remind()
 
@@ -88,23 +104,35 @@ class GatewayMaintenance:
         self._close_session(session, "what was sent is not read")
 
     async def renew_routes(self) -> None:
-        """Renew the routes (a heartbeat), every third of their ttl. Close a client whose device is connected elsewhere."""
+        """Renew the routes (a heartbeat), every third of their ttl.
+
+        Close a client whose device is connected elsewhere.
+        """
         presence = self._services.presence
         if now() - self._routes_renewed_at < presence.ttl_s / 3:
             return
-        here = [session for session in self._sessions if session.is_welcome and not session.is_ending]
+        here = [
+            session for session in self._sessions if session.is_welcome and not session.is_ending
+        ]
         bound = {session.route.connection: session for session in here}
         routes = [session.route for session in here]
         for route in await presence.renew(routes[0].gateway, routes) if routes else []:
             self._metrics.replaced += 1
-            self._close_session(bound[route.connection], "replaced: this device is connected elsewhere")
+            self._close_session(
+                bound[route.connection], "replaced: this device is connected elsewhere"
+            )
         self._routes_renewed_at = now()
         for session in here:
-            if session not in self._sessions:  # it may have been removed meanwhile, and its route been stored again
+            if (
+                session not in self._sessions
+            ):  # it may have been removed meanwhile, and its route been stored again
                 await presence.unbind_route(session.route)
 
     async def refresh_presence(self) -> None:
-        """Retry failed watches; find statuses that changed without a notification, because a gateway died."""
+        """Retry failed watches.
+
+        Find statuses that changed without a notification, because a gateway died.
+        """
         if now() - self._presence_refreshed_at < self._presence_interval_s:
             return
         await self._presence_watcher.retry_pending()
@@ -124,7 +152,10 @@ class GatewayMaintenance:
         self._lagging.update(self._sessions)
 
     async def notify_lag(self) -> None:
-        """After a gap, send each client its last numbers. What fails is retried in the next round."""
+        """After a gap, send each client its last numbers.
+
+        What fails is retried in the next round.
+        """
         permits = asyncio.Semaphore(_MAX_CONCURRENT)
         lagging = [each for each in self._lagging if each in self._sessions]
         self._lagging = set()
@@ -136,7 +167,9 @@ class GatewayMaintenance:
                 session.send_hints(behind)
 
         errors = await asyncio.gather(*map(notify, lagging), return_exceptions=True)
-        self._lagging.update(session for session, error in zip(lagging, errors, strict=True) if error is not None)
+        self._lagging.update(
+            session for session, error in zip(lagging, errors, strict=True) if error is not None
+        )
         for error in errors:
             if error is not None:
                 raise error

@@ -1,4 +1,7 @@
-"""GatewayMetrics: the counters of one gateway, as Prometheus reads them. Counting is adding to an attribute."""
+"""GatewayMetrics: the counters of one gateway, as Prometheus reads them.
+
+Counting is adding to an attribute.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
@@ -47,9 +50,18 @@ class MetricsCollector(Collector):
     """Prometheus' collector of one gateway's metrics."""
 
     def __init__(
-        self, gateway: str, metrics: GatewayMetrics, connected: Callable[[], int], is_up: Callable[[], bool]
+        self,
+        gateway: str,
+        metrics: GatewayMetrics,
+        connected: Callable[[], int],
+        is_up: Callable[[], bool],
     ) -> None:
-        self._gateway, self._metrics, self._connected, self._is_up = gateway, metrics, connected, is_up
+        self._gateway, self._metrics, self._connected, self._is_up = (
+            gateway,
+            metrics,
+            connected,
+            is_up,
+        )
 
     def collect(self) -> Iterator[Metric]:
         """Return the metrics; Prometheus calls this."""

@@ -19,7 +19,9 @@ class TokenBucket:
 
     def __init__(self, *, rate_per_s: float, burst: float, now: float = 0.0) -> None:
         if rate_per_s <= 0 or burst < 1:
-            raise InvalidParameter(f"rate_per_s={rate_per_s}, burst={burst}: above 0, and at least 1")
+            raise InvalidParameter(
+                f"rate_per_s={rate_per_s}, burst={burst}: above 0, and at least 1"
+            )
         self._rate, self._burst, self._tokens, self._updated_at = rate_per_s, burst, burst, now
 
     def try_acquire(self, now: float) -> bool:

@@ -1,10 +1,12 @@
 """Session: one client's connection at a gateway: what is on its way to it, and what it has not acknowledged.
 
-A client that reads slowly must cost nothing but itself. What waits for it here is bounded: above the limit nothing more is
-pushed, only the numbers are noted; when it has read what there was, one sync hint (`behind`) has the last numbers, and
-it pulls. Nothing is lost by that: the log is the source of truth, a push is only fast.
+A client that reads slowly must cost nothing but itself. What waits for it here is bounded: above
+the limit nothing more is pushed, only the numbers are noted; when it has read what there was, one
+sync hint (`behind`) has the last numbers, and it pulls. Nothing is lost by that: the log is the
+source of truth, a push is only fast.
 
-WriteCoalescer: what a gateway sends within one event-loop iteration leaves at its end, together for each client.
+WriteCoalescer: what a gateway sends within one event-loop iteration leaves at its end, together for
+each client.
 """
 
 import asyncio
@@ -22,7 +24,9 @@ from mpim_lab.mq.compression.codec import Codec
 from mpim_lab.mq.compression.framing import MAX_MESSAGES, encode_batch
 
 _log = logging.getLogger(__name__)
-_COMPRESSION_THRESHOLD_BYTES = 1_024  # below it a few bytes are saved, and the time of a push is spent
+_COMPRESSION_THRESHOLD_BYTES = (
+    1_024  # below it a few bytes are saved, and the time of a push is spent
+)
 
 
 class WriteCoalescer:
@@ -56,7 +60,8 @@ _MAX_BATCH_BYTES = 512 * 1024
 class Session:
     """The connection of one client: what is in flight to it, and what it has not acknowledged.
 
-    Use from the gateway's event loop. `on_dirty(session)`: there is something to flush at the end of this iteration.
+    Use from the gateway's event loop. `on_dirty(session)`: there is something to flush at the end
+    of this iteration.
     """
 
     # ten thousand of them: without a dictionary each
@@ -94,15 +99,19 @@ class Session:
         self.violations = 0.0  # frames that could not be read, or came too fast; they decay
         self.ack_count = 0  # since the last maintenance round
         self._outgoing: list[bytes] = []
-        # conversation → the last number that was not pushed; None: everything is. At first there was no welcome yet
+        # conversation → the last number that was not pushed; None: everything is. At first there
+        # was no welcome yet
         self.lagging: dict[str, int] | None = {}
         self.unacked: dict[str, int] | None = None  # conversation → the number pushed last
-        self.pushed_at = 0.0  # when the oldest of those was pushed, or it last acknowledged, or fell behind
+        self.pushed_at = (
+            0.0  # when the oldest of those was pushed, or it last acknowledged, or fell behind
+        )
         self.watched: set[str] | None = None
         self.in_flight = 0  # frames that are not answered yet
         # messages sent from here, of which it wants no echo; None: it does
         self.sent_ids: dict[str, None] | None = None
-        # conversations of which the offline store may have messages for this user, and up to which number
+        # conversations of which the offline store may have messages for this user, and up to which
+        # number
         self.offline: dict[str, int] | None = None
 
     @property
@@ -115,7 +124,10 @@ class Session:
         return bool(self.ws.transport.get_write_buffer_size() > max_bytes)
 
     def enqueue(self, frame: bytes) -> None:
-        """Enqueue a frame; it leaves at the end of this event-loop iteration, with what else there is by then."""
+        """Enqueue a frame.
+
+        It leaves at the end of this event-loop iteration, with what else there is by then.
+        """
         if not self._outgoing:
             self._on_dirty(self)
         self._outgoing.append(frame)
@@ -128,9 +140,14 @@ class Session:
                 del self.sent_ids[next(iter(self.sent_ids))]
 
     def push(self, id: str, conversation: str, sequence: int, frame: bytes, max_bytes: int) -> bool:
-        """Push a message, unless too much waits already: then note its number. Return whether it was pushed."""
+        """Push a message, unless too much waits already: then note its number.
+
+        Return whether it was pushed.
+        """
         if (
-            self.sent_ids and id in self.sent_ids and b'"sender":"%b"' % self.route.uid.encode() in frame
+            self.sent_ids
+            and id in self.sent_ids
+            and b'"sender":"%b"' % self.route.uid.encode() in frame
         ):  # no text has bare quotes
             del self.sent_ids[id]
             return True
@@ -182,9 +199,16 @@ class Session:
             self.send_hints(self.unacked)
 
     def flush(self, codec: Codec) -> None:
-        """Write what there is: to a client that can read it, many frames as one batch, compressed if that pays."""
+        """Write what there is.
+
+        To a client that can read it, many frames as one batch, compressed if that pays.
+        """
         outgoing, self._outgoing = self._outgoing, []
-        if self.packed and 1 < len(outgoing) <= MAX_MESSAGES and sum(map(len, outgoing)) <= _MAX_BATCH_BYTES:
+        if (
+            self.packed
+            and 1 < len(outgoing) <= MAX_MESSAGES
+            and sum(map(len, outgoing)) <= _MAX_BATCH_BYTES
+        ):
             return self.ws.write_batch(codec.compress(encode_batch(outgoing)))
         return self.ws.write(outgoing)
 

@@ -28,7 +28,9 @@ MessageHandler = Callable[[Message], Any]
 
 
 class ChannelSubscriptions:
-    """The wanted and the actual subscriptions of a gateway; one task a channel brings the server to what is wanted.
+    """The wanted and the actual subscriptions of a gateway.
+
+    One task a channel brings the server to what is wanted.
 
     | while a channel's task is running ...        | then                                                          |
     |----------------------------------------------|---------------------------------------------------------------|
@@ -41,14 +43,19 @@ class ChannelSubscriptions:
     def __init__(self, queue: MessageQueue) -> None:
         self._queue = queue
         self._wanted: dict[str, MessageHandler] = {}
-        self._subscribed: set[str] = set()  # or perhaps subscribed: what is in doubt is unsubscribed once more
+        self._subscribed: set[str] = (
+            set()
+        )  # or perhaps subscribed: what is in doubt is unsubscribed once more
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def __len__(self) -> int:
         return len(self._subscribed)
 
     async def subscribe(self, channel: str, handler: MessageHandler) -> None:
-        """Subscribe; return once the server has confirmed. Raises what the queue's `subscribe` raises."""
+        """Subscribe; return once the server has confirmed.
+
+        Raises what the queue's `subscribe` raises.
+        """
         self._wanted[channel] = handler
         if channel not in self._subscribed or channel in self._tasks:
             await self._wait_until_synced(channel)
@@ -58,7 +65,9 @@ class ChannelSubscriptions:
         for channel in channels:
             self._wanted.pop(channel, None)
         here = [each for each in channels if each in self._subscribed or each in self._tasks]
-        for error in await asyncio.gather(*map(self._wait_until_synced, here), return_exceptions=True):
+        for error in await asyncio.gather(
+            *map(self._wait_until_synced, here), return_exceptions=True
+        ):
             if isinstance(error, BaseException):
                 raise error
 
@@ -100,16 +109,28 @@ def _retrieved(task: "asyncio.Task[None]") -> None:
 
 
 class SessionRegistry:
-    """The sessions by user, and the watchers by user. A channel is subscribed while at least one session needs it."""
+    """The sessions by user, and the watchers by user.
+
+    A channel is subscribed while at least one session needs it.
+    """
 
     def __init__(
-        self, queue: MessageQueue, on_push: Callable[[Message], Any], on_status: Callable[[Message], Any]
+        self,
+        queue: MessageQueue,
+        on_push: Callable[[Message], Any],
+        on_status: Callable[[Message], Any],
     ) -> None:
-        self.channels, self._on_push, self._on_status = ChannelSubscriptions(queue), on_push, on_status
+        self.channels, self._on_push, self._on_status = (
+            ChannelSubscriptions(queue),
+            on_push,
+            on_status,
+        )
         self._by_user: dict[str, list[Session]] = {}
         self._by_connection: dict[str, Session] = {}
         self._watched: dict[str, set[Session]] = {}
-        self.status_versions: dict[str, int] = {}  # watched user → how many status changes were received
+        self.status_versions: dict[
+            str, int
+        ] = {}  # watched user → how many status changes were received
         self.last_status: dict[str, str] = {}  # watched user → the status sent last
 
     def __iter__(self) -> Iterator[Session]:
@@ -143,18 +164,27 @@ class SessionRegistry:
         return self._by_connection.get(session.route.connection) is session
 
     async def add(self, session: Session) -> None:
-        """Add a session: pushes for its user come here. Raises what `subscribe` raises: then `remove`."""
+        """Add a session: pushes for its user come here.
+
+        Raises what `subscribe` raises: then `remove`.
+        """
         uid = session.route.uid
         self._by_user.setdefault(uid, []).append(session)
         self._by_connection[session.route.connection] = session
         await self.channels.subscribe(user_channel(uid), self._on_push)
 
     async def remove(self, session: Session) -> None:
-        """Remove a session; the last one of a user ends the subscription. Raises what `unsubscribe` raises."""
+        """Remove a session; the last one of a user ends the subscription.
+
+        Raises what `unsubscribe` raises.
+        """
         await self.channels.unsubscribe(*self.discard(session))
 
     def discard(self, session: Session) -> list[str]:
-        """Remove a session at once. Return the channels that no session needs now, to be unsubscribed."""
+        """Remove a session at once.
+
+        Return the channels that no session needs now, to be unsubscribed.
+        """
         uid, unneeded = session.route.uid, []
         self._by_connection.pop(session.route.connection, None)
         sessions = self._by_user.get(uid, [])
@@ -163,7 +193,11 @@ class SessionRegistry:
             if not sessions:
                 del self._by_user[uid]
                 unneeded.append(user_channel(uid))
-        return unneeded + [channel for each in session.watched or () for channel in self._discard_watch(session, each)]
+        return unneeded + [
+            channel
+            for each in session.watched or ()
+            for channel in self._discard_watch(session, each)
+        ]
 
     async def watch(self, session: Session, uid: str) -> None:
         """Have a session watch a user; nothing happens if it was removed meanwhile."""
@@ -207,7 +241,9 @@ class PresenceWatcher:
         self._sessions, self._presence = sessions, presence
 
     async def watch(self, session: Session, uids: Collection[str]) -> None:
-        """Send a session these users' statuses, now and whenever they change. Raises InvalidMessage above the limit.
+        """Send a session these users' statuses, now and whenever they change.
+
+        Raises InvalidMessage above the limit.
 
         Raises what the connection raises while the server is away; `retry_pending` tries again.
         """
@@ -234,12 +270,16 @@ class PresenceWatcher:
             versions = {uid: sessions.status_versions.get(uid) for uid in uids}
             statuses = await self._presence.statuses(list(uids))
         except MpimError:
-            await asyncio.gather(*(sessions.unwatch(session, uid) for uid in uids), return_exceptions=True)
+            await asyncio.gather(
+                *(sessions.unwatch(session, uid) for uid in uids), return_exceptions=True
+            )
             raise
         for uid, status in statuses.items():
             is_news = (
                 sessions.status_versions.get(uid) == versions[uid]
             )  # otherwise the status changed meanwhile, and that was sent
             if is_news and session in sessions.watchers(uid):
-                sessions.last_status.setdefault(uid, status)  # if others were sent another one, maintenance finds it
+                sessions.last_status.setdefault(
+                    uid, status
+                )  # if others were sent another one, maintenance finds it
                 session.enqueue(encode(PresenceChanged(uid, status)))

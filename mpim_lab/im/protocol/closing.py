@@ -4,11 +4,17 @@ import asyncio
 
 from websockets.asyncio.connection import Connection
 
-GOING_AWAY, POLICY_VIOLATION, TRY_AGAIN_LATER = 1001, 1008, 1013  # RFC 6455, section 7.4.1, and its registry
+GOING_AWAY, POLICY_VIOLATION, TRY_AGAIN_LATER = (
+    1001,
+    1008,
+    1013,
+)  # RFC 6455, section 7.4.1, and its registry
 _CLOSE_TIMEOUT_S = 2.0
 
 
-async def close_or_abort(ws: Connection, code: int, reason: str, timeout_s: float = _CLOSE_TIMEOUT_S) -> None:
+async def close_or_abort(
+    ws: Connection, code: int, reason: str, timeout_s: float = _CLOSE_TIMEOUT_S
+) -> None:
     """Close a WebSocket; abort it if the other end does not answer in time.
 
     | the other end ...                            | then                                                |

@@ -1,7 +1,8 @@
 """Frames: what clients and gateways send to each other over a WebSocket. This is the specification.
 
-Each frame is one JSON object in a text message; `t` is its type. A frame that is no such object, or breaks a limit, is
-answered by `error`; unknown members are passed over, so that newer clients can talk to older gateways.
+Each frame is one JSON object in a text message; `t` is its type. A frame that is no such object, or
+breaks a limit, is answered by `error`; unknown members are passed over, so that newer clients can
+talk to older gateways.
 
 | from client | members                      | gateway answers                                                              |
 |-------------|------------------------------|------------------------------------------------------------------------------|
@@ -30,16 +31,19 @@ answered by `error`; unknown members are passed over, so that newer clients can 
 | `bye`        | reason                                                 | the gateway closes; connect again, elsewhere      |
 | `pong`       |                                                        |                                                   |
 
-An `error` about a `sync` has the id "sync <conversation>". `whole` false: there are more conversations than were named.
+An `error` about a `sync` has the id "sync <conversation>". `whole` false: there are more
+conversations than were named.
 
-Limits: a frame from a client has at most 16 KiB, a text 4,000 characters (a notice 100,000), `presence` 200 users.
-`ordered` false: this is the naive version, whose pushes have no numbers to rely on. With `packed` true, the gateway may
-send several frames in one binary message: a batch, compressed if that pays (`mpim_lab/mq/compression/framing.py`).
+Limits: a frame from a client has at most 16 KiB, a text 4,000 characters (a notice 100,000),
+`presence` 200 users. `ordered` false: this is the naive version, whose pushes have no numbers to
+rely on. With `packed` true, the gateway may send several frames in one binary message: a batch,
+compressed if that pays (`mpim_lab/mq/compression/framing.py`).
 
-A message that I send is pushed to all my devices; with `echo` false not over the connection that sent it, which has `sent`.
+A message that I send is pushed to all my devices; with `echo` false not over the connection that
+sent it, which has `sent`.
 
-On a user's channel (`user:<uid>`) a push travels as "<id> <conversation> <sequence> <frame>", so that a gateway can pass the
-frame on as it is; a notice on `system:broadcast` as "<id> <frame>".
+On a user's channel (`user:<uid>`) a push travels as "<id> <conversation> <sequence> <frame>", so
+that a gateway can pass the frame on as it is; a notice on `system:broadcast` as "<id> <frame>".
 
 A field of a class may have another name on the wire; `name=` says which.
 """
@@ -55,7 +59,9 @@ from mpim_lab.im.protocol.requests import ChatMessage, MessageId, Name, Sequence
 
 
 def correlation_id(frame: object) -> str:
-    """Return what a response or an error refers to: a message's id, "group <name>", "sync <conversation>".
+    """Return what a response or an error refers to.
+
+    A message's id, "group <name>", "sync <conversation>".
 
     It is "" for a frame that nobody waits for.
 
@@ -75,7 +81,10 @@ ConversationName = Annotated[str, Meta(min_length=2, max_length=130)]
 
 
 class Hello(Struct, frozen=True, tag="hello", tag_field="t"):
-    """The first frame: a token, the device, whether batches are read (`packed`) and own messages wanted (`echo`)."""
+    """The first frame.
+
+    A token, the device, whether batches are read (`packed`) and own messages wanted (`echo`).
+    """
 
     token: Annotated[str, Meta(max_length=2_000)]
     device: Name = "main"
@@ -135,7 +144,9 @@ class Welcome(Struct, frozen=True, tag="welcome", tag_field="t"):
     gateway: str
     conversations: dict[str, tuple[int, int]]
     ordered: bool = True
-    idle_timeout_s: float = field(default=60.0, name="silent_s")  # silent for so long: taken for gone
+    idle_timeout_s: float = field(
+        default=60.0, name="silent_s"
+    )  # silent for so long: taken for gone
     complete: bool = field(default=True, name="whole")
 
 
@@ -211,7 +222,17 @@ class Pong(Struct, frozen=True, tag="pong", tag_field="t"):
 
 FromClient = Hello | Send | Ack | Sync | WatchPresence | Group | Ping
 FromGateway = (
-    Welcome | ChatMessage | Sent | Page | SyncHint | PresenceChanged | Members | Broadcast | ErrorFrame | Close | Pong
+    Welcome
+    | ChatMessage
+    | Sent
+    | Page
+    | SyncHint
+    | PresenceChanged
+    | Members
+    | Broadcast
+    | ErrorFrame
+    | Close
+    | Pong
 )
 encode = msgspec.json.Encoder().encode
 _decode_client: Callable[[bytes | str], FromClient] = msgspec.json.Decoder(FromClient).decode
@@ -238,7 +259,11 @@ def decode_client(frame: bytes | str) -> FromClient:
     """
     try:
         return _decode_client(frame)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # the last: nested thousands deep
+    except (
+        msgspec.DecodeError,
+        UnicodeDecodeError,
+        RecursionError,
+    ) as error:  # the last: nested thousands deep
         raise InvalidMessage(str(error)) from error
 
 
@@ -254,7 +279,9 @@ def validated(frame: FromClient) -> FromClient:
     except (UnicodeEncodeError, TypeError) as error:
         raise InvalidMessage(str(error)) from error
     if len(raw) > MAX_FRAME_BYTES:
-        raise InvalidMessage(f"as JSON it has {len(raw):,} bytes; a frame has at most {MAX_FRAME_BYTES:,}")
+        raise InvalidMessage(
+            f"as JSON it has {len(raw):,} bytes; a frame has at most {MAX_FRAME_BYTES:,}"
+        )
     read = decode_client(raw)
     if read != frame:  # bytes, dates and the like become text on the way
         raise InvalidMessage(f"a gateway would read something else than was given: {read!r:.200}")

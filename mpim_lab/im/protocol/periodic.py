@@ -10,8 +10,12 @@ from mpim_lab.mq.connection.handler import TaskCancellation
 _log = logging.getLogger(__name__)
 
 
-async def run_periodically(name: str, work: Callable[[], Awaitable[object]], interval_s: float) -> None:
-    """Run `work` every `interval_s` until this task is cancelled; an error in one round does not prevent the next.
+async def run_periodically(
+    name: str, work: Callable[[], Awaitable[object]], interval_s: float
+) -> None:
+    """Run `work` every `interval_s` until this task is cancelled.
+
+    An error in one round does not prevent the next.
 
     | a round ...                                  | then                                |
     |----------------------------------------------|-------------------------------------|

@@ -10,8 +10,9 @@
 | `AckRequest`                    | a gateway   | `MessageService.ack`                      | moves the read position        |
 | `BroadcastSystemMessageRequest` | an operator | `MessageService.broadcast_system_message` | a notice to everybody online   |
 
-A user's id (`uid`), a device and a group are names of 1 to 64 letters, digits, "_", "." or "-". A conversation is
-"alice:bob" (the two ids, sorted) or "#tea" (a group). A message's id is made once, by the client that sends it.
+A user's id (`uid`), a device and a group are names of 1 to 64 letters, digits, "_", "." or "-". A
+conversation is "alice:bob" (the two ids, sorted) or "#tea" (a group). A message's id is made once,
+by the client that sends it.
 """
 
 import re
@@ -28,14 +29,21 @@ MAX_ID_CHARS = 64
 NAME_PATTERN = r"^[A-Za-z0-9_.\-]{1,64}\Z"
 Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
 MESSAGE_ID_PATTERN = r"^[!-~]{1,64}\Z"
-MessageId = Annotated[str, Meta(pattern=MESSAGE_ID_PATTERN)]  # printable, no blank: it is the first word on a channel
+MessageId = Annotated[
+    str, Meta(pattern=MESSAGE_ID_PATTERN)
+]  # printable, no blank: it is the first word on a channel
 Text = Annotated[str, Meta(min_length=1, max_length=MAX_TEXT_CHARS)]
-SequenceNumber = Annotated[int, Meta(ge=0, le=2**53)]  # what JSON's numbers hold exactly in every language
+SequenceNumber = Annotated[
+    int, Meta(ge=0, le=2**53)
+]  # what JSON's numbers hold exactly in every language
 _NAME, _MESSAGE_ID = re.compile(NAME_PATTERN), re.compile(MESSAGE_ID_PATTERN)
 
 
 class ChatMessage(Struct, frozen=True, tag="push", tag_field="t"):
-    """One message of a conversation: its sequence number, id, sender, text and time (ms since 1970)."""
+    """One message of a conversation.
+
+    Its sequence number, id, sender, text and time (ms since 1970).
+    """
 
     conversation: str
     sequence: int
@@ -46,7 +54,10 @@ class ChatMessage(Struct, frozen=True, tag="push", tag_field="t"):
 
 
 class BindRouteRequest(Struct, frozen=True):
-    """Where one device of a user is connected. `connection` is unique: a route is unbound by this name alone."""
+    """Where one device of a user is connected.
+
+    `connection` is unique: a route is unbound by this name alone.
+    """
 
     uid: str
     device: str
@@ -84,13 +95,16 @@ class SendMessageRequest(Struct, frozen=True):
     @property
     def message(self) -> ChatMessage:
         """The message to send, not numbered yet."""
-        return ChatMessage(direct_conversation(self.sender, self.to), 0, self.id, self.sender, self.text)
+        return ChatMessage(
+            direct_conversation(self.sender, self.to), 0, self.id, self.sender, self.text
+        )
 
 
 class SendMessageResponse(Struct, frozen=True):
     """The outcome of a direct message.
 
-    `status`: "pushed" (a gateway of the receiver has it), "stored" (it waits), "known" (the id was sent before).
+    `status`: "pushed" (a gateway of the receiver has it), "stored" (it waits), "known" (the id was
+    sent before).
     """
 
     id: str
@@ -100,7 +114,10 @@ class SendMessageResponse(Struct, frozen=True):
 
 
 class SendGroupMessageRequest(Struct, frozen=True):
-    """A message from a member to the members of a group. The same `id` again is the same message."""
+    """A message from a member to the members of a group.
+
+    The same `id` again is the same message.
+    """
 
     id: str
     sender: str
@@ -135,7 +152,11 @@ class PullOfflineRequest(Struct, frozen=True):
 
 
 class PullOfflineResponse(Struct, frozen=True):
-    """A page, in order. `last`: the number of the conversation's last message. `missing`: numbers that are lost for good."""
+    """A page, in order.
+
+    `last`: the number of the conversation's last message. `missing`: numbers that are lost for
+    good.
+    """
 
     messages: tuple[ChatMessage, ...]
     last: int
@@ -190,7 +211,9 @@ def checked_name(what: str, name: str) -> str:
 
 
 def checked_id(id: str) -> str:
-    """Return the id of a message: 1 to 64 printable characters without a blank. Raises InvalidMessage.
+    """Return the id of a message: 1 to 64 printable characters without a blank.
+
+    Raises InvalidMessage.
 
     >>> checked_id("018f-7a:1")
     '018f-7a:1'
@@ -203,7 +226,9 @@ def checked_id(id: str) -> str:
 
 
 def checked_text(text: str, max_chars: int = MAX_TEXT_CHARS) -> str:
-    """Return the text of a message: 1 to `max_chars` characters that UTF-8 can encode. Raises InvalidMessage.
+    """Return the text of a message: 1 to `max_chars` characters that UTF-8 can encode.
+
+    Raises InvalidMessage.
 
     >>> checked_text("hi")
     'hi'
@@ -246,7 +271,9 @@ def group_of(conversation: str) -> str | None:
 
 
 def takes_part(uid: str, conversation: str) -> bool:
-    """Return whether it is a group's, or a direct conversation of this user: the one rule of who may read and acknowledge.
+    """Return whether it is a group's, or a direct conversation of this user.
+
+    The one rule of who may read and acknowledge.
 
     Whether a user is a member of the group is for `GroupService` to say.
 

@@ -1,7 +1,8 @@
 """BatchLoader: concurrent lookups share one query.
 
-The first one waits for the end of the event-loop iteration; lookups until then join it, and lookups during a query are in
-the next one. So no answer is older than its lookup, and the more there are at once the fewer queries each of them costs.
+The first one waits for the end of the event-loop iteration; lookups until then join it, and lookups
+during a query are in the next one. So no answer is older than its lookup, and the more there are at
+once the fewer queries each of them costs.
 """
 
 import asyncio
@@ -18,7 +19,8 @@ Answer = TypeVar("Answer")
 class BatchLoader(Generic[Answer]):
     """A DataLoader: `BatchLoader(batch_fn, max_batch=500)` calls `batch_fn` for at most 500 names at a time.
 
-    `batch_fn(names)` returns the answers by name. What waits is at most one lookup for each different name.
+    `batch_fn(names)` returns the answers by name. What waits is at most one lookup for each
+    different name.
 
     | a caller ...                              | then the others                              |
     |-------------------------------------------|----------------------------------------------|
@@ -27,13 +29,21 @@ class BatchLoader(Generic[Answer]):
     | and the query itself is cancelled         | get StoreFailed, and nobody is cancelled     |
     """
 
-    def __init__(self, batch_fn: Callable[[Sequence[str]], Awaitable[Mapping[str, Answer]]], *, max_batch: int) -> None:
+    def __init__(
+        self,
+        batch_fn: Callable[[Sequence[str]], Awaitable[Mapping[str, Answer]]],
+        *,
+        max_batch: int,
+    ) -> None:
         self._batch_fn, self._max_batch = batch_fn, max_batch
         self._waiting: dict[str, asyncio.Future[Answer | None]] = {}
         self._task: asyncio.Task[None] | None = None
 
     async def load(self, name: str) -> Answer | None:
-        """Return the answer for one name; None if `batch_fn` has none. Raises what `batch_fn` raises."""
+        """Return the answer for one name; None if `batch_fn` has none.
+
+        Raises what `batch_fn` raises.
+        """
         answer = self._waiting.get(name)
         if answer is None:
             answer = self._waiting[name] = asyncio.get_running_loop().create_future()
@@ -62,7 +72,9 @@ class BatchLoader(Generic[Answer]):
         except BaseException as error:
             # a cancellation was meant for the query, and not for those who wait for it
             is_ours = isinstance(error, Exception)
-            raised = error if is_ours else StoreFailed(f"the query was given up: {type(error).__name__}")
+            raised = (
+                error if is_ours else StoreFailed(f"the query was given up: {type(error).__name__}")
+            )
             for answer in asked.values():
                 answer.set_exception(raised)
             if not is_ours and self._cancellations.was_requested:

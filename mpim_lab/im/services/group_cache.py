@@ -8,7 +8,8 @@
 | the server forgets the version                                | it begins again at the server's clock, above old ones  |
 | the server is not there, or answers nonsense                  | then there is no entry: the database answers           |
 
-Source: Nishtala and others, "Scaling Memcache at Facebook", 2013, section 3.2.1 (leases against stale sets).
+Source: Nishtala and others, "Scaling Memcache at Facebook", 2013, section 3.2.1 (leases against
+stale sets).
 """
 
 import logging
@@ -29,14 +30,20 @@ _decode = msgspec.json.Decoder(tuple[str, ...]).decode
 
 
 class CacheEntry(NamedTuple):
-    """A cached entry: the members (None: a miss), and the version now (None: the server is away, set nothing)."""
+    """A cached entry.
+
+    The members (None: a miss), and the version now (None: the server is away, set nothing).
+    """
 
     members: tuple[str, ...] | None
     version: bytes | None
 
 
 class GroupMembersCache:
-    """A cache-aside of groups' members in Redis, for `cache_ttl_s` seconds. No method raises if Redis fails."""
+    """A cache-aside of groups' members in Redis, for `cache_ttl_s` seconds.
+
+    No method raises if Redis fails.
+    """
 
     def __init__(self, queue: MessageQueue, cache_ttl_s: float) -> None:
         check_bounds(0.001, A_DAY_S, cache_ttl_s=cache_ttl_s)
@@ -45,7 +52,10 @@ class GroupMembersCache:
         self._is_away = False
 
     async def get(self, group: str) -> CacheEntry:
-        """Return the entry and the version, read in one step, before the database. Does not wait for a connection."""
+        """Return the entry and the version, read in one step, before the database.
+
+        Does not wait for a connection.
+        """
         if not self._connection.is_connected:
             return CacheEntry(None, None)
         try:
@@ -56,22 +66,33 @@ class GroupMembersCache:
         self._is_away = False
         return CacheEntry(_parse_members(group, copy), version or b"")
 
-    async def set_if_unchanged(self, group: str, members: tuple[str, ...], version: bytes | None) -> None:
+    async def set_if_unchanged(
+        self, group: str, members: tuple[str, ...], version: bytes | None
+    ) -> None:
         """Set what was read from the database after `version`, unless the group was changed meanwhile."""
         if version is not None and self._connection.is_connected:
             try:
                 await CACHE_MEMBERS.run(
-                    self._connection, self._keys(group), version, msgspec.json.encode(members), self._ttl_ms
+                    self._connection,
+                    self._keys(group),
+                    version,
+                    msgspec.json.encode(members),
+                    self._ttl_ms,
                 )
             except MpimError as error:
                 self._warn_once(f"made: {error}")
 
     async def invalidate(self, group: str) -> None:
-        """Delete the entry of a group that was changed. Waits for the connection as long as the queue's limits say."""
+        """Delete the entry of a group that was changed.
+
+        Waits for the connection as long as the queue's limits say.
+        """
         try:
             await INVALIDATE_MEMBERS.run(self._connection, self._keys(group), str(A_DAY_S * 1_000))
         except MpimError as error:
-            _log.warning("the copy of %s's members may be old for %s ms: %s", group, self._ttl_ms, error)
+            _log.warning(
+                "the copy of %s's members may be old for %s ms: %s", group, self._ttl_ms, error
+            )
 
     def _keys(self, group: str) -> list[bytes]:
         keys = self._queue.keys
@@ -87,5 +108,7 @@ def _parse_members(group: str, copy: Any) -> tuple[str, ...] | None:
     try:
         return None if copy is None else _decode(copy)
     except (msgspec.DecodeError, UnicodeDecodeError, TypeError) as error:
-        _log.warning("the copy of %s's members cannot be read; the database answers: %s", group, error)
+        _log.warning(
+            "the copy of %s's members cannot be read; the database answers: %s", group, error
+        )
         return None

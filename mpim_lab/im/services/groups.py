@@ -1,8 +1,11 @@
-"""GroupService: who is in which group. The database is the source of truth; a cache in Redis answers (`GroupMembersCache`).
+"""GroupService: who is in which group.
 
-A change locks its group's row, so that changes of one group come one after the other, and the cache is filled afterwards
-from what was committed. What a change returns is what it committed; who reads the members after it has returned sees it, or
-something later. Only if the cache cannot be invalidated may others read the old list, for at most `cache_ttl_s` seconds.
+The database is the source of truth; a cache in Redis answers (`GroupMembersCache`).
+
+A change locks its group's row, so that changes of one group come one after the other, and the cache
+is filled afterwards from what was committed. What a change returns is what it committed; who reads
+the members after it has returned sees it, or something later. Only if the cache cannot be
+invalidated may others read the old list, for at most `cache_ttl_s` seconds.
 """
 
 import asyncio
@@ -51,7 +54,12 @@ class GroupService:
     """
 
     def __init__(
-        self, store: SqlDatabase, queue: MessageQueue, *, cache_ttl_s: float = 60.0, max_members: int = 5_000
+        self,
+        store: SqlDatabase,
+        queue: MessageQueue,
+        *,
+        cache_ttl_s: float = 60.0,
+        max_members: int = 5_000,
     ) -> None:
         check_bounds(1, MAX_INT, max_members=max_members)
         self._cache, self._max_members = GroupMembersCache(queue, cache_ttl_s), max_members
@@ -62,11 +70,16 @@ class GroupService:
     # Changes
 
     async def create(self, group: str, owner: str, members: Sequence[str] = ()) -> tuple[str, ...]:
-        """Create a group of its owner and `members`; return all of them, sorted. Raises GroupExists, InvalidParameter."""
+        """Create a group of its owner and `members`; return all of them, sorted.
+
+        Raises GroupExists, InvalidParameter.
+        """
         checked_name("group", group)
         everybody = tuple(sorted({checked_name("uid", uid) for uid in (owner, *members)}))
         if len(everybody) > self._max_members:
-            raise InvalidParameter(f"a group has at most {self._max_members:,} members, not {len(everybody):,}")
+            raise InvalidParameter(
+                f"a group has at most {self._max_members:,} members, not {len(everybody):,}"
+            )
         row = {"name": group, "owner": owner, "made_at": int(time.time() * 1e3)}
 
         async def work(connection: AsyncConnection) -> tuple[str, ...]:
@@ -74,7 +87,9 @@ class GroupService:
                 await connection.execute(insert(GROUPS).values(row))
             except IntegrityError as error:
                 raise GroupExists(f"there is a group {group!r} already") from error
-            await connection.execute(insert(MEMBERS), [{"group_name": group, "uid": uid} for uid in everybody])
+            await connection.execute(
+                insert(MEMBERS), [{"group_name": group, "uid": uid} for uid in everybody]
+            )
             return everybody
 
         return await self._commit_and_invalidate(group, work)
@@ -90,7 +105,9 @@ class GroupService:
         """Remove a user from a group; return its members. Idempotent. Raises NoSuchGroup."""
         return await self._update_membership("leave", group, uid)
 
-    async def _update_membership(self, action: Literal["join", "leave"], group: str, uid: str) -> tuple[str, ...]:
+    async def _update_membership(
+        self, action: Literal["join", "leave"], group: str, uid: str
+    ) -> tuple[str, ...]:
         checked_name("group", group)
         checked_name("uid", uid)
 
@@ -99,22 +116,33 @@ class GroupService:
             if (await connection.execute(lock)).first() is None:
                 raise _not_found(group)
             members = set(
-                (await connection.execute(select(MEMBERS.c.uid).where(MEMBERS.c.group_name == group))).scalars()
+                (
+                    await connection.execute(
+                        select(MEMBERS.c.uid).where(MEMBERS.c.group_name == group)
+                    )
+                ).scalars()
             )
             if action == "join" and uid not in members:
                 if len(members) >= self._max_members:
-                    raise InvalidParameter(f"group {group!r} is full: it has {len(members):,} members")
+                    raise InvalidParameter(
+                        f"group {group!r} is full: it has {len(members):,} members"
+                    )
                 await connection.execute(insert(MEMBERS).values(group_name=group, uid=uid))
                 members.add(uid)
             elif action == "leave" and uid in members:
-                await connection.execute(delete(MEMBERS).where(MEMBERS.c.group_name == group, MEMBERS.c.uid == uid))
+                await connection.execute(
+                    delete(MEMBERS).where(MEMBERS.c.group_name == group, MEMBERS.c.uid == uid)
+                )
                 members.remove(uid)
             return tuple(sorted(members))
 
         return await self._commit_and_invalidate(group, work)
 
     async def _commit_and_invalidate(self, group: str, work: _Work) -> tuple[str, ...]:
-        """Commit, then invalidate the cache; also when nothing changed: an earlier attempt may have died in between."""
+        """Commit, then invalidate the cache.
+
+        Also when nothing changed: an earlier attempt may have died in between.
+        """
         try:
             members = await self._tables.transaction(f"group {group!r} cannot be changed", work)
         except (StoreUncertain, asyncio.CancelledError):  # it may be committed
@@ -124,7 +152,10 @@ class GroupService:
         return members
 
     async def _invalidate(self, group: str) -> None:
-        """Invalidate in a task of its own: a caller that is cancelled now has changed the group all the same."""
+        """Invalidate in a task of its own.
+
+        A caller that is cancelled now has changed the group all the same.
+        """
         task = asyncio.create_task(self._cache.invalidate(group))
         self._invalidations.add(task)
         task.add_done_callback(self._invalidations.discard)
@@ -133,7 +164,10 @@ class GroupService:
     # Questions
 
     async def members(self, group: str) -> tuple[str, ...]:
-        """Return who is in a group, sorted: from the cache, or from the database. Raises NoSuchGroup."""
+        """Return who is in a group, sorted: from the cache, or from the database.
+
+        Raises NoSuchGroup.
+        """
         cached = await self._cache.get(checked_name("group", group))
         if cached.members is not None:
             return cached.members
@@ -148,7 +182,9 @@ class GroupService:
         async def work(connection: AsyncConnection) -> list[str | None]:
             return list((await connection.execute(wanted)).scalars())
 
-        rows = await self._tables.transaction(f"the members of group {group!r} cannot be read", work)
+        rows = await self._tables.transaction(
+            f"the members of group {group!r} cannot be read", work
+        )
         if not rows:
             raise _not_found(group)
         return tuple(

@@ -1,8 +1,10 @@
 """MessageLog: the conversations on the server: their logs, sequence numbers, members and read positions. The source of truth.
 
-All of it is written in atomic steps (lua/append_and_push.lua, lua/acknowledge.lua); this is the thin layer that calls them.
+All of it is written in atomic steps (lua/append_and_push.lua, lua/acknowledge.lua); this is the
+thin layer that calls them.
 
-PreparedAppend: the call of append_and_push.lua for one sender's messages in one conversation, as far as it is constant.
+PreparedAppend: the call of append_and_push.lua for one sender's messages in one conversation, as
+far as it is constant.
 """
 
 from collections.abc import Sequence
@@ -22,7 +24,9 @@ from mpim_lab.mq.pubsub.queue import MessageQueue
 
 
 class PreparedAppend:
-    """The prepared script call of one sender in one direct conversation: a message costs its own words only.
+    """The prepared script call of one sender in one direct conversation.
+
+    A message costs its own words only.
 
     keys, words: those of one message; every other message has the same, but for three.
     """
@@ -32,10 +36,16 @@ class PreparedAppend:
     MESSAGE_ID_KEY, ID, AFTER = 1, 0, 4  # places among the keys; among the words
 
     def __init__(
-        self, script: LuaScript, message: ChatMessage, keys: Sequence[bytes], words: Sequence[bytes | str]
+        self,
+        script: LuaScript,
+        message: ChatMessage,
+        keys: Sequence[bytes],
+        words: Sequence[bytes | str],
     ) -> None:
         first = len(keys)
-        self._template = script.template(keys, words, (self.MESSAGE_ID_KEY, first + self.ID, first + self.AFTER))
+        self._template = script.template(
+            keys, words, (self.MESSAGE_ID_KEY, first + self.ID, first + self.AFTER)
+        )
         self._message_id_key_prefix = keys[self.MESSAGE_ID_KEY].removesuffix(joinable(message.id))
         self._frame_head_bytes = encode(message).index(b'"sequence":0') + len(b'"sequence":0')
 
@@ -47,7 +57,9 @@ class PreparedAppend:
 
 
 LOG_NAME = "chat"  # the name of these conversations
-MESSAGE_ID_TTL_S = 3_600  # of the idempotency record of a message id: longer than any client retries
+MESSAGE_ID_TTL_S = (
+    3_600  # of the idempotency record of a message id: longer than any client retries
+)
 TRIM_EVERY = 256  # messages
 _MAX_PREPARED = 16_384  # senders in conversations, of some 800 bytes
 APPEND_AND_PUSH, ACKNOWLEDGE = (
@@ -57,7 +69,10 @@ APPEND_AND_PUSH, ACKNOWLEDGE = (
 
 
 class AppendResult(NamedTuple):
-    """The result of an append: the message with number and time, whether it is new, and its outbox entry if it has one."""
+    """The result of an append.
+
+    The message with number and time, whether it is new, and its outbox entry if it has one.
+    """
 
     message: ChatMessage
     is_new: bool
@@ -95,24 +110,35 @@ class MessageLog:
         self._script_loaded_on: RespConnection | None = None  # whose server has append_and_push.lua
         self._prepared: dict[tuple[str, str], PreparedAppend] = {}  # by sender and conversation
 
-    async def append(self, message: ChatMessage, receivers: Sequence[str], *, is_group: bool) -> AppendResult:
-        """Number, append and push a message, unless its id was sent before. The first of `receivers` decides the status."""
+    async def append(
+        self, message: ChatMessage, receivers: Sequence[str], *, is_group: bool
+    ) -> AppendResult:
+        """Number, append and push a message, unless its id was sent before.
+
+        The first of `receivers` decides the status.
+        """
         keys, words = self._append_arguments(message, receivers, is_group)
         connection = self.commands.connection
         appended = parse_append(message, await APPEND_AND_PUSH.run(self.commands, keys, *words))
         self._script_loaded_on = connection
         return appended
 
-    def append_nowait(self, message: ChatMessage, receivers: Sequence[str], sink: ReplySink) -> bool:
-        """Append a direct message without waiting. Return False if that is not possible now: then use `append`.
+    def append_nowait(
+        self, message: ChatMessage, receivers: Sequence[str], sink: ReplySink
+    ) -> bool:
+        """Append a direct message without waiting.
 
-        `sink` gets the reply, which is for `parse_append`. On each new connection the first message goes by `append`,
-        which loads the script.
+        Return False if that is not possible now: then use `append`.
+
+        `sink` gets the reply, which is for `parse_append`. On each new connection the first message
+        goes by `append`, which loads the script.
         """
         connection = self.commands.connection
         if connection.is_blocked or connection is not self._script_loaded_on:
             return False
-        prepared = self._prepared.get((message.sender, message.conversation)) or self._prepare(message, receivers)
+        prepared = self._prepared.get((message.sender, message.conversation)) or self._prepare(
+            message, receivers
+        )
         connection.send_to(sink, prepared.pack(message))
         return True
 
@@ -139,7 +165,10 @@ class MessageLog:
             *(
                 []
                 if is_group
-                else [self._keys.direct_conversations(uid) for uid in dict.fromkeys((*receivers, sender))]
+                else [
+                    self._keys.direct_conversations(uid)
+                    for uid in dict.fromkeys((*receivers, sender))
+                ]
             ),
         ]
         words: list[bytes | str] = [
@@ -151,17 +180,25 @@ class MessageLog:
             "group" if is_group else "",
             self._trim_every,
         ]
-        return keys, words + [self._keys.channel(user_channel(uid)) for uid in dict.fromkeys(receivers)]
+        return keys, words + [
+            self._keys.channel(user_channel(uid)) for uid in dict.fromkeys(receivers)
+        ]
 
-    async def read_range(self, conversation: str, first: int, last: int | None, count: int) -> list[ChatMessage]:
+    async def read_range(
+        self, conversation: str, first: int, last: int | None, count: int
+    ) -> list[ChatMessage]:
         """Return what the log still has from number `first` to `last` (None: to its end), at most `count`."""
         end = "+" if last is None else f"{last}-0"
-        raws = await self.commands.call("XRANGE", self._log_key(conversation), f"{first}-0", end, "COUNT", str(count))
+        raws = await self.commands.call(
+            "XRANGE", self._log_key(conversation), f"{first}-0", end, "COUNT", str(count)
+        )
         return [_parse_message(raw[1][3]) for raw in raws]
 
     async def last_sequence(self, conversation: str) -> int:
         """Return the number of a conversation's last message."""
-        return int(await self.commands.call("GET", self._keys.sequence(LOG_NAME, conversation)) or 0)
+        return int(
+            await self.commands.call("GET", self._keys.sequence(LOG_NAME, conversation)) or 0
+        )
 
     async def last_sequences(self, conversations: Sequence[str]) -> dict[str, int]:
         """Return the last numbers of several conversations."""
@@ -177,11 +214,18 @@ class MessageLog:
 
     async def trim(self, conversation: str, before: int) -> int:
         """Delete what comes before number `before`. Return how many messages that were."""
-        return int(await self.commands.call("XTRIM", self._log_key(conversation), "MINID", "=", f"{before}-0"))
+        return int(
+            await self.commands.call(
+                "XTRIM", self._log_key(conversation), "MINID", "=", f"{before}-0"
+            )
+        )
 
     async def direct_conversations(self, uid: str) -> list[str]:
         """Return the direct conversations of a user."""
-        return [raw.decode() for raw in await self.commands.call("SMEMBERS", self._keys.direct_conversations(uid))]
+        return [
+            raw.decode()
+            for raw in await self.commands.call("SMEMBERS", self._keys.direct_conversations(uid))
+        ]
 
     async def read_positions(self, uid: str) -> dict[str, int]:
         """Return how far a user has acknowledged each conversation."""
@@ -190,21 +234,31 @@ class MessageLog:
 
     async def positions_of(self, uids: Sequence[str], conversation: str) -> dict[str, int]:
         """Return how far each of several users has acknowledged one conversation."""
-        commands = [encode_command(b"HGET", self._keys.acked(uid), conversation.encode()) for uid in uids]
-        found = dict(zip(uids, await call_many(self.commands, commands) if commands else [], strict=True))
+        commands = [
+            encode_command(b"HGET", self._keys.acked(uid), conversation.encode()) for uid in uids
+        ]
+        found = dict(
+            zip(uids, await call_many(self.commands, commands) if commands else [], strict=True)
+        )
         for number in found.values():
             if isinstance(number, BaseException):
                 raise number
         return {uid: int(number or 0) for uid, number in found.items()}
 
     async def ack(self, requests: Sequence[AckRequest]) -> list[int]:
-        """Advance read positions: forward only, never beyond the last message. Return the positions now."""
+        """Advance read positions: forward only, never beyond the last message.
+
+        Return the positions now.
+        """
         if not requests:
             return []
         keys = [
             key
             for each in requests
-            for key in (self._keys.acked(each.uid), self._keys.sequence(LOG_NAME, each.conversation))
+            for key in (
+                self._keys.acked(each.uid),
+                self._keys.sequence(LOG_NAME, each.conversation),
+            )
         ]
         words = [word for each in requests for word in (each.conversation, str(each.sequence))]
         far = await ACKNOWLEDGE.run(self.commands, keys, *words)
@@ -212,8 +266,12 @@ class MessageLog:
 
     # The outbox
 
-    async def due_entries(self, min_age_ms: int, *, after: bytes = b"", count: int = 100) -> list[OutboxEntry]:
-        """Return the entries at least this old, by the server's clock: the service that wrote them has died.
+    async def due_entries(
+        self, min_age_ms: int, *, after: bytes = b"", count: int = 100
+    ) -> list[OutboxEntry]:
+        """Return the entries at least this old, by the server's clock.
+
+        The service that wrote them has died.
 
         after: the entry after which to begin; from the first one if none is given.
         """
@@ -243,11 +301,19 @@ def sender_status(is_new: object, subscriber_count: int) -> str:
 def parse_append(message: ChatMessage, reply: Sequence[Any]) -> AppendResult:
     """Parse the reply of append_and_push.lua."""
     sequence, is_new, subscriber_count, outbox_entry, at_ms = reply
-    return AppendResult(replace(message, sequence=sequence, at_ms=at_ms), bool(is_new), subscriber_count, outbox_entry)
+    return AppendResult(
+        replace(message, sequence=sequence, at_ms=at_ms),
+        bool(is_new),
+        subscriber_count,
+        outbox_entry,
+    )
 
 
 def _split_frame(message: ChatMessage) -> tuple[bytes, bytes]:
-    """Return the frame up to its number, and from there to its time: append_and_push.lua inserts both."""
+    """Return the frame up to its number, and from there to its time.
+
+    Append_and_push.lua inserts both.
+    """
     frame = encode(message)
     before, _, after = frame.partition(b'"sequence":0')
     return before + b'"sequence":', after.removesuffix(b"0}")
@@ -261,7 +327,10 @@ def _parse_message(frame: bytes) -> ChatMessage:
 
 
 def _parse_entry(entry_id: bytes, fields: Sequence[bytes]) -> OutboxEntry:
-    """Parse an outbox entry. One that cannot be parsed has no action, and does not block those behind it."""
+    """Parse an outbox entry.
+
+    One that cannot be parsed has no action, and does not block those behind it.
+    """
     try:
         _, action, _, conversation, _, sequence = fields
         return OutboxEntry(entry_id, action.decode(), conversation.decode(), int(sequence))

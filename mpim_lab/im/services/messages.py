@@ -1,4 +1,6 @@
-"""MessageService: the correct message service. A message it has acknowledged is delivered once and in order, whoever dies.
+"""MessageService: the correct message service.
+
+A message it has acknowledged is delivered once and in order, whoever dies.
 
 | step | what                                                           | if the service dies after it                       |
 |------|----------------------------------------------------------------|----------------------------------------------------|
@@ -9,12 +11,14 @@
 | 3    | of a group's message: remove it from the outbox                | it is pushed again; clients know its number        |
 | 4    | acknowledge it to the sender                                   | as after step 1                                    |
 
-A push may be lost on its way (Pub/Sub is at most once). The receiving client acknowledges numbers, sees gaps, and pulls by
+A push may be lost on its way (Pub/Sub is at most once). The receiving client acknowledges numbers,
+sees gaps, and pulls by
 number: from the log, and what was trimmed there from the offline store. A push only has to be fast;
 the log is the source of truth.
 
-A group's message is written once and read by everybody (fan-out on read), and its push costs a fixed number of round trips:
-members (one), step 1 (one), all members' pushes in one pipeline, with the members again (one), step 3 (one).
+A group's message is written once and read by everybody (fan-out on read), and its push costs a
+fixed number of round trips: members (one), step 1 (one), all members' pushes in one pipeline, with
+the members again (one), step 3 (one).
 """
 
 import asyncio
@@ -59,7 +63,10 @@ _log = logging.getLogger(__name__)
 
 
 class FanOutResult(NamedTuple):
-    """The result of a fan-out: to how many it was pushed, for whom it waits, to whom it could not be pushed."""
+    """The result of a fan-out.
+
+    To how many it was pushed, for whom it waits, to whom it could not be pushed.
+    """
 
     pushed: int
     absent: tuple[str, ...]
@@ -90,37 +97,62 @@ class MessageService:
 
     async def send_message(self, request: SendMessageRequest) -> SendMessageResponse:
         """Append a message for one user and push it. The same id again is the same message."""
-        return await self.complete_send(request, await self.append(request.message, [request.to, request.sender]))
+        return await self.complete_send(
+            request, await self.append(request.message, [request.to, request.sender])
+        )
 
-    async def complete_send(self, request: SendMessageRequest, appended: AppendResult) -> SendMessageResponse:
-        """Return the response for the sender; if nobody was subscribed, store the message first (step 2)."""
+    async def complete_send(
+        self, request: SendMessageRequest, appended: AppendResult
+    ) -> SendMessageResponse:
+        """Return the response for the sender.
+
+        If nobody was subscribed, store the message first (step 2).
+        """
         if appended.status == "stored":
             await self.store_offline([request.to], appended.message)
         return SendMessageResponse(
             request.id, appended.message.conversation, appended.message.sequence, appended.status
         )
 
-    async def send_group_message(self, request: SendGroupMessageRequest) -> SendGroupMessageResponse:
-        """Append a message for a group and push it to its members. Raises NoSuchGroup, NotAMember."""
+    async def send_group_message(
+        self, request: SendGroupMessageRequest
+    ) -> SendGroupMessageResponse:
+        """Append a message for a group and push it to its members.
+
+        Raises NoSuchGroup, NotAMember.
+        """
         members = await self.groups.members(request.group)
         if request.sender not in members:
             raise NotAMember(f"{request.sender} is not in the group {request.group}")
         conversation = group_conversation(request.group)
         appended = await self.append(request.message)
         if not appended.is_new:
-            return SendGroupMessageResponse(request.id, conversation, appended.message.sequence, "known")
-        # Read again, with the pushes: who joined meanwhile begins before this number, and needs the push.
-        out, now_in = await asyncio.gather(self.fan_out(appended.message, members), self.groups.members(request.group))
+            return SendGroupMessageResponse(
+                request.id, conversation, appended.message.sequence, "known"
+            )
+        # Read again, with the pushes: who joined meanwhile begins before this number, and needs the
+        # push.
+        out, now_in = await asyncio.gather(
+            self.fan_out(appended.message, members), self.groups.members(request.group)
+        )
         if joined := sorted(set(now_in) - set(members)):
             more = await self.fan_out(appended.message, joined)
-            out = FanOutResult(out.pushed + more.pushed, out.absent + more.absent, out.failed + more.failed)
+            out = FanOutResult(
+                out.pushed + more.pushed, out.absent + more.absent, out.failed + more.failed
+            )
         waiting = [uid for uid in out.absent if uid != request.sender]
         await self.store_offline(waiting, appended.message)
         if not out.failed:
             await self.complete_outbox(appended.outbox_entry)
         status = "pushed" if out.pushed else "stored"
         return SendGroupMessageResponse(
-            request.id, conversation, appended.message.sequence, status, out.pushed, len(waiting), out.failed
+            request.id,
+            conversation,
+            appended.message.sequence,
+            status,
+            out.pushed,
+            len(waiting),
+            out.failed,
         )
 
     async def append(self, message: ChatMessage, receivers: Sequence[str] = ()) -> AppendResult:
@@ -128,34 +160,55 @@ class MessageService:
         checked_id(message.id)
         checked_text(message.text)
         appended = await self.log.append(message, receivers, is_group=not receivers)
-        self.report_appended(message, receivers[0] if receivers else "", appended.is_new, appended.subscriber_count)
+        self.report_appended(
+            message, receivers[0] if receivers else "", appended.is_new, appended.subscriber_count
+        )
         return appended
 
-    def append_nowait(self, message: ChatMessage, receivers: Sequence[str], sink: ReplySink) -> bool:
-        """Do step 1 of a direct message without waiting; `sink` gets the reply. Return False if not possible now."""
+    def append_nowait(
+        self, message: ChatMessage, receivers: Sequence[str], sink: ReplySink
+    ) -> bool:
+        """Do step 1 of a direct message without waiting; `sink` gets the reply.
+
+        Return False if not possible now.
+        """
         return self.log.append_nowait(message, receivers, sink)
 
-    def report_appended(self, message: ChatMessage, receiver: str, is_new: object, subscriber_count: int) -> None:
-        """Report step 1 to the observer: where the message is now. A group's message has no `receiver` yet."""
+    def report_appended(
+        self, message: ChatMessage, receiver: str, is_new: object, subscriber_count: int
+    ) -> None:
+        """Report step 1 to the observer: where the message is now.
+
+        A group's message has no `receiver` yet.
+        """
         if self.reporter.is_on:
             self.reporter.hop(message.id, CHAT_LOG)
             if receiver and is_new:
                 self.reporter.hop(message.id, user_channel(receiver), count=subscriber_count)
 
     async def fan_out(self, message: ChatMessage, members: Sequence[str]) -> FanOutResult:
-        """Push to many in one pipeline: each reply says how many gateways were subscribed, at that moment."""
+        """Push to many in one pipeline.
+
+        Each reply says how many gateways were subscribed, at that moment.
+        """
         payload = encode_push(message)
         tail = b"%d\r\n%b\r\n" % (len(payload), payload)
         at_once = max(1, _MAX_PIPELINE_BYTES // (len(tail) + 128))
         counts, channel = list[Any](), self.queue.keys.channel
-        for begin in range(0, len(members), at_once):  # once, unless the text is long and the group is large
+        for begin in range(
+            0, len(members), at_once
+        ):  # once, unless the text is long and the group is large
             some = members[begin : begin + at_once]
             commands = [publish_prefix(channel(user_channel(uid))) + tail for uid in some]
             try:
                 counts += await call_many(self.queue.connection, commands)
             except MpimError as error:  # nothing was written
                 counts += [error] * len(some)
-        failed = tuple(uid for uid, count in zip(members, counts, strict=True) if isinstance(count, BaseException))
+        failed = tuple(
+            uid
+            for uid, count in zip(members, counts, strict=True)
+            if isinstance(count, BaseException)
+        )
         absent = tuple(uid for uid, count in zip(members, counts, strict=True) if count == 0)
         if self.reporter.is_on:
             for uid, count in zip(members, counts, strict=True):
@@ -166,7 +219,8 @@ class MessageService:
     async def store_offline(self, uids: Sequence[str], message: ChatMessage) -> None:
         """Store a message for absent users (step 2).
 
-        A database that is away loses nothing: the log has the message, and stores it before it is trimmed.
+        A database that is away loses nothing: the log has the message, and stores it before it is
+        trimmed.
         """
         if not uids:
             return
@@ -174,7 +228,9 @@ class MessageService:
             await self.offline.store_many(uids, [message])
             self.reporter.hop(message.id, OFFLINE_STORE)
         except MpimError as error:
-            _log.warning("%s %d waits in the log alone: %s", message.conversation, message.sequence, error)
+            _log.warning(
+                "%s %d waits in the log alone: %s", message.conversation, message.sequence, error
+            )
 
     async def complete_outbox(self, entry_id: bytes) -> None:
         """Remove the outbox entry (step 3). An entry that stays is done once more, later."""
@@ -183,7 +239,9 @@ class MessageService:
         except MpimError as error:
             _log.warning("an outbox entry stays: %s", error)
 
-    async def broadcast_system_message(self, request: BroadcastSystemMessageRequest) -> BroadcastSystemMessageResponse:
+    async def broadcast_system_message(
+        self, request: BroadcastSystemMessageRequest
+    ) -> BroadcastSystemMessageResponse:
         """Push a notice to everybody who is online; to nobody else, and to nobody twice."""
         payload = f"{checked_id(request.id)} ".encode() + encode(
             Broadcast(request.id, checked_text(request.text, MAX_BROADCAST_CHARS))
@@ -195,7 +253,9 @@ class MessageService:
     async def conversations(self, uid: str) -> dict[str, tuple[int, int]]:
         """Return the read position and last number of each of a user's conversations, those with news first."""
         direct, groups, acked = await asyncio.gather(
-            self.log.direct_conversations(uid), self.groups.groups_of(uid), self.log.read_positions(uid)
+            self.log.direct_conversations(uid),
+            self.groups.groups_of(uid),
+            self.log.read_positions(uid),
         )
         lasts = await self.log.last_sequences([*direct, *map(group_conversation, groups)])
         found = sorted(lasts.items(), key=lambda each: each[1] <= acked.get(each[0], 0))
@@ -213,15 +273,22 @@ class MessageService:
         wanted = request.after + 1
         found = await self.log.read_range(request.conversation, wanted, None, request.limit)
         log_begins = found[0].sequence if found else last + 1
-        if log_begins > wanted:  # trimmed: what had not been acknowledged by then is in the offline store
-            older = await self.offline.page(request.uid, request.conversation, request.after, request.limit)
-            found = [*(each for each in older if each.sequence < log_begins), *found][: request.limit]
+        if (
+            log_begins > wanted
+        ):  # trimmed: what had not been acknowledged by then is in the offline store
+            older = await self.offline.page(
+                request.uid, request.conversation, request.after, request.limit
+            )
+            found = [*(each for each in older if each.sequence < log_begins), *found][
+                : request.limit
+            ]
         return PullOfflineResponse(*_contiguous_prefix(found, wanted, last))
 
     async def ack(self, requests: Sequence[AckRequest]) -> list[AckResponse]:
         """Advance read positions. A late acknowledgement does not move them back.
 
-        Nothing is stored for a conversation of two other users: whatever a client sends, its data stays small.
+        Nothing is stored for a conversation of two other users: whatever a client sends, its data
+        stays small.
         """
         for each in requests:
             check_bounds(0, MAX_INT, sequence=each.sequence)
@@ -238,7 +305,10 @@ class MessageService:
         return []
 
     async def seek_to_end(self, uid: str, conversation: str, *, is_new: bool) -> int:
-        """Begin a group after its last message for a new member, at the read position for others. Return that number."""
+        """Begin a group after its last message for a new member, at the read position for others.
+
+        Return that number.
+        """
         if not is_new:
             return (await self.log.read_positions(uid)).get(conversation, 0)
         last = await self.log.last_sequence(conversation)

@@ -1,16 +1,20 @@
 """OfflineStore: what waits for users who are away, in a SQL database, until their client says that it has it.
 
-A row is one message for one user: unique by user, conversation and number, so storing it again changes nothing, whoever
-does it and how often. Rows are deleted when the client has acknowledged them (`remove`), when they are older than
-`retention_s` (`expire`), and when their user has more than `max_per_user`: then the oldest go, and that is logged. It is the
-only loss here, and the price for a disk that no user can fill.
+A row is one message for one user: unique by user, conversation and number, so storing it again
+changes nothing, whoever does it and how often. Rows are deleted when the client has acknowledged
+them (`remove`), when they are older than `retention_s` (`expire`), and when their user has more
+than `max_per_user`: then the oldest go, and that is logged. It is the only loss here, and the price
+for a disk that no user can fill.
 
-The limit is checked after a store, not for every user each time, because that means to count the user's rows: a user is
-checked once in a hundredth of the limit, on average, and so may be about a hundredth over it for a while.
+The limit is checked after a store, not for every user each time, because that means to count the
+user's rows: a user is checked once in a hundredth of the limit, on average, and so may be about a
+hundredth over it for a while.
 
-Text is kept as it is, in any script, of at most 4,000 characters; names are compared letter by letter, case and all.
+Text is kept as it is, in any script, of at most 4,000 characters; names are compared letter by
+letter, case and all.
 
-The rows of the offline store: their table, a message as a row, and the statements that databases have in dialects.
+The rows of the offline store: their table, a message as a row, and the statements that databases
+have in dialects.
 """
 
 import contextlib
@@ -62,11 +66,15 @@ OFFLINE = Table(
     Column("sender", NAME, nullable=False),
     Column(
         "text",
-        Text().with_variant(mysql.TEXT(charset="utf8mb4", collation="utf8mb4_bin"), "mysql", "mariadb"),
+        Text().with_variant(
+            mysql.TEXT(charset="utf8mb4", collation="utf8mb4_bin"), "mysql", "mariadb"
+        ),
         nullable=False,
     ),
     Column("at_ms", BigInteger, nullable=False),  # the message's own time
-    Column("stored_at", BigInteger, nullable=False),  # milliseconds since 1970, by the clock of whoever stored it
+    Column(
+        "stored_at", BigInteger, nullable=False
+    ),  # milliseconds since 1970, by the clock of whoever stored it
     Index("mpim_offline_by_age", "stored_at"),
 )
 ROW = OFFLINE.c
@@ -80,12 +88,15 @@ def owned_by(uid: str, conversation: str) -> tuple[ColumnElement[bool], ...]:
 def row_values(message: ChatMessage) -> dict[str, Any]:
     """Return a message as column values. Raises InvalidMessage.
 
-    Checked here, because MySQL's "insert or ignore" would cut off what is too long, and say nothing.
+    Checked here, because MySQL's "insert or ignore" would cut off what is too long, and say
+    nothing.
     """
     if not 0 <= message.sequence <= _MAX_NUMBER or not 0 <= message.at_ms <= _MAX_NUMBER:
         raise InvalidMessage(f"number {message.sequence} and time {message.at_ms}: 0 to 2**53")
     if len(message.text) > MAX_TEXT_CHARS:
-        raise InvalidMessage(f"a text has at most {MAX_TEXT_CHARS:,} characters, not {len(message.text):,}")
+        raise InvalidMessage(
+            f"a text has at most {MAX_TEXT_CHARS:,} characters, not {len(message.text):,}"
+        )
     try:
         message.text.encode()
     except UnicodeEncodeError as error:
@@ -101,7 +112,10 @@ def row_values(message: ChatMessage) -> dict[str, Any]:
 
 
 def insert_or_ignore(dialect: str) -> Insert:
-    """Return the statement that skips rows which are there; drivers run it for many rows at once."""
+    """Return the statement that skips rows which are there.
+
+    Drivers run it for many rows at once.
+    """
     if dialect == "sqlite":
         return sqlite.insert(OFFLINE).on_conflict_do_nothing()
     if dialect == "postgresql":  # not every driver counts the rows of many at once: have them named
@@ -111,7 +125,10 @@ def insert_or_ignore(dialect: str) -> Insert:
 
 @contextlib.asynccontextmanager
 async def ignore_duplicate_warnings(connection: AsyncConnection) -> AsyncIterator[None]:
-    """Keep MySQL and MariaDB from warning of each row that is skipped: drivers fetch and log that, row by row."""
+    """Keep MySQL and MariaDB from warning of each row that is skipped.
+
+    Drivers fetch and log that, row by row.
+    """
     is_talkative = connection.dialect.name in ("mysql", "mariadb")
     if is_talkative:
         await connection.execute(text("SET SESSION max_error_count = 0"))
@@ -132,11 +149,18 @@ def chunks(rows: Iterable[Each]) -> Iterator[list[Each]]:
 
 
 async def drop_oldest(connection: AsyncConnection, uid: str, count: int) -> int:
-    """Delete a user's oldest rows, so many; by the time of the messages, so that a conversation keeps its end."""
+    """Delete a user's oldest rows, so many.
+
+    By the time of the messages, so that a conversation keeps its end.
+    """
     age = (ROW.at_ms, ROW.conversation, ROW.sequence)
     last = select(*age).where(ROW.uid == uid).order_by(*age).limit(1).offset(count - 1)
     cut = (await connection.execute(last)).one()
-    return (await connection.execute(delete(OFFLINE).where(ROW.uid == uid, row_of(*age) <= row_of(*cut)))).rowcount
+    return (
+        await connection.execute(
+            delete(OFFLINE).where(ROW.uid == uid, row_of(*age) <= row_of(*cut))
+        )
+    ).rowcount
 
 
 _log = logging.getLogger(__name__)
@@ -147,12 +171,18 @@ _QUOTA_SAMPLES = 100  # checks of each user, while as many messages come as the 
 
 
 def database_url() -> str:
-    """Return the database of this system: MPIM_DATABASE_URL, or SQLite in memory, which ends with its store."""
+    """Return the database of this system.
+
+    MPIM_DATABASE_URL, or SQLite in memory, which ends with its store.
+    """
     return os.environ.get("MPIM_DATABASE_URL", "").strip() or "sqlite+aiosqlite:///:memory:"
 
 
 class StoreResult(NamedTuple):
-    """The result of a store: how many rows were new, and how many rows of users over their limit were dropped."""
+    """The result of a store.
+
+    How many rows were new, and how many rows of users over their limit were dropped.
+    """
 
     new: int
     dropped: int
@@ -161,9 +191,9 @@ class StoreResult(NamedTuple):
 class OfflineStore:
     """The store of messages for users who are away: `OfflineStore(SqlDatabase(database_url()))`.
 
-    Its tables are created on first use. max_per_user: rows of one user, in all conversations. retention_s: for how long a row
-    may wait, from when it was stored. clock: seconds since 1970. All methods raise StoreFailed (nothing was stored) and
-    StoreUncertain (retry to know).
+    Its tables are created on first use. max_per_user: rows of one user, in all conversations.
+    retention_s: for how long a row may wait, from when it was stored. clock: seconds since 1970.
+    All methods raise StoreFailed (nothing was stored) and StoreUncertain (retry to know).
     """
 
     def __init__(
@@ -183,14 +213,17 @@ class OfflineStore:
     # Storing
 
     async def store_many(self, uids: Sequence[str], messages: Sequence[ChatMessage]) -> StoreResult:
-        """Store every message for every user, in one transaction: all or nothing. What is there already stays as it is.
+        """Store every message for every user, in one transaction: all or nothing.
 
-        Rows are written in the order of their keys, so that two who store the same ones wait for each other instead of
-        locking each other out. Raises InvalidMessage, too.
+        What is there already stays as it is.
+
+        Rows are written in the order of their keys, so that two who store the same ones wait for
+        each other instead of locking each other out. Raises InvalidMessage, too.
         """
         users = sorted({checked_name("uid", uid) for uid in uids})
         rows = [
-            row_values(message) for message in sorted(messages, key=lambda each: (each.conversation, each.sequence))
+            row_values(message)
+            for message in sorted(messages, key=lambda each: (each.conversation, each.sequence))
         ]
         if not users or not rows:
             return StoreResult(0, 0)
@@ -201,17 +234,26 @@ class OfflineStore:
             return new, await self._enforce_quota(connection, sampled)
 
         timeout_factor = 1 + len(users) * len(rows) // _ROWS_PER_TIMEOUT
-        new, dropped = await self._tables.transaction("messages cannot be stored", work, timeout_factor=timeout_factor)
+        new, dropped = await self._tables.transaction(
+            "messages cannot be stored", work, timeout_factor=timeout_factor
+        )
         for uid, count in dropped.items():
             _log.warning(
-                "%s has more than %d messages waiting: the oldest %d were dropped", uid, self._max_per_user, count
+                "%s has more than %d messages waiting: the oldest %d were dropped",
+                uid,
+                self._max_per_user,
+                count,
             )
         return StoreResult(new, sum(dropped.values()))
 
-    async def _insert(self, connection: AsyncConnection, users: list[str], messages: list[dict[str, Any]]) -> int:
+    async def _insert(
+        self, connection: AsyncConnection, users: list[str], messages: list[dict[str, Any]]
+    ) -> int:
         stored_at = self._now_ms()
         statement, new = insert_or_ignore(connection.dialect.name), 0
-        rows = ({"uid": uid, "stored_at": stored_at} | message for uid in users for message in messages)
+        rows = (
+            {"uid": uid, "stored_at": stored_at} | message for uid in users for message in messages
+        )
         async with ignore_duplicate_warnings(connection):
             for chunk in chunks(rows):
                 done = await connection.execute(statement, chunk)
@@ -229,7 +271,12 @@ class OfflineStore:
         dropped: dict[str, int] = {}
         for chunk in chunks(users):
             size = func.count()
-            wanted = select(ROW.uid, size).where(ROW.uid.in_(chunk)).group_by(ROW.uid).having(size > self._max_per_user)
+            wanted = (
+                select(ROW.uid, size)
+                .where(ROW.uid.in_(chunk))
+                .group_by(ROW.uid)
+                .having(size > self._max_per_user)
+            )
             for uid, count in (await connection.execute(wanted)).all():
                 dropped[uid] = await drop_oldest(connection, uid, count - self._max_per_user)
         return dropped
@@ -261,7 +308,9 @@ class OfflineStore:
 
         async def work(connection: AsyncConnection) -> dict[str, dict[str, int]]:
             waiting: dict[str, dict[str, int]] = {}
-            for uid, conversation, number in await connection.execute(wanted.group_by(ROW.uid, ROW.conversation)):
+            for uid, conversation, number in await connection.execute(
+                wanted.group_by(ROW.uid, ROW.conversation)
+            ):
                 waiting.setdefault(uid, {})[conversation] = number
             return waiting
 
@@ -270,23 +319,39 @@ class OfflineStore:
     # Removing
 
     async def remove(self, uid: str, conversation: str, up_to: int) -> int:
-        """Delete what a user's client has acknowledged, up to this number. Return how many rows. Idempotent."""
+        """Delete what a user's client has acknowledged, up to this number.
+
+        Return how many rows. Idempotent.
+        """
 
         async def work(connection: AsyncConnection) -> int:
-            gone = await connection.execute(delete(OFFLINE).where(*owned_by(uid, conversation), ROW.sequence <= up_to))
+            gone = await connection.execute(
+                delete(OFFLINE).where(*owned_by(uid, conversation), ROW.sequence <= up_to)
+            )
             return gone.rowcount
 
         return await self._tables.transaction("what was acknowledged cannot be deleted", work)
 
     async def expire(self) -> int:
-        """Delete what was stored longer ago than `retention_s`, about 1,000 rows a transaction. Return how many."""
+        """Delete what was stored longer ago than `retention_s`, about 1,000 rows a transaction.
+
+        Return how many.
+        """
         oldest, total = self._now_ms() - int(self._retention_s * 1e3), 0
         is_old = ROW.stored_at < oldest
-        end = select(ROW.stored_at).where(is_old).order_by(ROW.stored_at).limit(1).offset(_EXPIRE_BATCH - 1)
+        end = (
+            select(ROW.stored_at)
+            .where(is_old)
+            .order_by(ROW.stored_at)
+            .limit(1)
+            .offset(_EXPIRE_BATCH - 1)
+        )
 
         async def work(connection: AsyncConnection) -> tuple[int, bool]:
             cut = (await connection.execute(end)).scalar_one_or_none()
-            gone = await connection.execute(delete(OFFLINE).where(is_old if cut is None else ROW.stored_at <= cut))
+            gone = await connection.execute(
+                delete(OFFLINE).where(is_old if cut is None else ROW.stored_at <= cut)
+            )
             return gone.rowcount, cut is None
 
         is_last = False

@@ -1,10 +1,11 @@
 """OutboxWorker: finishes what a message service did not: pushes of groups' messages, and the trimming of logs.
 
-The entries are in a stream, written in the same atomic step as the message itself (transactional outbox). Every system runs
-one worker, and any number may: what is done twice is a push of a number that clients know.
+The entries are in a stream, written in the same atomic step as the message itself (transactional
+outbox). Every system runs one worker, and any number may: what is done twice is a push of a number
+that clients know.
 
-Before a log is trimmed, every message that a receiver has not acknowledged is put into the offline store (the archive): so a
-log stays short and nobody loses anything by being long away.
+Before a log is trimmed, every message that a receiver has not acknowledged is put into the offline
+store (the archive): so a log stays short and nobody loses anything by being long away.
 """
 
 import asyncio
@@ -26,8 +27,9 @@ _log = logging.getLogger(__name__)
 class OutboxWorker:
     """The worker of the outbox: every `interval_s` it processes entries older than `min_age_s`.
 
-    Use: `async with OutboxWorker(messages)`. max_log_length: messages in a log. Every `expire_interval_s` it deletes what has
-    waited too long in the offline store. Raises InvalidParameter.
+    Use: `async with OutboxWorker(messages)`. max_log_length: messages in a log. Every
+    `expire_interval_s` it deletes what has waited too long in the offline store. Raises
+    InvalidParameter.
 
     | an entry ...                                        | then it                                               |
     |-----------------------------------------------------|-------------------------------------------------------|
@@ -50,7 +52,11 @@ class OutboxWorker:
         check_bounds(0.0, MAX_WAIT_S, min_age_s=min_age_s)
         check_bounds(1, MAX_INT, max_log_length=max_log_length)
         self._messages, self._log = messages, messages.log
-        self._interval_s, self._min_age_ms, self.max_log_length = interval_s, int(min_age_s * 1e3), max_log_length
+        self._interval_s, self._min_age_ms, self.max_log_length = (
+            interval_s,
+            int(min_age_s * 1e3),
+            max_log_length,
+        )
         self._expire_interval_s = expire_interval_s
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -58,7 +64,9 @@ class OutboxWorker:
         self._tasks = [
             asyncio.create_task(run_periodically("the outbox", self.run_once, self._interval_s)),
             asyncio.create_task(
-                run_periodically("what expires", self._messages.offline.expire, self._expire_interval_s)
+                run_periodically(
+                    "what expires", self._messages.offline.expire, self._expire_interval_s
+                )
             ),
         ]
         return self
@@ -69,17 +77,25 @@ class OutboxWorker:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def run_once(self, min_age_ms: int | None = None) -> int:
-        """Process every entry at least this old. Return how many were done. Raises what the connection raises."""
+        """Process every entry at least this old.
+
+        Return how many were done. Raises what the connection raises.
+        """
         done, wait_ms = 0, self._min_age_ms if min_age_ms is None else min_age_ms
         some = await self._log.due_entries(wait_ms)
         while some:
             for entry in some:
                 done += await self._process(entry)
-            some = await self._log.due_entries(wait_ms, after=some[-1].entry_id)  # after those that could not be done
+            some = await self._log.due_entries(
+                wait_ms, after=some[-1].entry_id
+            )  # after those that could not be done
         return done
 
     async def _process(self, entry: OutboxEntry) -> bool:
-        """Process one entry and remove it; one that fails stays in the outbox. Return whether it was done."""
+        """Process one entry and remove it; one that fails stays in the outbox.
+
+        Return whether it was done.
+        """
         cancellations = TaskCancellation()
         try:
             if entry.action not in ("push", "trim"):
@@ -89,7 +105,14 @@ class OutboxWorker:
             if cancellations.was_requested:
                 raise
             trace = None if isinstance(error, MpimError) else error
-            _log.warning("%s of %s %d: %s", entry.action, entry.conversation, entry.sequence, error, exc_info=trace)
+            _log.warning(
+                "%s of %s %d: %s",
+                entry.action,
+                entry.conversation,
+                entry.sequence,
+                error,
+                exc_info=trace,
+            )
             return False
         await self._log.remove(entry.entry_id)
         return True
@@ -100,24 +123,38 @@ class OutboxWorker:
         for message in found:
             members = await self._receivers(entry.conversation)
             out = await self._messages.fan_out(message, members)
-            await self._messages.offline.store_many([uid for uid in out.absent if uid != message.sender], found)
+            await self._messages.offline.store_many(
+                [uid for uid in out.absent if uid != message.sender], found
+            )
             if out.failed:
                 raise NotConnected(f"{len(out.failed):,} members could not be reached")
 
     async def trim(self, conversation: str) -> int:
-        """Trim a log to its last `max_log_length` messages; what is not acknowledged goes to the offline store first."""
+        """Trim a log to its last `max_log_length` messages.
+
+        What is not acknowledged goes to the offline store first.
+        """
         before = await self._log.last_sequence(conversation) - self.max_log_length + 1
-        while page := await self._log.read_range(conversation, 0, before - 1, _PAGE) if before > 1 else []:
+        while (
+            page := await self._log.read_range(conversation, 0, before - 1, _PAGE)
+            if before > 1
+            else []
+        ):
             await self._archive(conversation, page)
             await self._log.trim(conversation, page[-1].sequence + 1)
         return max(0, before - 1)
 
     async def _archive(self, conversation: str, page: list[ChatMessage]) -> None:
-        """Store what each receiver has not acknowledged, and no more: the rest would stay, and count against the limit."""
+        """Store what each receiver has not acknowledged, and no more.
+
+        The rest would stay, and count against the limit.
+        """
         acked = await self._log.positions_of(await self._receivers(conversation), conversation)
         for far in {number for number in acked.values() if number < page[-1].sequence}:
             late = [uid for uid, number in acked.items() if number == far]
-            await self._messages.offline.store_many(late, [each for each in page if each.sequence > far])
+            await self._messages.offline.store_many(
+                late, [each for each in page if each.sequence > far]
+            )
 
     async def _receivers(self, conversation: str) -> list[str]:
         group = group_of(conversation)

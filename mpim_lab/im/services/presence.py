@@ -1,8 +1,9 @@
 """Presence: who is online, on which devices, at which gateways; and delivery to a user's channel.
 
-A route is where one device of a user is connected. It expires after `ttl_s`, and its gateway renews it (a heartbeat), so
-that a gateway that dies leaves stale routes for no longer than that. A connection that ends deletes its own route and no
-other's: a late unbind by the old gateway does not touch the new one's route (compare and delete).
+A route is where one device of a user is connected. It expires after `ttl_s`, and its gateway renews
+it (a heartbeat), so that a gateway that dies leaves stale routes for no longer than that. A
+connection that ends deletes its own route and no other's: a late unbind by the old gateway does not
+touch the new one's route (compare and delete).
 
 | a route ends because ...                         | it is deleted                                            |
 |--------------------------------------------------|----------------------------------------------------------|
@@ -13,8 +14,9 @@ other's: a late unbind by the old gateway does not touch the new one's route (co
 | another connection of the device replaced it     | by that one's `bind_route`                               |
 | its gateway died                                 | by itself, at the end of its lifetime                    |
 
-The route answers "is she online, and where?". Whether a message reached a gateway is answered by PUBLISH itself: it returns
-how many were subscribed, at that moment. `deliver` believes that, and not a route that was true a moment ago.
+The route answers "is she online, and where?". Whether a message reached a gateway is answered by
+PUBLISH itself: it returns how many were subscribed, at that moment. `deliver` believes that, and
+not a route that was true a moment ago.
 """
 
 import asyncio
@@ -34,9 +36,17 @@ from mpim_lab.mq.connection.bounds import check_times
 from mpim_lab.mq.connection.lua_script import LuaScript
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
-ROUTE_TTL_S = 3_600.0  # of the design notes; a gateway renews long before, and a system may choose less
-BIND_ROUTE, UNBIND = LuaScript("im/services/lua/bind_route.lua"), LuaScript("im/services/lua/unbind.lua")
-RENEW_ROUTES, LIST_ROUTES = LuaScript("im/services/lua/renew_routes.lua"), LuaScript("im/services/lua/list_routes.lua")
+ROUTE_TTL_S = (
+    3_600.0  # of the design notes; a gateway renews long before, and a system may choose less
+)
+BIND_ROUTE, UNBIND = (
+    LuaScript("im/services/lua/bind_route.lua"),
+    LuaScript("im/services/lua/unbind.lua"),
+)
+RENEW_ROUTES, LIST_ROUTES = (
+    LuaScript("im/services/lua/renew_routes.lua"),
+    LuaScript("im/services/lua/list_routes.lua"),
+)
 MAX_KEYS_PER_SCRIPT = 500  # keys in one script: it holds up the server for well under a millisecond
 
 
@@ -59,13 +69,23 @@ class Presence:
         self.queue, self.ttl_s = queue, ttl_s
         self._commands = queue.context("presence").connection
         self._ttl_ms = str(max(1, int(ttl_s * 1e3)))
-        self._renewals: list[set[BindRouteRequest]] = []  # each in flight, with what was unbound meanwhile
-        self._pending_unbinds: dict[BindRouteRequest, float] = {}  # and when their routes expire by themselves
+        self._renewals: list[
+            set[BindRouteRequest]
+        ] = []  # each in flight, with what was unbound meanwhile
+        self._pending_unbinds: dict[
+            BindRouteRequest, float
+        ] = {}  # and when their routes expire by themselves
 
     async def bind_route(self, request: BindRouteRequest) -> BindRouteResponse:
-        """Store where a device is connected; an older connection of the device is replaced, and its gateway notified."""
+        """Store where a device is connected.
+
+        An older connection of the device is replaced, and its gateway notified.
+        """
         route = _route_arguments(request)
-        channels = (self._channel_key(status_channel(request.uid)), self._channel_key(gateway_channel("")))
+        channels = (
+            self._channel_key(status_channel(request.uid)),
+            self._channel_key(gateway_channel("")),
+        )
         words = (*route, self._ttl_ms, *channels)
         replaced = await BIND_ROUTE.run(self._commands, [self._route_key(request.uid)], *words)
         return BindRouteResponse(tuple(each.decode() for each in replaced))
@@ -82,7 +102,9 @@ class Presence:
 
     async def retry_unbinds(self) -> None:
         """Retry the unbinds that have failed."""
-        self._pending_unbinds = {request: until for request, until in self._pending_unbinds.items() if until > now()}
+        self._pending_unbinds = {
+            request: until for request, until in self._pending_unbinds.items() if until > now()
+        }
         due = list(self._pending_unbinds)
         for begin in range(0, len(due), MAX_KEYS_PER_SCRIPT):
             some = map(self.unbind_route, due[begin : begin + MAX_KEYS_PER_SCRIPT])
@@ -90,8 +112,12 @@ class Presence:
                 if isinstance(error, BaseException):
                     raise error
 
-    async def renew(self, gateway: str, bound: Sequence[BindRouteRequest]) -> list[BindRouteRequest]:
-        """Renew a gateway's routes for another `ttl_s`. Return those that another connection has replaced.
+    async def renew(
+        self, gateway: str, bound: Sequence[BindRouteRequest]
+    ) -> list[BindRouteRequest]:
+        """Renew a gateway's routes for another `ttl_s`.
+
+        Return those that another connection has replaced.
 
         A route that is unbound meanwhile stays unbound: it does not come back as a stale one.
         """
@@ -100,7 +126,11 @@ class Presence:
         self._renewals.append(unbound)
         try:
             for begin in range(0, len(bound), MAX_KEYS_PER_SCRIPT):
-                some = [each for each in bound[begin : begin + MAX_KEYS_PER_SCRIPT] if each not in unbound]
+                some = [
+                    each
+                    for each in bound[begin : begin + MAX_KEYS_PER_SCRIPT]
+                    if each not in unbound
+                ]
                 replaced += await self._renew(gateway, some)
         finally:
             self._renewals = [each for each in self._renewals if each is not unbound]
@@ -108,14 +138,19 @@ class Presence:
             await self.unbind_route(each)
         return [each for each in replaced if each not in unbound]
 
-    async def _renew(self, gateway: str, some: Sequence[BindRouteRequest]) -> list[BindRouteRequest]:
+    async def _renew(
+        self, gateway: str, some: Sequence[BindRouteRequest]
+    ) -> list[BindRouteRequest]:
         words = [word for each in some for word in (each.device, each.connection)]
         keys = [self._route_key(each.uid) for each in some]
         answers = await RENEW_ROUTES.run(self._commands, keys, self._ttl_ms, gateway, *words)
         return [each for each, kept in zip(some, answers, strict=True) if not kept]
 
     async def query_routes(self, uids: Sequence[str]) -> dict[str, list[Route]]:
-        """Return where each user is connected now; an empty list: nowhere. One round trip for 500 users."""
+        """Return where each user is connected now; an empty list: nowhere.
+
+        One round trip for 500 users.
+        """
         found: dict[str, list[Route]] = {}
         for begin in range(0, len(uids), MAX_KEYS_PER_SCRIPT):
             some = uids[begin : begin + MAX_KEYS_PER_SCRIPT]
@@ -130,11 +165,19 @@ class Presence:
 
     async def statuses(self, uids: Sequence[str]) -> dict[str, str]:
         """Return each user's status: "online" or "offline"."""
-        return {uid: "online" if routes else "offline" for uid, routes in (await self.query_routes(uids)).items()}
+        return {
+            uid: "online" if routes else "offline"
+            for uid, routes in (await self.query_routes(uids)).items()
+        }
 
     async def deliver(self, request: DeliverRequest) -> DeliverResponse:
-        """Push to a user's channel. Return how many gateways were subscribed. 0: offline, or the route is stale."""
-        return DeliverResponse(await self.queue.publish(user_channel(checked_name("uid", request.to)), request.payload))
+        """Push to a user's channel.
+
+        Return how many gateways were subscribed. 0: offline, or the route is stale.
+        """
+        return DeliverResponse(
+            await self.queue.publish(user_channel(checked_name("uid", request.to)), request.payload)
+        )
 
     def _route_key(self, uid: str) -> bytes:
         return self.queue.keys.route(uid)

@@ -6,7 +6,8 @@
 | the one of this code    | goes on                                                                           |
 | another one             | fails with StoreFailed: rows are neither misread nor written by the wrong columns |
 
-The version is written after the tables: a crash in between leaves tables without one, and the next use makes the rest.
+The version is written after the tables: a crash in between leaves tables without one, and the next
+use makes the rest.
 """
 
 import asyncio
@@ -22,7 +23,11 @@ from mpim_lab.mq.idempotency.sql_database import NAME, SqlDatabase
 
 Result = TypeVar("Result")
 MAX_ATTEMPTS = 4
-_DEADLOCKS = (1213, "40001", "40P01")  # MySQL and MariaDB; PostgreSQL: serialization failure, deadlock
+_DEADLOCKS = (
+    1213,
+    "40001",
+    "40P01",
+)  # MySQL and MariaDB; PostgreSQL: serialization failure, deadlock
 
 SCHEMA = Table(
     "mpim_schema",
@@ -45,13 +50,20 @@ class VersionedTables:
         store.register_tables(SCHEMA)
 
     async def transaction(
-        self, what: str, work: Callable[[AsyncConnection], Awaitable[Result]], *, timeout_factor: int = 1
+        self,
+        what: str,
+        work: Callable[[AsyncConnection], Awaitable[Result]],
+        *,
+        timeout_factor: int = 1,
     ) -> Result:
-        """Run `work(connection)` in one transaction; after a deadlock with another one, a few times more.
+        """Run `work(connection)` in one transaction.
 
-        what: how an error begins that a statement of `work` ends in. timeout_factor: how many of the store's time-outs
-        `work` may take. Raises StoreFailed (nothing was stored), StoreUncertain (perhaps all was), and unchanged whatever
-        else `work` raises (nothing was stored).
+        After a deadlock with another one, a few times more.
+
+        what: how an error begins that a statement of `work` ends in. timeout_factor: how many of
+        the store's time-outs `work` may take. Raises StoreFailed (nothing was stored),
+        StoreUncertain (perhaps all was), and unchanged whatever else `work` raises (nothing was
+        stored).
         """
         await self.ensure()
         for tries_left in reversed(range(MAX_ATTEMPTS)):
@@ -69,8 +81,9 @@ class VersionedTables:
     async def ensure(self) -> None:
         """Make what is missing, and compare the versions, once. Raises StoreFailed.
 
-        Concurrent callers wait for the same check: behind a lock, a hundred would wait a hundred times as long for a database
-        that does not answer. A caller that is cancelled leaves it to the others.
+        Concurrent callers wait for the same check: behind a lock, a hundred would wait a hundred
+        times as long for a database that does not answer. A caller that is cancelled leaves it to
+        the others.
         """
         if self._is_ensured:
             return
@@ -87,7 +100,11 @@ class VersionedTables:
             await self._write_version()
             found = await self._stored_version()
         if found != self.version:
-            age = "newer than this program" if (found or 0) > self.version else "older, and nothing brings it up"
+            age = (
+                "newer than this program"
+                if (found or 0) > self.version
+                else "older, and nothing brings it up"
+            )
             raise StoreFailed(
                 f"the database has version {found} of the tables of {self.component!r}, which is {age}: "
                 f"this program knows version {self.version}; nothing was read or written"
@@ -112,7 +129,9 @@ class VersionedTables:
             ):
                 await connection.execute(insert(SCHEMA).values(row))
         except StoreFailed as error:
-            if not isinstance(error.__cause__, IntegrityError):  # otherwise another process wrote it just now
+            if not isinstance(
+                error.__cause__, IntegrityError
+            ):  # otherwise another process wrote it just now
                 raise
 
 

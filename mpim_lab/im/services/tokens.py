@@ -1,8 +1,9 @@
 """TokenService: tokens say who a client is, signed, for a short time, to be used once.
 
-A token is a JSON Web Token (HS256): `sub` the user, `exp` when it ends, `jti` its own id. Whoever has the secret can make
-them and check them, so every gateway has the same secret. A token that was seen before is refused: `jti` is recorded on
-the server for as long as the token would still be valid anywhere, with SET NX, so that of two uses one is first.
+A token is a JSON Web Token (HS256): `sub` the user, `exp` when it ends, `jti` its own id. Whoever
+has the secret can make them and check them, so every gateway has the same secret. A token that was
+seen before is refused: `jti` is recorded on the server for as long as the token would still be
+valid anywhere, with SET NX, so that of two uses one is first.
 
 Source: RFC 7519 (JWT), RFC 8725 (best current practices: one algorithm, pinned).
 """
@@ -23,9 +24,7 @@ from mpim_lab.mq.pubsub.queue import MessageQueue
 _ALGORITHM = "HS256"
 _AUDIENCE = "mpim"
 _SECRET_BYTES = 32
-_CLOCK_SKEW_S = (
-    60.0  # a used token is remembered for so much longer: a gateway whose clock is behind would let it in again
-)
+_CLOCK_SKEW_S = 60.0  # a used token is remembered for so much longer: a gateway whose clock is behind would let it in again
 _MAX_TTL_S = 366 * 86_400.0
 
 
@@ -35,9 +34,14 @@ def new_secret() -> str:
 
 
 class TokenService:
-    """The token service: issues tokens, and redeems each of them once. ttl_s: how long a new one may be used for."""
+    """The token service.
 
-    def __init__(self, secret: str, *, ttl_s: float = 60.0, clock: Callable[[], float] = time.time) -> None:
+    Issues tokens, and redeems each of them once. ttl_s: how long a new one may be used for.
+    """
+
+    def __init__(
+        self, secret: str, *, ttl_s: float = 60.0, clock: Callable[[], float] = time.time
+    ) -> None:
         try:
             is_long = len(secret.encode()) >= _SECRET_BYTES
         except UnicodeEncodeError as error:
@@ -50,7 +54,9 @@ class TokenService:
     def issue(self, uid: str) -> str:
         """Make a token for a user. Raises InvalidParameter."""
         claims = {"sub": checked_name("uid", uid), "aud": _AUDIENCE, "jti": new_message_id()}
-        return jwt.encode(claims | {"exp": self._clock() + self._ttl_s}, self._secret, algorithm=_ALGORITHM)
+        return jwt.encode(
+            claims | {"exp": self._clock() + self._ttl_s}, self._secret, algorithm=_ALGORITHM
+        )
 
     async def redeem(self, token: str, queue: MessageQueue) -> str:
         """Use a token up; return its user. Raises InvalidToken, and what the connection raises."""
@@ -73,9 +79,20 @@ class TokenService:
                     "verify_exp": False,
                 },  # `exp` is compared with our clock below
             )
-            uid, token_id, ends_at = checked_name("uid", claims["sub"]), str(claims["jti"]), float(claims["exp"])
+            uid, token_id, ends_at = (
+                checked_name("uid", claims["sub"]),
+                str(claims["jti"]),
+                float(claims["exp"]),
+            )
             name_bytes(token_id, "token's id")
-        except (jwt.InvalidTokenError, InvalidParameter, ValueError, TypeError, OverflowError, RecursionError) as error:
+        except (
+            jwt.InvalidTokenError,
+            InvalidParameter,
+            ValueError,
+            TypeError,
+            OverflowError,
+            RecursionError,
+        ) as error:
             raise InvalidToken(f"not a token of this system: {error}") from error
         if ends_at <= self._clock():
             raise InvalidToken(f"this token ended {self._clock() - ends_at:.0f} s ago")

@@ -18,7 +18,10 @@ TRIAL_TIMEOUT_S = 60.0  # many times what one takes on a slow machine
 
 @dataclass(frozen=True)
 class TrialFailure:
-    """One trial that was not passed: what was violated, under which fault, by which message, and its history by line."""
+    """One trial that was not passed.
+
+    What was violated, under which fault, by which message, and its history by line.
+    """
 
     violation: str
     trial: str
@@ -27,7 +30,9 @@ class TrialFailure:
     trace: Trace | None = field(default=None, compare=False, repr=False)  # for the picture
 
     def __str__(self) -> str:
-        return "\n".join([f"{self.violation}", f"  trial: {self.trial}", *(f"  {line}" for line in self.history)])
+        return "\n".join(
+            [f"{self.violation}", f"  trial: {self.trial}", *(f"  {line}" for line in self.history)]
+        )
 
 
 Trial = Callable[[type[Any]], Awaitable[TrialFailure | None]]
@@ -37,8 +42,8 @@ Trial = Callable[[type[Any]], Awaitable[TrialFailure | None]]
 class Challenge:
     """A task with trials, easiest first, and hints that are given one at a time.
 
-    `check` runs the class through every trial, stops at the first failure, the shortest failing history, and notes in the
-    learner's own file what was passed (`mpim_lab.lab.exercise.progress`).
+    `check` runs the class through every trial, stops at the first failure, the shortest failing
+    history, and notes in the learner's own file what was passed (`mpim_lab.lab.exercise.progress`).
     """
 
     title: str
@@ -55,7 +60,9 @@ class Challenge:
                 async with asyncio.timeout(TRIAL_TIMEOUT_S) as limit:
                     failure = await trial(contain_exit(solution))
             except (MpimError, Exception) as error:  # the learner's code may raise anything
-                failure = TrialFailure(f"your class raised {type(error).__name__}: {error}", "while running")
+                failure = TrialFailure(
+                    f"your class raised {type(error).__name__}: {error}", "while running"
+                )
                 if limit.expired():
                     violation = f"no end after {TRIAL_TIMEOUT_S:g} s: something of yours waits for what never comes"
                     failure = TrialFailure(violation, "while running")
@@ -86,11 +93,18 @@ class ChallengeResult:
         return self.failure is None
 
     def __repr__(self) -> str:
-        return f"✔ {self.title}: passed" if self.failure is None else f"✘ {self.title}: {self.failure}"
+        return (
+            f"✔ {self.title}: passed" if self.failure is None else f"✘ {self.title}: {self.failure}"
+        )
 
 
-def first_violation(result: Result, trial: str, *, allowed: Collection[str] = ()) -> TrialFailure | None:
-    """Return the first violation in a verdict, as a failure with its history; None if nothing but what is `allowed`."""
+def first_violation(
+    result: Result, trial: str, *, allowed: Collection[str] = ()
+) -> TrialFailure | None:
+    """Return the first violation in a verdict, as a failure with its history.
+
+    None if nothing but what is `allowed`.
+    """
     words = {
         "stalled": "is stalled: nobody finished it",
         "dead_lettered": "was dead-lettered",
@@ -100,7 +114,9 @@ def first_violation(result: Result, trial: str, *, allowed: Collection[str] = ()
         ids: tuple[str, ...] = getattr(result.verdict, name)
         if ids and name not in allowed:
             violation = f"{ids[0]} {words.get(name, f'was {name}')}"
-            return TrialFailure(violation, trial, ids[0], message_history(result, ids[0]), result.trace)
+            return TrialFailure(
+                violation, trial, ids[0], message_history(result, ids[0]), result.trace
+            )
     return None
 
 

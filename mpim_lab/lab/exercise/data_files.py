@@ -31,7 +31,10 @@ def read_list(path: Path, what: str) -> list[Any]:
 
 
 def checked_fields(record: Any, kind: type[Any], what: str) -> Any:
-    """Return a record that has the fields of `kind`, a dataclass, and no others. Raise InvalidParameter, naming it."""
+    """Return a record that has the fields of `kind`, a dataclass, and no others.
+
+    Raise InvalidParameter, naming it.
+    """
     wanted = {field.name for field in fields(kind)}
     if not isinstance(record, dict) or set(record) != wanted:
         given = set(record) if isinstance(record, dict) else set()

@@ -1,4 +1,7 @@
-"""Experiment: parameters with bounds → a run → Result(trace, verdict, metrics). Usable with or without a notebook."""
+"""Experiment: parameters with bounds → a run → Result(trace, verdict, metrics).
+
+Usable with or without a notebook.
+"""
 
 import asyncio
 from abc import ABC, abstractmethod
@@ -26,7 +29,9 @@ class Parameter:
         """Return what is wrong with `value`, or None."""
         if self.choices and value not in self.choices:
             return f"must be one of {', '.join(self.choices)}"
-        if self.low is not None and not (isinstance(value, (int, float)) and self.low <= value <= (self.high or value)):
+        if self.low is not None and not (
+            isinstance(value, (int, float)) and self.low <= value <= (self.high or value)
+        ):
             return (
                 f"must be a number from {self.low:g} to {self.high:g}"
                 if self.high
@@ -44,13 +49,21 @@ def parameter(
     step: float | None = None,
     choices: Sequence[str] = (),
 ) -> Any:
-    """Declare a parameter of an experiment: a dataclass field that knows its bounds and its help text."""
-    return field(default=default, metadata={"parameter": Parameter(help, low, high, step, tuple(choices))})
+    """Declare a parameter of an experiment.
+
+    A dataclass field that knows its bounds and its help text.
+    """
+    return field(
+        default=default, metadata={"parameter": Parameter(help, low, high, step, tuple(choices))}
+    )
 
 
 @dataclass(frozen=True)
 class Result:
-    """Result of a run. `metrics` are measured and differ from run to run; the verdict of a seeded run does not."""
+    """Result of a run.
+
+    `metrics` are measured and differ from run to run; the verdict of a seeded run does not.
+    """
 
     experiment: "Experiment"
     trace: Trace
@@ -70,8 +83,13 @@ _KINDS = {bool: "True or False", int: "a whole number", float: "a number"}
 
 
 def _wrong_type(kind: type, value: Any) -> str | None:
-    """Say that a parameter's value is not of the kind of its default; None if it is. True is no number."""
-    fits = type(value) is kind or (kind is float and isinstance(value, (int, float)) and not isinstance(value, bool))
+    """Say that a parameter's value is not of the kind of its default; None if it is.
+
+    True is no number.
+    """
+    fits = type(value) is kind or (
+        kind is float and isinstance(value, (int, float)) and not isinstance(value, bool)
+    )
     return None if fits or kind not in _KINDS else f"must be {_KINDS[kind]}"
 
 
@@ -80,11 +98,16 @@ def running_loop() -> asyncio.AbstractEventLoop:
     try:
         return asyncio.get_running_loop()
     except RuntimeError:
-        raise WrongLoop("no event loop runs here: use `await` in a notebook, or asyncio.run(...) in a script") from None
+        raise WrongLoop(
+            "no event loop runs here: use `await` in a notebook, or asyncio.run(...) in a script"
+        ) from None
 
 
 class Run:
-    """One run going on: watch `trace`, cause a fault with `inject`, end it with `stop`, await `result`."""
+    """One run going on.
+
+    Watch `trace`, cause a fault with `inject`, end it with `stop`, await `result`.
+    """
 
     def __init__(self, experiment: "Experiment") -> None:
         self.experiment = experiment
@@ -95,7 +118,10 @@ class Run:
         self._task: asyncio.Task[Verdict] = running_loop().create_task(experiment.execute(self))
 
     async def inject(self, fault: str) -> None:
-        """Cause a fault now. Raises InvalidParameter for an unknown one, FaultUnavailable where it cannot be caused."""
+        """Cause a fault now.
+
+        Raises InvalidParameter for an unknown one, FaultUnavailable where it cannot be caused.
+        """
         if fault not in self.experiment.faults:
             raise InvalidParameter(
                 f"{fault!r} is not a fault of this experiment; it has {', '.join(self.experiment.faults)}"
@@ -143,11 +169,18 @@ class Experiment(ABC):
     @classmethod
     def parameters(cls) -> list[tuple[Field[Any], Parameter]]:
         """Return the parameters and their bounds, in the order they were declared."""
-        return [(each, each.metadata["parameter"]) for each in fields(cls) if "parameter" in each.metadata]
+        return [
+            (each, each.metadata["parameter"])
+            for each in fields(cls)
+            if "parameter" in each.metadata
+        ]
 
     @abstractmethod
     async def execute(self, run: Run) -> Verdict:
-        """Do the run: report to `run.trace`, set `run.injector`, obey `run.stopping`, fill `run.metrics`."""
+        """Do the run.
+
+        Report to `run.trace`, set `run.injector`, obey `run.stopping`, fill `run.metrics`.
+        """
 
     def start(self) -> Run:
         """Start a run in the background, in the running event loop."""

@@ -25,7 +25,8 @@ class Term:
 def load_glossary(path: Path | None = None) -> list[Term]:
     """Read the glossary, in its order.
 
-    Raise InvalidParameter, naming the term, if a field is missing or empty, or if a name stands for two terms.
+    Raise InvalidParameter, naming the term, if a field is missing or empty, or if a name stands for
+    two terms.
     """
     records = read_list(path or data_path("glossary.yaml"), "glossary is a list of terms")
     terms = [_term(record) for record in records]
@@ -33,7 +34,9 @@ def load_glossary(path: Path | None = None) -> list[Term]:
     for term in terms:
         for name in (term.en, term.zh, *term.synonyms):
             if name.casefold() in owners:
-                raise InvalidParameter(f"term {term.en!r}: {name!r} stands for {owners[name.casefold()]!r} already")
+                raise InvalidParameter(
+                    f"term {term.en!r}: {name!r} stands for {owners[name.casefold()]!r} already"
+                )
             owners[name.casefold()] = term.en
     return terms
 
@@ -45,7 +48,9 @@ def _term(record: Any) -> Term:
     if not isinstance(record["synonyms"], list):
         raise InvalidParameter(f"term {name!r}: synonyms is a list, which may be empty")
     if not all(isinstance(text, str) and text.strip() for text in [*texts, *record["synonyms"]]):
-        raise InvalidParameter(f"term {name!r}: each text must say something; quote yes, no and numbers")
+        raise InvalidParameter(
+            f"term {name!r}: each text must say something; quote yes, no and numbers"
+        )
     if type(record["chapter"]) is not int or not 0 <= record["chapter"] <= LAST_CHAPTER:
         raise InvalidParameter(f"term {name!r}: chapter is a number from 0 to {LAST_CHAPTER}")
     return Term(**record | {"synonyms": tuple(record["synonyms"])})

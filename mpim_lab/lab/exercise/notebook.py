@@ -22,9 +22,12 @@ _SKIPPING = f"__import__({__name__!r}, fromlist=['*']).skipping()"  # no name in
 
 
 def skip_unavailable() -> None:
-    """On the reader's own server: from now on a cell that needs what the server does not offer says so, and is left out.
+    """On the reader's own server.
 
-    So are the cells that use what it would have made; all others run. On a server of the lab's own nothing is changed.
+    From now on a cell that needs what the server does not offer says so, and is left out.
+
+    So are the cells that use what it would have made; all others run. On a server of the lab's own
+    nothing is changed.
     """
     shell: Any = get_ipython()
     if shell is None or not os.environ.get("MPIM_REDIS_URL", "").strip():
@@ -62,13 +65,17 @@ class Skipping:
         if lacking:
             self._missing |= made
             imports = [line for line in cell.body if isinstance(line, ast.Import | ast.ImportFrom)]
-            sentence = f"Left out: it uses {', '.join(lacking)}, which the server did not let us make."
+            sentence = (
+                f"Left out: it uses {', '.join(lacking)}, which the server did not let us make."
+            )
             return _fixed([*imports, *ast.parse(f"print({sentence!r})").body], cell)
         self._missing -= made
         return _fixed(self._wrapped(cell, made), cell)
 
     def _wrapped(self, cell: ast.Module, made: set[str]) -> list[ast.stmt]:
-        first = next((place for place, line in enumerate(cell.body) if not _is_future(line)), len(cell.body))
+        first = next(
+            (place for place, line in enumerate(cell.body) if not _is_future(line)), len(cell.body)
+        )
         lines, last = cell.body[first:], cell.body[-1] if cell.body[first:] else None
         shown = ast.parse("None", mode="eval").body
         if isinstance(last, ast.Expr):
@@ -84,7 +91,9 @@ class Skipping:
         attempt.body = lines or attempt.body
         attempt.orelse = ast.parse(f"{_SKIPPING}.ended({sorted(made)!r})").body
         if isinstance(shown, ast.Name):  # a panel is of use for whatever else it offers
-            attempt.handlers[0].body[-1] = ast.parse(f"{_SHOWN} = globals().get({shown.id!r})").body[0]
+            attempt.handlers[0].body[-1] = ast.parse(
+                f"{_SHOWN} = globals().get({shown.id!r})"
+            ).body[0]
         return [*cell.body[:first], *whole]
 
     def refused(self, error: Exception, made: list[str], what: str) -> None:
@@ -98,7 +107,9 @@ class Skipping:
     def ended(self, made: list[str]) -> None:
         """Note which names have no value, because a panel of this cell was refused its run."""
         values = {name: self._names.get(name) for name in made}
-        refusals = [error for value in values.values() if (error := getattr(value, "refused", None))]
+        refusals = [
+            error for value in values.values() if (error := getattr(value, "refused", None))
+        ]
         if refusals and isinstance(refusals[0], Exception):
             self.refused(refusals[0], [name for name, value in values.items() if value is None], "")
 
@@ -112,7 +123,11 @@ class Skipping:
         called = [node.func for node in awaited if isinstance(node, ast.Call)]
         imported = _imported(cell)
         for name in (each.id for each in called if isinstance(each, ast.Name)):
-            if said := getattr(self._names.get(name), "__doc__", None) if name not in imported else imported[name]:
+            if (
+                said := getattr(self._names.get(name), "__doc__", None)
+                if name not in imported
+                else imported[name]
+            ):
                 return re.split(r"[.:]?\n|\.$", said.strip())[0]
         return ""
 
@@ -124,7 +139,8 @@ def _imported(cell: ast.Module) -> dict[str, str]:
         if isinstance(line, ast.ImportFrom) and (line.module or "").startswith("mpim_lab"):
             module = __import__(line.module or "", fromlist=["*"])
             found |= {
-                each.name: getattr(getattr(module, each.name, None), "__doc__", None) or "" for each in line.names
+                each.name: getattr(getattr(module, each.name, None), "__doc__", None) or ""
+                for each in line.names
             }
     return found
 
@@ -133,7 +149,9 @@ def _names(cell: ast.Module, context: type[ast.expr_context]) -> Iterator[str]:
     for node in ast.walk(cell):
         if isinstance(node, ast.Name) and isinstance(node.ctx, context):
             yield node.id
-        if context is ast.Store and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        if context is ast.Store and isinstance(
+            node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+        ):
             yield node.name
 
 
@@ -147,7 +165,10 @@ def _fixed(lines: list[ast.stmt], cell: ast.Module) -> ast.Module:
 
 
 async def raw_connection(url: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Open a bare socket, TLS included, and log in as the URL says. Raises NotConnected, LoginRejected."""
+    """Open a bare socket, TLS included, and log in as the URL says.
+
+    Raises NotConnected, LoginRejected.
+    """
     address = Address.parse(url)
     try:
         async with asyncio.timeout(ANSWER_TIMEOUT_S):
@@ -156,7 +177,9 @@ async def raw_connection(url: str) -> tuple[asyncio.StreamReader, asyncio.Stream
                 writer.write(hiredis.pack_command(command))  # type: ignore[arg-type]
                 if not (answer := await reader.readline()).startswith(b"+"):
                     writer.close()
-                    raise LoginRejected(f"{address}: {answer.decode(errors='replace').strip() or 'it hung up'}")
+                    raise LoginRejected(
+                        f"{address}: {answer.decode(errors='replace').strip() or 'it hung up'}"
+                    )
     except (OSError, TimeoutError) as error:
         raise NotConnected(f"{address}: {str(error) or 'no answer in time'}") from error
     return reader, writer

@@ -1,7 +1,8 @@
 """Progress: which challenges the learner has passed, in a file of the learner's own.
 
-`MPIM_PROGRESS` names another file; by default it is `mpim_lab/progress.json` in the user's data folder (XDG_DATA_HOME, or
-~/.local/share). A file that cannot be read or written is reported in the log and stops nobody.
+`MPIM_PROGRESS` names another file; by default it is `mpim_lab/progress.json` in the user's data
+folder (XDG_DATA_HOME, or ~/.local/share). A file that cannot be read or written is reported in the
+log and stops nobody.
 """
 
 import datetime
@@ -27,7 +28,10 @@ def load_progress() -> dict[str, dict[str, Any]]:
     path = progress_path()
     try:
         found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        return {str(title): {"tries": int(line["tries"]), "passed": line["passed"]} for title, line in found.items()}
+        return {
+            str(title): {"tries": int(line["tries"]), "passed": line["passed"]}
+            for title, line in found.items()
+        }
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         _log.warning("%s cannot be read: %s", path, error)
         return {}

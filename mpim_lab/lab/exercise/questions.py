@@ -13,7 +13,10 @@ DIFFICULTIES = ("junior", "middle", "senior")
 
 @dataclass(frozen=True)
 class Question:
-    """One question in two languages. `cell` is "<notebook>.ipynb#<cell id>": the cell that proves the answer."""
+    """One question in two languages.
+
+    `cell` is "<notebook>.ipynb#<cell id>": the cell that proves the answer.
+    """
 
     id: str
     chapter: int
@@ -26,7 +29,10 @@ class Question:
 
 
 def load_questions(path: Path | None = None) -> list[Question]:
-    """Read the bank. Raises InvalidParameter, naming the question, for a missing field, a double id and the like."""
+    """Read the bank.
+
+    Raises InvalidParameter, naming the question, for a missing field, a double id and the like.
+    """
     records = read_list(path or data_path("questions.yaml"), "question bank is a list of questions")
     questions = [_question(record) for record in records]
     seen: set[str] = set()
@@ -48,9 +54,13 @@ def _question(record: Any) -> Question:
     question = Question(**record)
     if question.difficulty not in DIFFICULTIES:
         raise InvalidParameter(f"question {name!r}: difficulty is one of {', '.join(DIFFICULTIES)}")
-    empty = [field for field, value in record.items() if isinstance(value, str) and not value.strip()]
+    empty = [
+        field for field, value in record.items() if isinstance(value, str) and not value.strip()
+    ]
     if empty or not re.fullmatch(r"\S+\.ipynb#\S+", question.cell):
-        raise InvalidParameter(f"question {name!r}: {empty or 'cell'} must say something (cell: notebook.ipynb#id)")
+        raise InvalidParameter(
+            f"question {name!r}: {empty or 'cell'} must say something (cell: notebook.ipynb#id)"
+        )
     return question
 
 

@@ -11,11 +11,16 @@ from typing import Any
 
 
 class ExitRequested(Exception):
-    """Code of the learner's asked for the end of the whole process; its class has the name of what was raised."""
+    """Code of the learner's asked for the end of the whole process.
+
+    Its class has the name of what was raised.
+    """
 
 
 def contain_exit(solution: Any) -> Any:
-    """Return the same class, with an `ExitRequested` for what would end the process; return what is no class as it is.
+    """Return the same class, with an `ExitRequested` for what would end the process.
+
+    Return what is no class as it is.
 
     >>> class Leaves:
     ...     def __init__(self):
@@ -26,8 +31,14 @@ def contain_exit(solution: Any) -> Any:
     """
     if not isinstance(solution, type):
         return solution
-    own = {name: _contain_method(value) for name, value in vars(solution).items() if inspect.isfunction(value)}
-    return type(solution)(solution.__name__, (solution,), {"__module__": solution.__module__, **own})
+    own = {
+        name: _contain_method(value)
+        for name, value in vars(solution).items()
+        if inspect.isfunction(value)
+    }
+    return type(solution)(
+        solution.__name__, (solution,), {"__module__": solution.__module__, **own}
+    )
 
 
 def _contain_method(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -52,4 +63,6 @@ def _contained() -> Iterator[None]:
     try:
         yield
     except (SystemExit, KeyboardInterrupt) as error:
-        raise type(type(error).__name__, (ExitRequested,), {"__module__": __name__})(*error.args) from error
+        raise type(type(error).__name__, (ExitRequested,), {"__module__": __name__})(
+            *error.args
+        ) from error

@@ -1,8 +1,9 @@
 """Faults: seeded, and placed by message instead of by clock, so that the same seed breaks the same messages every time.
 
-A fault strikes just before one of the sender's attempts (after whatever it checked) and lasts for some. `FaultInjector`
-counts them; `FaultyQueue` is the sender's queue with the faults in front of `publish`. How a fault is caused is a pair of
-functions, begin and end; those below act on real connections and real processes.
+A fault strikes just before one of the sender's attempts (after whatever it checked) and lasts for
+some. `FaultInjector` counts them; `FaultyQueue` is the sender's queue with the faults in front of
+`publish`. How a fault is caused is a pair of functions, begin and end; those below act on real
+connections and real processes.
 """
 
 import asyncio
@@ -66,8 +67,22 @@ DESCRIPTIONS = {
     "two at once": "a message is sent twice, and two workers have a copy each at the same time",
 }
 PUBSUB_FAULTS = ("away", "cut", "kill", "pause", "slow")
-SENDER_FAULTS = ("request lost", "request late", "answer lost", "answer late", "sent twice", "two at once")
-WORKER_FAULTS = ("crash before work", "crash after work", "crash after ack", "poison", "zombie", "server kill")
+SENDER_FAULTS = (
+    "request lost",
+    "request late",
+    "answer lost",
+    "answer late",
+    "sent twice",
+    "two at once",
+)
+WORKER_FAULTS = (
+    "crash before work",
+    "crash after work",
+    "crash after ack",
+    "poison",
+    "zombie",
+    "server kill",
+)
 
 
 @dataclass(frozen=True)
@@ -80,13 +95,19 @@ class Fault:
 
     def __post_init__(self) -> None:
         if self.kind not in DESCRIPTIONS:
-            raise InvalidParameter(f"{self.kind!r} is no fault; there are {', '.join(DESCRIPTIONS)}")
+            raise InvalidParameter(
+                f"{self.kind!r} is no fault; there are {', '.join(DESCRIPTIONS)}"
+            )
         if self.at < 1 or self.duration < 1:
-            raise InvalidParameter(f"{self}: attempts are counted from 1, and a fault lasts for at least one")
+            raise InvalidParameter(
+                f"{self}: attempts are counted from 1, and a fault lasts for at least one"
+            )
 
 
 def schedule_faults(seed: int, kind: str, messages: int, duration: int) -> list[Fault]:
-    """Choose where faults strike, never before the second message: one that lasts, or for "away" `duration` short ones.
+    """Choose where faults strike, never before the second message.
+
+    One that lasts, or for "away" `duration` short ones.
 
     >>> [fault.at for fault in schedule_faults(7, "away", messages=24, duration=3)]
     [2, 17, 18]
@@ -104,7 +125,10 @@ FaultAction = tuple[Callable[[], Awaitable[None]], Callable[[], Awaitable[None]]
 
 
 class FaultInjector:
-    """Injector that begins and ends faults as the sender's attempts are counted. At most one of a kind at a time."""
+    """Injector that begins and ends faults as the sender's attempts are counted.
+
+    At most one of a kind at a time.
+    """
 
     def __init__(self, causes: Mapping[str, FaultAction], trace: Trace) -> None:
         self._causes, self._trace = causes, trace
@@ -155,7 +179,9 @@ class FaultInjector:
 
 
 class FaultyQueue:
-    """The sender's queue, with faults between its status check and its publish; everything else is the queue's own.
+    """The sender's queue, with faults between its status check and its publish.
+
+    Everything else is the queue's own.
 
     An attempt is a publish, or a check after which no publish comes (nobody there, no answer).
     """
@@ -211,7 +237,9 @@ class Gate:
         await self._open.wait()
 
 
-async def wait_until(condition: Callable[[], bool | Awaitable[bool]], what: str, timeout_s: float = 10.0) -> None:
+async def wait_until(
+    condition: Callable[[], bool | Awaitable[bool]], what: str, timeout_s: float = 10.0
+) -> None:
     """Wait until the condition is true. Raise ServerFailed, saying what did not happen in time."""
     try:
         async with asyncio.timeout(timeout_s):
@@ -224,7 +252,8 @@ async def wait_until(condition: Callable[[], bool | Awaitable[bool]], what: str,
 class IdleDetector:
     """Detector of how long a trace has had no new event, counted in polls of it.
 
-    The time between two polls counts for MAX_POLL_GAP_S at most: while the whole machine stands still, no event can come.
+    The time between two polls counts for MAX_POLL_GAP_S at most: while the whole machine stands
+    still, no event can come.
     """
 
     MAX_POLL_GAP_S = 0.01
@@ -267,4 +296,6 @@ def server_faults(server: EmbeddedServer | ExternalServer) -> dict[str, FaultAct
         server.resume()
 
     causes: dict[str, FaultAction] = {"kill": (kill, server.start), "pause": (pause, resume)}
-    return {kind: cause for kind, cause in causes.items() if server.unavailable_reason(kind) is None}
+    return {
+        kind: cause for kind, cause in causes.items() if server.unavailable_reason(kind) is None
+    }

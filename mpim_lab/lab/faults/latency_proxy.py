@@ -15,8 +15,9 @@ _CHUNK = 64 * 1024
 class LatencyProxy:
     """Relay on loopback that adds latency: `async with LatencyProxy(server.url, one_way_ms=0.5) as proxy`.
 
-    Connect to its `url`. `round_trips` counts the times that a client sent after it had received something: what is written
-    together is one, however long it is, as long as its replies take longer than its writing.
+    Connect to its `url`. `round_trips` counts the times that a client sent after it had received
+    something: what is written together is one, however long it is, as long as its replies take
+    longer than its writing.
     """
 
     def __init__(self, url: str, *, one_way_ms: float) -> None:
@@ -61,9 +62,17 @@ class LatencyProxy:
             writer.close()
 
     async def _relay(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seen: "_ReplySeen", *, is_up: bool
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        seen: "_ReplySeen",
+        *,
+        is_up: bool,
     ) -> None:
-        """Every chunk arrives as much later as the way is long; they keep their order and do not wait for each other."""
+        """Every chunk arrives as much later as the way is long.
+
+        They keep their order and do not wait for each other.
+        """
         waiting: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(maxsize=1_000)
 
         async def arrive() -> None:

@@ -1,7 +1,7 @@
 """Fault proxy: a relay on loopback between a client and its server, which breaks where it is told to: by command.
 
-It passes whole RESP frames, and knows which reply belongs to which command (`resp_framing.py`). A fault is armed for the next
-command that matches; when it is triggered, `triggered` is counted up.
+It passes whole RESP frames, and knows which reply belongs to which command (`resp_framing.py`). A
+fault is armed for the next command that matches; when it is triggered, `triggered` is counted up.
 
 | fault           | the request reaches the server | the reply reaches the client  | the connection      |
 |-----------------|--------------------------------|-------------------------------|---------------------|
@@ -61,7 +61,9 @@ class _ProxiedConnection:
 
 
 class FaultProxy:
-    """Proxy that injects faults; clients connect to `url`, which has the server's user, password and database.
+    """Proxy that injects faults.
+
+    Clients connect to `url`, which has the server's user, password and database.
 
     Clients speak plainly to it, on loopback, also where it speaks TLS to the server.
 
@@ -129,7 +131,9 @@ class FaultProxy:
     async def wait_flushed(self) -> None:
         """Wait until the commands that were held are at the server."""
         if self._holding:
-            await asyncio.wait(self._holding, timeout=1.0)  # a client that stays keeps its connection
+            await asyncio.wait(
+                self._holding, timeout=1.0
+            )  # a client that stays keeps its connection
 
     def cut_at_byte(self, count: int) -> None:
         """Break the next connection after `count` bytes from the server, wherever in a frame that is."""
@@ -184,11 +188,16 @@ class FaultProxy:
         self._cut_after = None
         ways = [
             asyncio.create_task(way)
-            for way in (self._to_server(reader, connection), self._to_client(server_reader, connection))
+            for way in (
+                self._to_server(reader, connection),
+                self._to_client(server_reader, connection),
+            )
         ]
         try:
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-            if connection.client_is_gone and not self._released.is_set():  # what is held still goes on its way
+            if (
+                connection.client_is_gone and not self._released.is_set()
+            ):  # what is held still goes on its way
                 await self._released.wait()
                 await asyncio.wait(ways, timeout=1.0)
         finally:
@@ -200,11 +209,15 @@ class FaultProxy:
                     way.exception()
             server_writer.close()
 
-    async def _to_server(self, reader: asyncio.StreamReader, connection: _ProxiedConnection) -> None:
+    async def _to_server(
+        self, reader: asyncio.StreamReader, connection: _ProxiedConnection
+    ) -> None:
         """From the client to the server."""
         while data := await reader.read(READ_BYTES):
             for frame in connection.commands.feed(data):
-                kind = self._trigger(connection.matcher.command(frame), ("drop request", "delay request"))
+                kind = self._trigger(
+                    connection.matcher.command(frame), ("drop request", "delay request")
+                )
                 if kind == "drop request":
                     return
                 if kind:
@@ -218,12 +231,18 @@ class FaultProxy:
         if connection.client_is_gone:
             await asyncio.sleep(0.05)  # the server reads what was held before the connection ends
 
-    async def _to_client(self, reader: asyncio.StreamReader, connection: _ProxiedConnection) -> None:
+    async def _to_client(
+        self, reader: asyncio.StreamReader, connection: _ProxiedConnection
+    ) -> None:
         """From the server to the client."""
         while data := await reader.read(READ_BYTES):
             for frame in connection.replies.feed(data):
                 command = connection.matcher.reply(frame)
-                kind = self._trigger(command, ("drop reply", "delay reply")) if command is not None else ""
+                kind = (
+                    self._trigger(command, ("drop reply", "delay reply"))
+                    if command is not None
+                    else ""
+                )
                 if kind == "drop reply":
                     return
                 if kind:
@@ -231,7 +250,10 @@ class FaultProxy:
                     await self._released.wait()
                 await self._passing.wait()
                 if connection.bytes_left is not None:
-                    frame, connection.bytes_left = frame[: connection.bytes_left], connection.bytes_left - len(frame)
+                    frame, connection.bytes_left = (
+                        frame[: connection.bytes_left],
+                        connection.bytes_left - len(frame),
+                    )
                 with contextlib.suppress(ConnectionError):
                     connection.client.write(frame)
                 if connection.bytes_left is not None and connection.bytes_left <= 0:

@@ -7,11 +7,16 @@ from mpim_lab.mq.connection.address import Address
 
 
 async def open_streams(address: Address) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Open a bare socket to a server, by TCP, unix socket or TLS; nothing is sent. Raises OSError."""
+    """Open a bare socket to a server, by TCP, unix socket or TLS; nothing is sent.
+
+    Raises OSError.
+    """
     reader = asyncio.StreamReader()
     protocol = _Streams(reader)
     await address.connect(lambda: protocol)
-    return reader, asyncio.StreamWriter(protocol.transport, protocol, reader, asyncio.get_running_loop())
+    return reader, asyncio.StreamWriter(
+        protocol.transport, protocol, reader, asyncio.get_running_loop()
+    )
 
 
 class _Streams(asyncio.StreamReaderProtocol):

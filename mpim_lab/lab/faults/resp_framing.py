@@ -1,8 +1,10 @@
-"""RESP framing: where frames begin and end, and which reply belongs to which command. Rules without I/O, for a proxy.
+"""RESP framing: where frames begin and end, and which reply belongs to which command.
 
-A parser returns values; whoever passes bytes on, holds them or cuts them needs the bytes. RESP2 and RESP3, as servers
-send them and as clients pack them (arrays of bulk strings); not inline commands and not RESP3's streamed types, which no
-server sends.
+Rules without I/O, for a proxy.
+
+A parser returns values; whoever passes bytes on, holds them or cuts them needs the bytes. RESP2 and
+RESP3, as servers send them and as clients pack them (arrays of bulk strings); not inline commands
+and not RESP3's streamed types, which no server sends.
 
 Source: https://github.com/redis/redis-specifications/blob/master/protocol/RESP3.md
 """
@@ -16,15 +18,24 @@ import hiredis
 from mpim_lab.errors import InvalidMessage
 
 _LINES, _BLOBS = b"+-:,#(_", b"$=!"
-_ELEMENTS = {ord("*"): 1, ord("~"): 1, ord(">"): 1, ord("%"): 2, ord("|"): 2}  # how many values each one counted takes
+_ELEMENTS = {
+    ord("*"): 1,
+    ord("~"): 1,
+    ord(">"): 1,
+    ord("%"): 2,
+    ord("|"): 2,
+}  # how many values each one counted takes
 _LENGTH = re.compile(rb"\d{1,18}|-1")
 _MAX_LINE_BYTES = 1024 * 1024
 
 
 class RespFramer:
-    r"""Framer that cuts a stream of bytes into whole frames, however it arrives. An attribute belongs to the next frame.
+    r"""Framer that cuts a stream of bytes into whole frames, however it arrives.
 
-    Raises InvalidMessage for bytes that are no RESP and for a frame above `max_bytes`; the stream is over then.
+    An attribute belongs to the next frame.
+
+    Raises InvalidMessage for bytes that are no RESP and for a frame above `max_bytes`; the stream
+    is over then.
 
         >>> frames = RespFramer()
         >>> frames.feed(b"+OK\r\n*2\r\n$1\r")
@@ -37,7 +48,9 @@ class RespFramer:
         self._buffer = bytearray()
         self._max_bytes = max_bytes
         self._at = 0  # so far the frame is parsed
-        self._missing = 1  # values that must follow until it is whole: nesting needs no more than their number
+        self._missing = (
+            1  # values that must follow until it is whole: nesting needs no more than their number
+        )
 
     def feed(self, data: bytes) -> list[bytes]:
         """Feed bytes; return the frames that became whole, in order."""
@@ -89,14 +102,19 @@ class RespFramer:
 
 # Which reply belongs to which command
 
-_SUBSCRIBING = frozenset(f"{kind}{verb}" for kind in ("", "P", "S") for verb in ("SUBSCRIBE", "UNSUBSCRIBE"))
+_SUBSCRIBING = frozenset(
+    f"{kind}{verb}" for kind in ("", "P", "S") for verb in ("SUBSCRIBE", "UNSUBSCRIBE")
+)
 _MESSAGES = frozenset({"MESSAGE", "PMESSAGE", "SMESSAGE"})
 _UNCOUNTABLE = frozenset({"MONITOR", "SYNC", "PSYNC"})
 
 
 @dataclass(eq=False)
 class Command:
-    """One command of a client; its name in capitals. `replies_left`: how many frames still answer it."""
+    """One command of a client; its name in capitals.
+
+    `replies_left`: how many frames still answer it.
+    """
 
     words: list[bytes]
     replies_left: int = 1
@@ -108,9 +126,12 @@ class Command:
 
 
 class ReplyMatcher:
-    r"""Matcher of replies to commands: the n-th reply belongs to the n-th command; pushes and messages belong to none.
+    r"""Matcher of replies to commands: the n-th reply belongs to the n-th command.
 
-    A subscription is answered by a push, one for each channel; in RESP2 messages are arrays like any reply.
+    Pushes and messages belong to none.
+
+    A subscription is answered by a push, one for each channel; in RESP2 messages are arrays like
+    any reply.
 
         >>> matcher = ReplyMatcher()
         >>> matcher.command(b"*1\r\n$4\r\nPING\r\n").name
@@ -125,9 +146,15 @@ class ReplyMatcher:
         self._is_resp2_subscriber = False
 
     def command(self, frame: bytes) -> Command:
-        """Note a command that is sent now, and return it. Raise InvalidMessage for one whose replies cannot be counted."""
+        """Note a command that is sent now, and return it.
+
+        Raise InvalidMessage for one whose replies cannot be counted.
+        """
         command = Command(words_of(frame))
-        if command.name in _UNCOUNTABLE or [word.upper() for word in command.words[:2]] == [b"CLIENT", b"REPLY"]:
+        if command.name in _UNCOUNTABLE or [word.upper() for word in command.words[:2]] == [
+            b"CLIENT",
+            b"REPLY",
+        ]:
             raise InvalidMessage(f"the replies to {command.name} cannot be counted")
         if command.name in _SUBSCRIBING:
             command.replies_left = max(1, len(command.words) - 1)
@@ -136,7 +163,10 @@ class ReplyMatcher:
         return command
 
     def reply(self, frame: bytes) -> Command | None:
-        """Return the command that a frame from the server answers; None: it is a push, a message or a farewell."""
+        """Return the command that a frame from the server answers.
+
+        None: it is a push, a message or a farewell.
+        """
         word, is_push = _first_word(frame), frame.startswith(b">")
         if self.waiting and word == self.waiting[0].name and word in _SUBSCRIBING:
             self._is_resp2_subscriber = not is_push

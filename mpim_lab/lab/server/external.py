@@ -1,4 +1,6 @@
-"""ExternalServer: the reader's own server, by URL. The lab leaves nothing behind on it and does not touch its process.
+"""ExternalServer: the reader's own server, by URL.
+
+The lab leaves nothing behind on it and does not touch its process.
 
 | exit                     | what removes the run's keys                                                             |
 |--------------------------|-----------------------------------------------------------------------------------------|
@@ -61,7 +63,9 @@ class ExternalServer:
         self.prefix = new_prefix()
         self._guard: KeyGuard | None = None
         self._watching: asyncio.Task[None] | None = None
-        self._no_cutting = ""  # what the server says to CLIENT LIST and CLIENT KILL, if it refuses them
+        self._no_cutting = (
+            ""  # what the server says to CLIENT LIST and CLIENT KILL, if it refuses them
+        )
 
     @property
     def is_running(self) -> bool:
@@ -73,7 +77,10 @@ class ExternalServer:
         if self._guard is not None:
             return
         try:
-            async with asyncio.timeout(START_TIMEOUT_S), Redis.from_url(self.url, protocol=3) as client:
+            async with (
+                asyncio.timeout(START_TIMEOUT_S),
+                Redis.from_url(self.url, protocol=3) as client,
+            ):
                 if reason := await unsupported_reason(client):
                     raise ServerFailed(reason)
                 self._no_cutting = await _cut_refusal(client)
@@ -90,7 +97,10 @@ class ExternalServer:
             raise failed from (None if failed is error else error)
 
     async def _watch(self) -> None:
-        """Begin another guard when ours is gone: without its heartbeat, others would take the run for dead."""
+        """Begin another guard when ours is gone.
+
+        Without its heartbeat, others would take the run for dead.
+        """
         while self._guard is not None:
             await asyncio.sleep(RENEW_EVERY_S)
             if self._guard is not None and self._guard.is_gone:
@@ -102,11 +112,16 @@ class ExternalServer:
             why = str(error) or f"nothing came within {START_TIMEOUT_S:g} s"
             return ServerFailed(f"MPIM_REDIS_URL is {self._address}, and it does not answer: {why}")
         if isinstance(error, MpimError):
-            return ServerFailed(f"MPIM_REDIS_URL is {self._address}, and the lab cannot use it: {error}")
+            return ServerFailed(
+                f"MPIM_REDIS_URL is {self._address}, and the lab cannot use it: {error}"
+            )
         return error
 
     async def stop(self) -> None:
-        """Remove every key with our prefix; channels leave nothing. What cannot be removed is logged, not raised."""
+        """Remove every key with our prefix; channels leave nothing.
+
+        What cannot be removed is logged, not raised.
+        """
         guard, self._guard = self._guard, None
         if guard is None:
             return
@@ -161,16 +176,17 @@ class ExternalServer:
         raise FaultUnavailable(self.unavailable_reason("pause"))
 
     def unavailable_reason(self, fault: str) -> str | None:
-        """Return why a fault, or what it does ("kill", "pause", "limit", "cut"), is not offered; None if it is."""
+        """Return why a fault, or what it does ("kill", "pause", "limit", "cut"), is not offered.
+
+        None if it is.
+        """
         deed = _NEEDS.get(fault, fault)
         if deed == "cut" and self._no_cutting:
             return f"the operator of {self._address} does not let this user see or cut connections ({self._no_cutting})"
         return self._refusal(_REASONS[deed]) if deed in _REASONS else None
 
     def _refusal(self, deed: str) -> str:
-        return (
-            f"the server at {self._address} is yours: the lab does not {deed}; unset MPIM_REDIS_URL for a private one"
-        )
+        return f"the server at {self._address} is yours: the lab does not {deed}; unset MPIM_REDIS_URL for a private one"
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -190,7 +206,10 @@ async def _cut_refusal(client: Any) -> str:
 
 
 class KeyGuard:
-    """Our end of the process that removes a run's keys, however the run ends. Belongs to the process that made it."""
+    """Our end of the process that removes a run's keys, however the run ends.
+
+    Belongs to the process that made it.
+    """
 
     def __init__(self, url: str, prefix: str) -> None:
         self._owner = os.getpid()
@@ -217,7 +236,9 @@ class KeyGuard:
     def is_ready(self) -> bool:
         """It has begun, or is gone already. Raises WrongLoop in a forked child."""
         if os.getpid() != self._owner:
-            raise WrongLoop(f"the run belongs to the process {self._owner}, which this one was forked from")
+            raise WrongLoop(
+                f"the run belongs to the process {self._owner}, which this one was forked from"
+            )
         assert self._process.stdout is not None
         return bool(select.select([self._process.stdout], [], [], 0)[0])
 
@@ -232,7 +253,10 @@ class KeyGuard:
         self._process.wait()
 
     async def stop(self) -> str | None:
-        """Have it remove everything, and wait; return why it could not, if so. It goes on when the waiting is cancelled."""
+        """Have it remove everything, and wait; return why it could not, if so.
+
+        It goes on when the waiting is cancelled.
+        """
         assert self._process.stdin is not None and self._process.stdout is not None
         self._send("end")
         self.release()
@@ -245,7 +269,9 @@ class KeyGuard:
         with self._process.stdout as said:
             found = said.read()
         reports = [json.loads(line) for line in found.splitlines()]
-        return next((report.get("failed") for report in reports if "ready" not in report), GUARD_GONE)
+        return next(
+            (report.get("failed") for report in reports if "ready" not in report), GUARD_GONE
+        )
 
     def release(self) -> None:
         """Have it remove everything, without waiting: as if we had died."""

@@ -1,9 +1,9 @@
 """Guard: a server process that cannot outlive us, even if we are killed with SIGKILL.
 
-A shell starts the server as its child and reads from a pipe whose other end is ours. However we end, that end closes, the
-shell reads end-of-file, kills the server (a stopped one, too) and removes its directory. It also works on macOS, where a
-process cannot ask to die with its parent. A session of its own keeps Jupyter's interrupts, which go to the whole process
-group, away from both.
+A shell starts the server as its child and reads from a pipe whose other end is ours. However we
+end, that end closes, the shell reads end-of-file, kills the server (a stopped one, too) and removes
+its directory. It also works on macOS, where a process cannot ask to die with its parent. A session
+of its own keeps Jupyter's interrupts, which go to the whole process group, away from both.
 
 | exit                           | what ends the server and removes its directory                                     |
 |--------------------------------|------------------------------------------------------------------------------------|
@@ -30,8 +30,9 @@ from mpim_lab.errors import ServerFailed, WrongLoop
 
 STOP_TIMEOUT_S = 5.0
 _START_TIMEOUT_S = 10.0
-# $1 is the directory; the rest is the server's command line. The read ends with a line ("keep") or end-of-file.
-# In the end the whole group is killed, the shell with it: a program that is a script may have started the server itself.
+# $1 is the directory; the rest is the server's command line. The read ends with a line ("keep") or
+# end-of-file. In the end the whole group is killed, the shell with it: a program that is a script
+# may have started the server itself.
 _SCRIPT = """
 directory=$1; shift
 "$@" >>"$directory/log" 2>&1 </dev/null &
@@ -46,7 +47,10 @@ _lifelines: "weakref.WeakSet[Any]" = weakref.WeakSet()
 
 
 def close_in_forks(pipe: Any) -> None:
-    """Have each forked child of ours close its copy of a pipe: whoever reads end-of-file from it waits for our end alone."""
+    """Have each forked child of ours close its copy of a pipe.
+
+    Whoever reads end-of-file from it waits for our end alone.
+    """
     _lifelines.add(pipe)
 
 
@@ -72,7 +76,10 @@ def end_with_parent(poll_every_s: float = 0.5) -> None:
 
 
 class ProcessGuard:
-    """One server process and the shell that guards it. Belongs to the process that made it: WrongLoop in a forked child."""
+    """One server process and the shell that guards it.
+
+    Belongs to the process that made it: WrongLoop in a forked child.
+    """
 
     def __init__(self, command: Sequence[str], directory: Path) -> None:
         self._owner = os.getpid()
@@ -109,13 +116,23 @@ class ProcessGuard:
 
     @property
     def _is_there(self) -> bool:
-        """The pid is the server's still, and not another's: it is in the group that began with the shell."""
+        """The pid is the server's still, and not another's.
+
+        It is in the group that began with the shell.
+        """
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            return bool(self.pid) and os.getpgid(self.pid) == self._shell.pid and _state(self.pid) not in ("", "Z")
+            return (
+                bool(self.pid)
+                and os.getpgid(self.pid) == self._shell.pid
+                and _state(self.pid) not in ("", "Z")
+            )
         return False
 
     def stop(self, *, keep_directory: bool) -> None:
-        """Kill the server if it still runs, and the guard; blocks until both are gone (milliseconds)."""
+        """Kill the server if it still runs, and the guard.
+
+        Blocks until both are gone (milliseconds).
+        """
         self._check_owner()
         assert self._shell.stdin is not None and self._shell.stdout is not None
         if self._shell.stdin.closed:
@@ -136,7 +153,9 @@ class ProcessGuard:
 
     def _check_owner(self) -> None:
         if os.getpid() != self._owner:
-            raise WrongLoop(f"the server belongs to the process {self._owner}, which this one was forked from")
+            raise WrongLoop(
+                f"the server belongs to the process {self._owner}, which this one was forked from"
+            )
 
 
 def _first_line(stream: IO[bytes] | None) -> bytes:
@@ -146,7 +165,10 @@ def _first_line(stream: IO[bytes] | None) -> bytes:
 
 
 def _state(pid: int) -> str:
-    """The process state letter of `ps`; "" when there is no such process. A zombie ("Z") holds no sockets any more."""
+    """The process state letter of `ps`; "" when there is no such process.
+
+    A zombie ("Z") holds no sockets any more.
+    """
     try:
         state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         is_ending = state == "Z" and int(rest[_THREADS]) > 1  # its other threads still hold them
@@ -156,5 +178,7 @@ def _state(pid: int) -> str:
             return ""
     except ProcessLookupError:
         return ""
-    shown = subprocess.run(["ps", "-o", "state=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    shown = subprocess.run(
+        ["ps", "-o", "state=", "-p", str(pid)], capture_output=True, text=True, check=False
+    )
     return shown.stdout.strip()[:1]

@@ -6,11 +6,14 @@
 | `<prefix>lab:alive`  | string | `ALIVE_S`, renewed by the run's guard | a run, its guard | this run lives: keep away    |
 | `<prefix>…`          | any    | the run's                            | the lab           |                              |
 
-A prefix is `lab-` and eight hexadecimal digits and a colon; nothing else is ever removed. A run without its heartbeat is
-dead: the next run removes what it left, and so does `mpim-lab doctor`, which also finds those that are not on record.
+A prefix is `lab-` and eight hexadecimal digits and a colon; nothing else is ever removed. A run
+without its heartbeat is
+dead: the next run removes what it left, and so does `mpim-lab doctor`, which also finds those that
+    are not on record.
 
-`python -m mpim_lab.lab.server.run_keys` is the guard of one run: a process that outlives it. It reads the URL and the
-prefix from standard input, where `ps` does not show them, renews the heartbeat, and removes the run's keys at end-of-file.
+`python -m mpim_lab.lab.server.run_keys` is the guard of one run: a process that outlives it. It
+reads the URL and the prefix from standard input, where `ps` does not show them, renews the
+heartbeat, and removes the run's keys at end-of-file.
 """
 
 import asyncio
@@ -52,9 +55,16 @@ def escape_glob(name: bytes) -> bytes:
 
 @contextlib.asynccontextmanager
 async def open_run_keys(url: str) -> AsyncIterator["RunKeys"]:
-    """Open the keys of all runs on one server. Every error of the server, or of the way to it, is one of ours."""
+    """Open the keys of all runs on one server.
+
+    Every error of the server, or of the way to it, is one of ours.
+    """
     async with Redis.from_url(
-        url, protocol=3, decode_responses=False, socket_timeout=CALL_TIMEOUT_S, socket_connect_timeout=CALL_TIMEOUT_S
+        url,
+        protocol=3,
+        decode_responses=False,
+        socket_timeout=CALL_TIMEOUT_S,
+        socket_connect_timeout=CALL_TIMEOUT_S,
     ) as client:
         try:
             yield RunKeys(client)
@@ -78,28 +88,46 @@ class RunKeys:
         await self._client.sadd(RUNS, prefix.encode())
 
     async def remove(self, prefix: str) -> int:
-        """Remove everything of one's own run, its heartbeat and its record last; return how many keys there were."""
+        """Remove everything of one's own run, its heartbeat and its record last.
+
+        Return how many keys there were.
+        """
         return await self._remove(prefix.encode(), is_ours=True)
 
     async def remove_dead_runs(self, *, everywhere: bool = False) -> int:
-        """Remove what runs without a heartbeat have left; return how many keys. everywhere: those not on record, too."""
+        """Remove what runs without a heartbeat have left.
+
+        Return how many keys. everywhere: those not on record, too.
+        """
         prefixes = set(await self._client.smembers(RUNS))
         if everywhere:
             async for page in self._pages(b"lab-????????:*"):
                 prefixes.update(found[0] for key in page if (found := _PREFIX.match(key)))
         return sum(
-            [await self._remove(prefix, is_ours=False) for prefix in sorted(prefixes) if _PREFIX.fullmatch(prefix)]
+            [
+                await self._remove(prefix, is_ours=False)
+                for prefix in sorted(prefixes)
+                if _PREFIX.fullmatch(prefix)
+            ]
         )
 
     async def count(self, prefix: str) -> int:
         """Count a run's keys, but for its heartbeat."""
         alive = _alive(prefix.encode())
         return len(
-            {key async for page in self._pages(escape_glob(prefix.encode()) + b"*") for key in page if key != alive}
+            {
+                key
+                async for page in self._pages(escape_glob(prefix.encode()) + b"*")
+                for key in page
+                if key != alive
+            }
         )
 
     async def _remove(self, prefix: bytes, *, is_ours: bool) -> int:
-        """Remove a run's keys, page by page; one that shows its heartbeat meanwhile keeps what it has."""
+        """Remove a run's keys, page by page.
+
+        One that shows its heartbeat meanwhile keeps what it has.
+        """
         removed, alive = 0, _alive(prefix)
         async for page in self._pages(escape_glob(prefix) + b"*"):
             keys = [key for key in page if key != alive]
@@ -132,9 +160,10 @@ def _alive(prefix: bytes) -> bytes:
 async def guard_run(url: str, prefix: str, last_line: "asyncio.Future[bytes]") -> int:
     """Renew a run's heartbeat until `last_line` is done, then remove its keys; return how many.
 
-    last_line: what the run wrote last: a line if it ends in good order, nothing if it died. Then its load processes and
-    gateways are about to end, too: look again until they have written nothing for a while. Raises TimeoutError,
-    ServerFailed, and NotConnected if somebody waits for the answer.
+    last_line: what the run wrote last: a line if it ends in good order, nothing if it died. Then
+    its load processes and gateways are about to end, too: look again until they have written
+    nothing for a while. Raises TimeoutError, ServerFailed, and NotConnected if somebody waits for
+    the answer.
     """
     dead_runs = asyncio.create_task(_remove_dead_runs(url))
     while not (await asyncio.wait([last_line], timeout=RENEW_EVERY_S))[0]:
@@ -142,7 +171,9 @@ async def guard_run(url: str, prefix: str, last_line: "asyncio.Future[bytes]") -
             async with open_run_keys(url) as found:
                 await found.send_heartbeat(prefix)
     async with asyncio.timeout(CLEANUP_TIMEOUT_S):
-        removed = await (_remove_run(url, prefix) if last_line.result() else _remove_run_after_death(url, prefix))
+        removed = await (
+            _remove_run(url, prefix) if last_line.result() else _remove_run_after_death(url, prefix)
+        )
         await dead_runs
     return removed
 
@@ -153,7 +184,9 @@ async def _remove_dead_runs(url: str) -> None:
             await found.remove_dead_runs()
 
 
-async def _remove_run(url: str, prefix: str, *, idle_rounds: int = 1, retry_after_s: float = 0.02) -> int:
+async def _remove_run(
+    url: str, prefix: str, *, idle_rounds: int = 1, retry_after_s: float = 0.02
+) -> int:
     removed = idle = 0
     async with open_run_keys(url) as found:
         while idle < idle_rounds:
@@ -166,13 +199,17 @@ async def _remove_run(url: str, prefix: str, *, idle_rounds: int = 1, retry_afte
 async def _remove_run_after_death(url: str, prefix: str) -> int:
     while True:
         with contextlib.suppress(NotConnected):  # it may come back
-            return await _remove_run(url, prefix, idle_rounds=IDLE_ROUNDS, retry_after_s=RETRY_AFTER_S)
+            return await _remove_run(
+                url, prefix, idle_rounds=IDLE_ROUNDS, retry_after_s=RETRY_AFTER_S
+            )
         await asyncio.sleep(RETRY_AFTER_S)
 
 
 async def _lines() -> Callable[[], Awaitable[bytes]]:
     reader = asyncio.StreamReader()
-    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
+    )
     return reader.readline
 
 
@@ -182,7 +219,9 @@ async def _main() -> dict[str, Any]:
     if not first:  # whoever started us is gone already
         return {}
     order = json.loads(first)
-    with contextlib.suppress(BrokenPipeError):  # the run has died meanwhile: all the more there is to do
+    with contextlib.suppress(
+        BrokenPipeError
+    ):  # the run has died meanwhile: all the more there is to do
         print(json.dumps({"ready": True}), flush=True)
     last_line = asyncio.ensure_future(next_line())
     try:

@@ -25,11 +25,17 @@ Value = str | int | Sequence[str]
 
 
 def settings_file(settings: Mapping[str, Value]) -> str:
-    """Write settings by name as a server reads them. A sequence is several words; a text is one, but where several belong.
+    """Write settings by name as a server reads them.
 
-    Raise InvalidParameter for what is no setting's name, or cannot be a value: a NUL would end it. No value is shown.
+    A sequence is several words; a text is one, but where several belong.
+
+    Raise InvalidParameter for what is no setting's name, or cannot be a value: a NUL would end it.
+    No value is shown.
     """
-    return "".join(f"{_name(name)} {' '.join(map(_quoted, _words(name, value)))}\n" for name, value in settings.items())
+    return "".join(
+        f"{_name(name)} {' '.join(map(_quoted, _words(name, value)))}\n"
+        for name, value in settings.items()
+    )
 
 
 def _name(name: str) -> str:
@@ -39,14 +45,19 @@ def _name(name: str) -> str:
 
 
 def _words(name: str, value: Value) -> list[str]:
-    """Take the words of a value apart: at blanks, and not inside quotes that begin and end a word."""
+    """Take the words of a value apart.
+
+    At blanks, and not inside quotes that begin and end a word.
+    """
     if isinstance(value, str | int) and not isinstance(value, bool):
         if name.lower() not in _SEVERAL_WORDS:
             return [str(value)]
         return [found[found.lastindex or 0] for found in _WORD.finditer(str(value))] or [""]
     if isinstance(value, Sequence) and all(isinstance(word, str) for word in value):
         return list(value)
-    raise InvalidParameter(f"{name}: must be text, a whole number or several texts, not {type(value).__name__}")
+    raise InvalidParameter(
+        f"{name}: must be text, a whole number or several texts, not {type(value).__name__}"
+    )
 
 
 def _quoted(word: str) -> str:
@@ -68,4 +79,10 @@ def _quoted(word: str) -> str:
 def _escaped(byte: int) -> str:
     if byte == 0x0A:
         return r"\n"
-    return "\\" + chr(byte) if byte in b'"\\' else chr(byte) if 0x20 <= byte < 0x7F else f"\\x{byte:02x}"
+    return (
+        "\\" + chr(byte)
+        if byte in b'"\\'
+        else chr(byte)
+        if 0x20 <= byte < 0x7F
+        else f"\\x{byte:02x}"
+    )

@@ -13,11 +13,13 @@ LEAST_REDIS = (7, 0)
 async def server_version(url: str) -> str:
     """Name and version of the server, e.g. "Valkey 9.1.2" or "Redis 7.0.15". Raise NotConnected.
 
-    INFO says it best: Valkey calls itself Redis 7.2.4 as well, for the sake of old clients. Whoever may not ask for that
-    may still greet it (HELLO).
+    INFO says it best: Valkey calls itself Redis 7.2.4 as well, for the sake of old clients. Whoever
+    may not ask for that may still greet it (HELLO).
     """
     try:
-        async with Redis.from_url(url, protocol=3, decode_responses=True, socket_timeout=5) as client:
+        async with Redis.from_url(
+            url, protocol=3, decode_responses=True, socket_timeout=5
+        ) as client:
             try:
                 found: Any = await client.info("server")
             except ResponseError:
@@ -26,7 +28,11 @@ async def server_version(url: str) -> str:
     except (RedisError, OSError) as error:
         raise NotConnected(f"the server does not answer: {error}") from error
     is_valkey = "valkey_version" in found
-    return f"Valkey {found['valkey_version']}" if is_valkey else f"Redis {found.get('redis_version', '?')}"
+    return (
+        f"Valkey {found['valkey_version']}"
+        if is_valkey
+        else f"Redis {found.get('redis_version', '?')}"
+    )
 
 
 async def unsupported_reason(client: Any) -> str:
@@ -35,11 +41,23 @@ async def unsupported_reason(client: Any) -> str:
         hello: Any = await client.execute_command("HELLO", "3")
     except ResponseError as error:
         is_unknown = "unknown command" in str(error)
-        return f"it speaks no RESP3 ({error}): the lab needs Redis 7.0 or newer, or any Valkey" if is_unknown else ""
-    said = {_text(name): _text(value) for name, value in hello.items()} if isinstance(hello, dict) else {}
+        return (
+            f"it speaks no RESP3 ({error}): the lab needs Redis 7.0 or newer, or any Valkey"
+            if is_unknown
+            else ""
+        )
+    said = (
+        {_text(name): _text(value) for name, value in hello.items()}
+        if isinstance(hello, dict)
+        else {}
+    )
     if said.get("mode") in ("cluster", "sentinel"):
         return f"it runs in {said['mode']} mode: the lab needs a standalone server"
-    return "it is a replica, which takes no writes: name its primary" if said.get("role") == "replica" else ""
+    return (
+        "it is a replica, which takes no writes: name its primary"
+        if said.get("role") == "replica"
+        else ""
+    )
 
 
 def _text(value: Any) -> Any:

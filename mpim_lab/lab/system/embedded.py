@@ -10,25 +10,37 @@ from mpim_lab.lab.server.external import ExternalServer
 
 
 class MpimSystem(ImSystem):
-    """As `ImSystem`, over the lab's server: one of its own that ends with it, or the one that MPIM_REDIS_URL names.
+    """As `ImSystem`, over the lab's server.
 
-    `server` can be killed, paused and started again, as far as it is ours. server: give one that is running already.
+    One of its own that ends with it, or the one that MPIM_REDIS_URL names.
+
+    `server` can be killed, paused and started again, as far as it is ours. server: give one that is
+    running already.
     """
 
-    def __init__(self, *, server: EmbeddedServer | ExternalServer | None = None, **options: Any) -> None:
+    def __init__(
+        self, *, server: EmbeddedServer | ExternalServer | None = None, **options: Any
+    ) -> None:
         self.server = server or open_server()
         self._is_ours, self._options = server is None, options
         self._life = contextlib.AsyncExitStack()
 
     def __getattr__(self, name: str) -> NoReturn:
-        """Say what is missing: all that `ImSystem` has is made when the server is there, and its address known."""
+        """Say what is missing.
+
+        All that `ImSystem` has is made when the server is there, and its address known.
+        """
         if name.startswith("_") or "services" in vars(self):
             raise AttributeError(f"{type(self).__name__} has no {name!r}")
         raise NotConnected(f"not opened yet: write `async with {type(self).__name__}(…) as mpim:`")
 
     async def __aenter__(self) -> Self:
         if vars(self).get("_is_opened"):
-            raise self._not_open_error() if self._is_closed else InvalidParameter("the system is open already")
+            raise (
+                self._not_open_error()
+                if self._is_closed
+                else InvalidParameter("the system is open already")
+            )
         async with contextlib.AsyncExitStack() as stack:
             if self._is_ours:
                 await stack.enter_async_context(self.server)

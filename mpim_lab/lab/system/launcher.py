@@ -1,7 +1,7 @@
 """Serve: `mpim-lab serve --gateways N`: N gateways, a process each, over one server and one database, until Ctrl-C.
 
-Several machines are the same thing: give each `MPIM_REDIS_URL`, `MPIM_DATABASE_URL` and `MPIM_SECRET`, and let each start its
-gateways, with names of their own (`--first`).
+Several machines are the same thing: give each `MPIM_REDIS_URL`, `MPIM_DATABASE_URL` and
+`MPIM_SECRET`, and let each start its gateways, with names of their own (`--first`).
 """
 
 import asyncio
@@ -32,7 +32,10 @@ class GatewayProcess(NamedTuple):
     process: asyncio.subprocess.Process
 
     async def end(self) -> int:
-        """Drain it, and wait; kill it if that takes too long, or if we are cancelled. Gives its exit status."""
+        """Drain it, and wait; kill it if that takes too long, or if we are cancelled.
+
+        Gives its exit status.
+        """
         with contextlib.suppress(ProcessLookupError):
             self.process.terminate()
         try:
@@ -48,16 +51,27 @@ class GatewayProcess(NamedTuple):
 
 
 async def start_gateway(
-    name: str, url: str, settings: Mapping[str, str], *, port: int = 0, prefix: str = "", allow_login: bool = False
+    name: str,
+    url: str,
+    settings: Mapping[str, str],
+    *,
+    port: int = 0,
+    prefix: str = "",
+    allow_login: bool = False,
 ) -> GatewayProcess:
-    """Start one and wait until it listens. settings: MPIM_SECRET and MPIM_DATABASE_URL. Raises ServerFailed."""
+    """Start one and wait until it listens. settings: MPIM_SECRET and MPIM_DATABASE_URL.
+
+    Raises ServerFailed.
+    """
     options = ["--name", name, "--port", str(port), "--until-eof", "--prefix", prefix]
     options += ["--allow-login"] if allow_login else []
     process = await asyncio.create_subprocess_exec(
         *child_command("mpim_lab.im", *options),
         stdin=asyncio.subprocess.PIPE,  # it ends when we do, however we do
         stdout=asyncio.subprocess.PIPE,
-        env=child_environment(MPIM_REDIS_URL=url, **settings),  # not on argv: the URL may hold a password
+        env=child_environment(
+            MPIM_REDIS_URL=url, **settings
+        ),  # not on argv: the URL may hold a password
         start_new_session=True,
     )
     assert process.stdin is not None and process.stdout is not None
@@ -76,16 +90,25 @@ async def start_gateway(
         raise
 
 
-async def serve(gateways: int, *, port: int = 8800, first: int = 1) -> int:
-    """Run until a signal, or until a gateway ends by itself (status 1). Raises InvalidParameter, ServerFailed."""
+def _check_serve(gateways: int, port: int) -> None:
     if not 1 <= gateways <= 64:
         raise InvalidParameter(f"gateways={gateways}: from 1 to 64")
     if not 0 <= port <= 65_536 - gateways:
-        raise InvalidParameter(f"port={port}: 0 for any, or up to {65_536 - gateways}, for {gateways} of them")
+        raise InvalidParameter(
+            f"port={port}: 0 for any, or up to {65_536 - gateways}, for {gateways} of them"
+        )
     if gateways > 1 and ":memory:" in os.environ.get("MPIM_DATABASE_URL", ""):
         raise InvalidParameter(
             "MPIM_DATABASE_URL: a database in memory belongs to one process, and each gateway is one"
         )
+
+
+async def serve(gateways: int, *, port: int = 8800, first: int = 1) -> int:
+    """Run until a signal, or until a gateway ends by itself (status 1).
+
+    Raises InvalidParameter, ServerFailed.
+    """
+    _check_serve(gateways, port)
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     async with contextlib.AsyncExitStack() as stack:
@@ -109,8 +132,14 @@ async def serve(gateways: int, *, port: int = 8800, first: int = 1) -> int:
                 name, server.url, settings, port=own_port, prefix=server.prefix, allow_login=True
             )
             running.append(gateway)
-            print(f"{name}: http://127.0.0.1:{gateway.port}/  (process {gateway.process.pid})", flush=True)
-        print("Open two of these addresses side by side and log in as two users. Ctrl-C ends it.", flush=True)
+            print(
+                f"{name}: http://127.0.0.1:{gateway.port}/  (process {gateway.process.pid})",
+                flush=True,
+            )
+        print(
+            "Open two of these addresses side by side and log in as two users. Ctrl-C ends it.",
+            flush=True,
+        )
         return await _watch(running, ended)
 
 

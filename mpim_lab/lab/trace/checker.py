@@ -10,10 +10,13 @@ from mpim_lab.lab.trace.trace import Trace
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a run did to its messages; ids in the order they were sent. Equal runs have equal verdicts.
+    """What a run did to its messages; ids in the order they were sent.
 
-    `silently_lost` are the ids that are lost although they were acknowledged to the sender, by the word in
-    `acknowledgement` ("delivered", "added"). `stalled` are still in a pending list, `dead_lettered` in the dead-letter
+    Equal runs have equal verdicts.
+
+    `silently_lost` are the ids that are lost although they were acknowledged to the sender, by the
+    word in `acknowledgement` ("delivered", "added"). `stalled` are still in a pending list,
+    `dead_lettered` in the dead-letter
     queue: neither lost nor handled. `altered` arrived as another text.
     """
 
@@ -30,7 +33,10 @@ class Verdict:
 
     @property
     def semantics(self) -> str:
-        """Which delivery semantics was observed, in the field's words; one run proves no guarantee."""
+        """Which delivery semantics was observed, in the field's words.
+
+        One run proves no guarantee.
+        """
         observed = {
             (False, False): "exactly once in this run"
             if not self.stalled + self.dead_lettered
@@ -76,7 +82,8 @@ def check(
 ) -> Verdict:
     """Compare the ids that were sent with the ids one receiver handled, in its order.
 
-    conversation_of: each id's conversation, if there are several: order is kept within each of them, not between them.
+    conversation_of: each id's conversation, if there are several: order is kept within each of
+        them, not between them.
 
     >>> check(["m1", "m2", "m3"], ["m3", "m1", "m1"]).semantics
     'neither at most once nor at least once, out of order'
@@ -102,7 +109,9 @@ def check(
     )
 
 
-def _late(handled: Sequence[str], position: Mapping[str, int], conversation_of: Mapping[str, str]) -> set[str]:
+def _late(
+    handled: Sequence[str], position: Mapping[str, int], conversation_of: Mapping[str, str]
+) -> set[str]:
     """Which were handled after a later one of their conversation."""
     late, last = set(), dict[str, int]()  # of each conversation, the furthest that was handled
     for message in dict.fromkeys(handled):  # a duplicate is not also a reordering
@@ -114,21 +123,31 @@ def _late(handled: Sequence[str], position: Mapping[str, int], conversation_of: 
 
 
 def check_trace(trace: Trace, receiver: str, channel: str) -> Verdict:
-    """Judge one receiver's messages in a trace: begun by any sender for `channel`, handled by `receiver`."""
+    """Judge one receiver's messages in a trace.
+
+    Begun by any sender for `channel`, handled by `receiver`.
+    """
 
     def ids(*kinds: EventKind, actor: str | None = None, outcome: str | None = None) -> list[str]:
         return [
             event.message_id
             for event in trace.by_kind(*kinds)
-            if event.channel == channel and actor in (None, event.actor) and outcome in (None, event.outcome)
+            if event.channel == channel
+            and actor in (None, event.actor)
+            and outcome in (None, event.outcome)
         ]
 
     sent = list(dict.fromkeys(ids(EventKind.CHECKED, EventKind.ACCEPTED, EventKind.OUTCOME)))
-    return check(sent, ids(EventKind.HANDLED, actor=receiver), ids(EventKind.OUTCOME, outcome="delivered"))
+    return check(
+        sent, ids(EventKind.HANDLED, actor=receiver), ids(EventKind.OUTCOME, outcome="delivered")
+    )
 
 
 def check_effects(trace: Trace, channel: str) -> Verdict:
-    """Judge a stream's messages by their effects, whoever had them: added by any sender, done by any consumer."""
+    """Judge a stream's messages by their effects, whoever had them.
+
+    Added by any sender, done by any consumer.
+    """
 
     def ids(kind: EventKind) -> list[str]:
         return [event.message_id for event in trace.by_kind(kind) if event.channel == channel]
@@ -136,5 +155,10 @@ def check_effects(trace: Trace, channel: str) -> Verdict:
     sent = list(dict.fromkeys(ids(EventKind.ACCEPTED)))
     stalled, dead = ids(EventKind.STALLED), ids(EventKind.DEAD_LETTERED)
     return check(
-        sent, ids(EventKind.EFFECT), ids(EventKind.ADDED), stalled=stalled, dead_lettered=dead, acknowledgement="added"
+        sent,
+        ids(EventKind.EFFECT),
+        ids(EventKind.ADDED),
+        stalled=stalled,
+        dead_lettered=dead,
+        acknowledgement="added",
     )

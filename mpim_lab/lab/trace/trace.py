@@ -26,9 +26,10 @@ class RateSample:
 class Trace:
     """All events of a run, in memory; usable as an observer.
 
-    Above `sample_above_per_s` events a second it keeps one message in `sample_rate` (whole histories, chosen by message
-    id) and says so; None: never, for a run that is judged by its trace. Events without a message (connections, faults) are
-    always kept. Holds at most `limit` events: then it keeps the first ones, counts the rest in `dropped`, and says so.
+    Above `sample_above_per_s` events a second it keeps one message in `sample_rate` (whole
+    histories, chosen by message id) and says so; None: never, for a run that is judged by its
+    trace. Events without a message (connections, faults) are always kept. Holds at most `limit`
+    events: then it keeps the first ones, counts the rest in `dropped`, and says so.
 
         >>> trace = Trace()
         >>> trace(Event(EventKind.ACCEPTED, 0.0, "alice", "m1", "user:1001"))
@@ -50,7 +51,10 @@ class Trace:
         if event.at - self._second >= 1.0:
             self._second, self._in_second = event.at, 0
         self._in_second += 1
-        if self._sample_above_per_s is not None and self._in_second > self._sample_above_per_s * self.sample_rate:
+        if (
+            self._sample_above_per_s is not None
+            and self._in_second > self._sample_above_per_s * self.sample_rate
+        ):
             self._halve_the_sample()
         if self._is_kept(event) and len(self.events) < self._limit:
             self.events.append(event)
@@ -58,7 +62,11 @@ class Trace:
             self.dropped += 1
 
     def _is_kept(self, event: Event) -> bool:
-        return self.sample_rate == 1 or not event.message_id or crc32(event.message_id.encode()) % self.sample_rate == 0
+        return (
+            self.sample_rate == 1
+            or not event.message_id
+            or crc32(event.message_id.encode()) % self.sample_rate == 0
+        )
 
     def _halve_the_sample(self) -> None:
         self.sample_rate *= 2
@@ -66,7 +74,9 @@ class Trace:
         self.dropped += len(self.events) - len(kept)
         self.events = kept
 
-    def record(self, kind: EventKind, actor: str, detail: str = "", *, error: BaseException | None = None) -> None:
+    def record(
+        self, kind: EventKind, actor: str, detail: str = "", *, error: BaseException | None = None
+    ) -> None:
         """Record something that happened to no message, now: a fault, a connection, an error."""
         Reporter(actor, self).system(kind, detail=detail, error=error)
 
@@ -83,23 +93,31 @@ class Trace:
         return histories
 
     def history(self, message_id: str) -> list[Event]:
-        """Return one message's events, in an order that is the same in every run: causes before effects.
+        """Return one message's events, in an order that is the same in every run.
 
-        Who sent it and who received it hear from the server at the same time, so the order in which their events were
-        recorded is luck. Of each attempt the sender's events come first, then the others', then what follows from a
-        confirmation. Of a message in a stream, all of the sender's attempts come first: a repeat and the work on the first
-        copy go on side by side.
+        Causes before effects.
+
+        Who sent it and who received it hear from the server at the same time, so the order in which
+        their events were recorded is luck. Of each attempt the sender's events come first, then the
+        others', then what follows from a confirmation. Of a message in a stream, all of the
+        sender's attempts come first: a repeat and the work on the first copy go on side by side.
         """
         events = self.by_message().get(message_id, [])
-        senders = {event.actor for event in events if event.kind in (EventKind.ACCEPTED, EventKind.CHECKED)}
+        senders = {
+            event.actor for event in events if event.kind in (EventKind.ACCEPTED, EventKind.CHECKED)
+        }
         if any(event.kind is EventKind.ADDED for event in events):
-            return sorted(events, key=lambda event: event.actor not in senders or event.kind is EventKind.STALLED)
+            return sorted(
+                events,
+                key=lambda event: event.actor not in senders or event.kind is EventKind.STALLED,
+            )
         ordered: list[Event] = []
         own: list[Event] = []
         theirs: list[Event] = []
         for event in [*events, None]:
             if event is None or (
-                event.kind is EventKind.ACCEPTED and any(one.kind is EventKind.ACCEPTED for one in own)
+                event.kind is EventKind.ACCEPTED
+                and any(one.kind is EventKind.ACCEPTED for one in own)
             ):
                 kinds = [one.kind for one in own]
                 cut = kinds.index(EventKind.CONFIRMED) if EventKind.CONFIRMED in kinds else len(own)
@@ -118,7 +136,10 @@ class Trace:
         """One row an event, in order; `at_ms` counts from the first event."""
         start = self.started_at
         columns = ["at_ms", "kind", "actor", "message_id", "channel", "detail", "count", "seconds"]
-        rows = [asdict(event) | {"kind": str(event.kind), "at_ms": (event.at - start) * 1e3} for event in self.events]
+        rows = [
+            asdict(event) | {"kind": str(event.kind), "at_ms": (event.at - start) * 1e3}
+            for event in self.events
+        ]
         return pd.DataFrame(rows, columns=columns)
 
     def to_json_lines(self, path: str | Path | None = None) -> str:

@@ -1,11 +1,14 @@
 """Corpus: chat in English and Chinese, as much as you like, the same for the same seed.
 
-The lines were written for this project (`data/chat_lines.yaml`). A message is one sentence in two cases of three, and seldom
-many: the number of sentences is log-normal. Half of the messages have at most 24 bytes, one in a thousand more than 500.
+The lines were written for this project (`data/chat_lines.yaml`). A message is one sentence in two
+cases of three, and seldom
+many: the number of sentences is log-normal. Half of the messages have at most 24 bytes, one in a
+    thousand more than 500.
 
-What a dictionary is trained on must not be what it is tried on. Therefore the lines and templates of the book are split
-in two by a checksum of their text: `lines` and all that travels draws from one split, `samples` from the other, and each draw
-has its own seed. No line that is tried has a template that was seen in training, not even "ok": it is harder than life.
+What a dictionary is trained on must not be what it is tried on. Therefore the lines and templates
+of the book are split in two by a checksum of their text: `lines` and all that travels draws from
+one split, `samples` from the other, and each draw has its own seed. No line that is tried has a
+template that was seen in training, not even "ok": it is harder than life.
 """
 
 import functools
@@ -25,20 +28,26 @@ LANGUAGES = ("en", "zh")
 MAX_SENTENCES = 48
 SENTENCES = (-0.5, 1.2)  # mean and deviation of the logarithm
 TEST_SPLIT, TRAINING_SPLIT = 0, 1  # the two halves of the templates
-FIRST_SENT_AT = 1_767_225_600_000  # the first message of a corpus was sent at the start of 2026, UTC
+FIRST_SENT_AT = (
+    1_767_225_600_000  # the first message of a corpus was sent at the start of 2026, UTC
+)
 _SLOT = re.compile(r"\{(\w+)\}")
 
 
 @functools.cache
 def _load_templates() -> dict[str, Any]:
-    templates: dict[str, Any] = yaml.safe_load(data_path("chat_lines.yaml").read_text(encoding="utf-8"))
+    templates: dict[str, Any] = yaml.safe_load(
+        data_path("chat_lines.yaml").read_text(encoding="utf-8")
+    )
     return templates
 
 
 @functools.cache
 def _split(language: str, kind: str, split: int) -> tuple[str, ...]:
     """Return every line (or template) of a language whose checksum falls into that split."""
-    return tuple(text for text in _load_templates()[language][kind] if zlib.crc32(text.encode()) % 2 == split)
+    return tuple(
+        text for text in _load_templates()[language][kind] if zlib.crc32(text.encode()) % 2 == split
+    )
 
 
 @dataclass(frozen=True)
@@ -58,11 +67,17 @@ class Corpus:
         return list(self._draw(f"{self.seed} lines", count, TEST_SPLIT))
 
     def samples(self, count: int = 20_000) -> list[bytes]:
-        """Return so many messages to train a dictionary on: another draw, from the other half of the templates."""
+        """Return so many messages to train a dictionary on.
+
+        Another draw, from the other half of the templates.
+        """
         return list(self._draw(f"{self.seed} samples", count, TRAINING_SPLIT))
 
     def messages(self, count: int) -> list[bytes]:
-        """Return the same lines as they travel: JSON, as short as it can be, with sender, conversation and text."""
+        """Return the same lines as they travel.
+
+        JSON, as short as it can be, with sender, conversation and text.
+        """
         return list(self._wrap(f"{self.seed} messages", self.lines(count)))
 
     def message_samples(self, count: int = 20_000) -> list[bytes]:
@@ -70,7 +85,10 @@ class Corpus:
         return list(self._wrap(f"{self.seed} message samples", self.samples(count)))
 
     def envelopes(self, count: int) -> list[bytes]:
-        """Return the same lines as a chat service stores them: JSON with an id (128 random bits) and a sending time."""
+        """Return the same lines as a chat service stores them.
+
+        JSON with an id (128 random bits) and a sending time.
+        """
         return list(self._envelope(f"{self.seed} envelopes", self.lines(count)))
 
     def envelope_samples(self, count: int = 20_000) -> list[bytes]:
@@ -84,7 +102,9 @@ class Corpus:
             language = rng.choice(LANGUAGES)
             sentences = 1 + min(int(rng.lognormvariate(*SENTENCES)), MAX_SENTENCES - 1)
             chosen = [_sentence(language, split, rng) for _ in range(sentences)]
-            yield _joined(list(dict.fromkeys(chosen)), language).encode()  # nobody says the same twice in one message
+            yield _joined(
+                list(dict.fromkeys(chosen)), language
+            ).encode()  # nobody says the same twice in one message
 
     @staticmethod
     def _wrap(seed: str, lines: list[bytes]) -> Iterator[bytes]:
@@ -99,7 +119,11 @@ class Corpus:
         for line in lines:
             sent_at += 1 + int(rng.expovariate(1 / 400))
             head = {"id": f"{rng.getrandbits(128):032x}", "conversation": f"c{rng.randrange(200)}"}
-            body = {"from": str(1_000 + rng.randrange(500)), "sent_at": sent_at, "text": line.decode()}
+            body = {
+                "from": str(1_000 + rng.randrange(500)),
+                "sent_at": sent_at,
+                "text": line.decode(),
+            }
             yield _json(head | body)
 
 

@@ -1,7 +1,8 @@
 """`python -m mpim_lab.load.gateway`: one process of clients; `swarm_process` starts it.
 
-The first line on stdin is the plan; each further one an order {"do": name, …}, answered by one line: what it found. The
-process ends at the end of stdin: whoever started it is gone, or has no more orders.
+The first line on stdin is the plan; each further one an order {"do": name, …}, answered by one
+line: what it found. The process ends at the end of stdin: whoever started it is gone, or has no
+more orders.
 """
 
 import asyncio
@@ -59,7 +60,9 @@ class _Orders(asyncio.StreamReaderProtocol):
 def allow_many_files() -> None:
     """A connection is an open file: as many as the system lets this process have."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):  # macOS calls its limit infinite, and means 10,240
+    with contextlib.suppress(
+        ValueError, OSError
+    ):  # macOS calls its limit infinite, and means 10,240
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 

@@ -11,11 +11,14 @@ from mpim_lab.load.gateway.frames import FrameReader, Handshake, masked
 
 
 class Client(asyncio.Protocol):
-    """One WebSocket client. `on_failed(why)`: it was cut off, or was answered that something was not done.
+    """One WebSocket client.
+
+    `on_failed(why)`: it was cut off, or was answered that something was not done.
 
     `on_received(client)`: it may have something to send by and by, with `flush_due`.
 
-    `on_pushed`, `on_notice` and `on_answer` are for whoever counts or asks just now; `ready` until it is connected.
+    `on_pushed`, `on_notice` and `on_answer` are for whoever counts or asks just now; `ready` until
+    it is connected.
     """
 
     __slots__ = (

@@ -1,4 +1,6 @@
-"""ClientProtocol: what one client says and hears, in the words of MPIM's gateway and of Socket.IO. No I/O.
+"""ClientProtocol: what one client says and hears, in the words of MPIM's gateway and of Socket.IO.
+
+No I/O.
 
 | the client …      | MPIM (im/protocol/frames.py)       | Socket.IO 5 over Engine.IO 4, transport WebSocket              |
 |-------------------|------------------------------------|----------------------------------------------------------------|
@@ -10,7 +12,8 @@
 | gets a notice     | `notice`                           | `42["notice", …]`                                              |
 | shows that it lives | `ping`, by itself → `pong`       | `2` → `3`, when it is asked                                    |
 
-Sources: https://socket.io/docs/v4/engine-io-protocol/ and https://socket.io/docs/v4/socket-io-protocol/
+Sources: https://socket.io/docs/v4/engine-io-protocol/ and
+https://socket.io/docs/v4/socket-io-protocol/
 """
 
 from collections.abc import Sequence
@@ -38,7 +41,9 @@ class ReceivedEvent(NamedTuple):
 
 
 class ClientProtocol(Protocol):
-    """Protocol adapter of one client, without I/O. Frames are what a WebSocket's text messages carry.
+    """Protocol adapter of one client, without I/O.
+
+    Frames are what a WebSocket's text messages carry.
 
     Most methods return a frame to send.
     """

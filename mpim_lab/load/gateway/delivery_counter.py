@@ -9,7 +9,9 @@ MAX_MESSAGES = 10_000_000
 
 
 def message_text(phase: str, due: float, number: int, size: int) -> str:
-    """A message's text: to which phase it belongs, when it was due, and which it is, filled up to `size` characters.
+    """A message's text.
+
+    To which phase it belongs, when it was due, and which it is, filled up to `size` characters.
 
     >>> message_text("steady", 12.5, 7, 24)
     'steady 12.500000 7 xxxxx'
@@ -18,7 +20,9 @@ def message_text(phase: str, due: float, number: int, size: int) -> str:
 
 
 class DeliveryCounter:
-    """Counts the messages of one phase. A latency runs from the moment a message was due to its handler.
+    """Counts the messages of one phase.
+
+    A latency runs from the moment a message was due to its handler.
 
     >>> counter = DeliveryCounter()
     >>> counter.begin("steady")

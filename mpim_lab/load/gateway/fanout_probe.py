@@ -1,4 +1,7 @@
-"""FanoutProbe: one message to a group or to everybody, and how long until the last one has it. Methods are orders."""
+"""FanoutProbe: one message to a group or to everybody, and how long until the last one has it.
+
+Methods are orders.
+"""
 
 from functools import partial
 
@@ -62,7 +65,10 @@ class FanoutProbe:
         return {"reached": self._reach.reached, "last_at": self._reach.last_at}
 
     async def create_group(self, group: str, members: list[int]) -> Found:
-        """The first member, one of ours, makes the group; gives how many members are in it by that."""
+        """The first member, one of ours, makes the group.
+
+        Gives how many members are in it by that.
+        """
         client = self._swarm.by_number(members[0])
         frame, count = client.protocol.create_group(
             self._plan.group_name(group), [self._plan.uid(number) for number in members]
@@ -80,13 +86,16 @@ class FanoutProbe:
     async def send_group(self, group: str, member: int, text: str) -> Found:
         """One of ours writes to the group; gives when."""
         client, sent_at = self._swarm.by_number(member), now()
-        await self._swarm.ask(client, client.protocol.send_group(text, self._plan.group_name(group), text))
+        await self._swarm.ask(
+            client, client.protocol.send_group(text, self._plan.group_name(group), text)
+        )
         return {"sent_at": sent_at}
 
     async def notice(self, text: str) -> Found:
         """Everybody gets a notice; gives when it was asked for.
 
-        MPIM's operator publishes it on the channel of notices; Socket.IO's server is asked by a client.
+        MPIM's operator publishes it on the channel of notices; Socket.IO's server is asked by a
+        client.
         """
         protocol = self._swarm.clients[0].protocol
         if isinstance(protocol, SocketIoProtocol):
@@ -97,6 +106,7 @@ class FanoutProbe:
             await operator.ping()
             sent_at = now()
             await operator.publish(
-                self._plan.prefix + BROADCAST_CHANNEL, f"{text} ".encode() + encode(Broadcast(text, text))
+                self._plan.prefix + BROADCAST_CHANNEL,
+                f"{text} ".encode() + encode(Broadcast(text, text)),
             )
         return {"sent_at": sent_at}

@@ -1,9 +1,10 @@
 """Frames: as much of WebSocket as a load needs, as cheap as it can be.
 
-A load shares the machine with the gateway that it measures, so a frame must cost it next to nothing: the codec of a kept
-library, made for hostile peers, takes several times as long. What a gateway of the bench does not send (fragments, frames
-above a mebibyte) is refused. The masking key is zero: it is there, as the protocol wants it, and masks nothing, for between
-the two ends there is no proxy to be protected.
+A load shares the machine with the gateway that it measures, so a frame must cost it next to
+nothing: the codec of a kept library, made for hostile peers, takes several times as long. What a
+gateway of the bench does not send (fragments, frames above a mebibyte) is refused. The masking key
+is zero: it is there, as the protocol wants it, and masks nothing, for between the two ends there is
+no proxy to be protected.
 
 Source: RFC 6455, sections 4 and 5.
 """
@@ -30,7 +31,9 @@ def masked(payload: bytes, first: int = TEXT) -> bytes:
 
 
 class FrameReader:
-    r"""Cut what arrives into frames; a frame is its first byte and its payload. Raises CorruptPayload.
+    r"""Cut what arrives into frames; a frame is its first byte and its payload.
+
+    Raises CorruptPayload.
 
     >>> reader = FrameReader()
     >>> reader.feed(b"\x81\x02hi\x89")
@@ -91,7 +94,10 @@ class Handshake:
             yield f"Sec-WebSocket-Protocol: {', '.join(subprotocols)}"
 
     def feed(self, data: bytes) -> bytes | None:
-        """Take bytes; give what follows the answer, None as long as it is not whole. Raises CorruptPayload."""
+        """Take bytes; give what follows the answer, None as long as it is not whole.
+
+        Raises CorruptPayload.
+        """
         self._head += data
         head, end, rest = self._head.partition(b"\r\n\r\n")
         if not end:
@@ -99,7 +105,12 @@ class Handshake:
                 raise CorruptPayload("the answer to the handshake does not end")
             return None
         status, *lines = head.decode("latin-1").split("\r\n")
-        headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-        if " 101 " not in f"{status} " or headers.get("sec-websocket-accept") != accept_key(self._key):
+        headers = {
+            name.strip().lower(): value.strip()
+            for name, _, value in (line.partition(":") for line in lines)
+        }
+        if " 101 " not in f"{status} " or headers.get("sec-websocket-accept") != accept_key(
+            self._key
+        ):
             raise CorruptPayload(f"the gateway refused the connection: {status}")
         return rest

@@ -1,7 +1,10 @@
-"""MPIM's frames, as one client says and hears them; the table of both protocols is in `client_protocol.py`.
+"""MPIM's frames, as one client says and hears them.
 
-It keeps the rules of `mpim_lab.im.client.client`: it reads packed frames, knows the last number of each conversation, hands a
-message on once and in order, asks for what lacks, and acknowledges what it has, gathered for a while.
+The table of both protocols is in `client_protocol.py`.
+
+It keeps the rules of `mpim_lab.im.client.client`: it reads packed frames, knows the last number of
+each conversation, hands a message on once and in order, asks for what lacks, and acknowledges what
+it has, gathered for a while.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -38,7 +41,10 @@ _PING = encode(Ping())
 
 
 class MpimProtocol:
-    """One client's. codec: unpacks batches, one for all clients of a process; without it the client asks for none."""
+    """One client's. codec: unpacks batches, one for all clients of a process.
+
+    Without it the client asks for none.
+    """
 
     path: str = "/ws"
     subprotocols: Sequence[str] = ()
@@ -85,7 +91,10 @@ class MpimProtocol:
         return decode_messages(codec.decompress(batch))
 
     def receive(self, frame: bytes) -> Sequence[ReceivedEvent]:
-        """Understand one frame; a message is handed on once, in the order of its number. Raises CorruptPayload."""
+        """Understand one frame; a message is handed on once, in the order of its number.
+
+        Raises CorruptPayload.
+        """
         heard = decode_gateway(frame)
         if isinstance(heard, ChatMessage):
             return (self._in_order(heard),)
@@ -103,7 +112,10 @@ class MpimProtocol:
         return (_OTHERS.get(type(heard), lambda heard: _NOTHING)(heard),)
 
     def _sent(self, sent: Sent) -> ReceivedEvent:
-        """What I have sent is not pushed to me: its number is had. If others lack, the next push will show it."""
+        """What I have sent is not pushed to me: its number is had.
+
+        If others lack, the next push will show it.
+        """
         if sent.sequence == self._last.get(sent.conversation, 0) + 1:
             self._last[sent.conversation] = self._acks[sent.conversation] = sent.sequence
         return ReceivedEvent(FrameKind.ANSWERED)
@@ -116,9 +128,17 @@ class MpimProtocol:
         return _NOTHING if number <= last else self._ask(name)
 
     def _taken(self, message: ChatMessage) -> ReceivedEvent:
-        """The next one. What a client sent itself comes to its other devices, and so to itself, too: that is no message."""
+        """The next one.
+
+        What a client sent itself comes to its other devices, and so to itself, too: that is no
+        message.
+        """
         self._last[message.conversation] = self._acks[message.conversation] = message.sequence
-        return ReceivedEvent(FrameKind.PUSHED, message.text) if message.sender != self._uid else _NOTHING
+        return (
+            ReceivedEvent(FrameKind.PUSHED, message.text)
+            if message.sender != self._uid
+            else _NOTHING
+        )
 
     def _paged(self, page: Page) -> Iterator[ReceivedEvent]:
         name = page.conversation

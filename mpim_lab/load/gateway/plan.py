@@ -1,4 +1,7 @@
-"""Plan: what one load process holds of a swarm of clients. Client n of all is written to by client n - all/2 - 1."""
+"""Plan: what one load process holds of a swarm of clients.
+
+Client n of all is written to by client n - all/2 - 1.
+"""
 
 import os
 from dataclasses import dataclass, field
@@ -10,9 +13,10 @@ MPIM, SOCKET_IO = "mpim", "socket.io"
 class SwarmPlan:
     """Clients `part`, of `parts`, of `clients` in all: of two parts the first has the first half.
 
-    protocol: MPIM or SOCKET_IO. secret: what MPIM's tokens are signed with. redis_url: where MPIM's notices are published,
-    under `prefix`.
-    packed: whether MPIM's clients read batches, as its own client does. at_once: how many connect at a time.
+    protocol: MPIM or SOCKET_IO. secret: what MPIM's tokens are signed with. redis_url: where MPIM's
+    notices are published, under `prefix`.
+    packed: whether MPIM's clients read batches, as its own client does. at_once: how many connect
+        at a time.
     run: goes before every name, so that two runs on one server have nothing to do with each other.
     """
 
@@ -36,7 +40,9 @@ class SwarmPlan:
         >>> [SwarmPlan("mpim", 80, clients=5, part=part, parts=2).mine for part in (0, 1)]
         [range(0, 2), range(2, 5)]
         """
-        return range(self.part * self.clients // self.parts, (self.part + 1) * self.clients // self.parts)
+        return range(
+            self.part * self.clients // self.parts, (self.part + 1) * self.clients // self.parts
+        )
 
     def uid(self, number: int) -> str:
         """The name of a client."""
@@ -47,7 +53,9 @@ class SwarmPlan:
         return f"{self.run}-{group}"
 
     def partner(self, number: int) -> int:
-        """To whom a client writes: half the swarm away, so in another process; nobody writes back to who wrote to them.
+        """To whom a client writes: half the swarm away, so in another process.
+
+        Nobody writes back to who wrote to them.
 
         >>> plan = SwarmPlan("mpim", 80, clients=1_000)
         >>> plan.partner(0), plan.partner(501)

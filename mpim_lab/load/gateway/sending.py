@@ -14,12 +14,21 @@ SendOne = Callable[[int, int, float], None]  # which client of ours, which messa
 
 
 async def send_open_loop(
-    send: SendOne, clients: int, own: tuple[int, int], *, per_s: float, seconds: float, start_at: float
+    send: SendOne,
+    clients: int,
+    own: tuple[int, int],
+    *,
+    per_s: float,
+    seconds: float,
+    start_at: float,
 ) -> int:
-    """Each client in turn sends the next message when it is due; gives how many were sent: all that were due.
+    """Each client in turn sends the next message when it is due.
 
-    The messages of all processes make one schedule; `own`: the first of this one, and every how many-th after it. They are
-    due in small bursts, one a millisecond, as a busy gateway gets them in turns of its loop.
+    Gives how many were sent: all that were due.
+
+    The messages of all processes make one schedule; `own`: the first of this one, and every how
+    many-th after it. They are due in small bursts, one a millisecond, as a busy gateway gets them
+    in turns of its loop.
     """
     first, step = own
     total = int(per_s * seconds)
@@ -43,9 +52,17 @@ async def send_open_loop(
 
 
 async def send_closed_loop(
-    send: SendOne, clients: Sequence[Client], own: tuple[int, int], *, in_flight: int, seconds: float, start_at: float
+    send: SendOne,
+    clients: Sequence[Client],
+    own: tuple[int, int],
+    *,
+    in_flight: int,
+    seconds: float,
+    start_at: float,
 ) -> tuple[int, int]:
-    """Each client keeps `in_flight` messages unanswered until the time is up; gives how many were sent and answered.
+    """Each client keeps `in_flight` messages unanswered until the time is up.
+
+    Gives how many were sent and answered.
 
     It waits for the last answers, but not for ever.
     """

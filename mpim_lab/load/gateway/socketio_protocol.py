@@ -1,4 +1,7 @@
-"""Socket.IO's packets, as one client says and hears them; the table of both protocols is in `client_protocol.py`."""
+"""Socket.IO's packets, as one client says and hears them.
+
+The table of both protocols is in `client_protocol.py`.
+"""
 
 from collections.abc import Sequence
 
@@ -65,7 +68,11 @@ class SocketIoProtocol:
         if frame == b"2":
             return (ReceivedEvent(FrameKind.NOTHING, reply=b"3"),)
         if kind == b"0{":
-            return (ReceivedEvent(FrameKind.NOTHING, reply=b"40" + msgspec.json.encode({"uid": self._uid})),)
+            return (
+                ReceivedEvent(
+                    FrameKind.NOTHING, reply=b"40" + msgspec.json.encode({"uid": self._uid})
+                ),
+            )
         if kind == b"40":
             return (ReceivedEvent(FrameKind.READY),)
         return (ReceivedEvent(FrameKind.FAILED, f"the server said {frame[:100]!r}"),)

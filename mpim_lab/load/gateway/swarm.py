@@ -41,7 +41,11 @@ class ClientSwarm:
         Raises LoadFailed when one of them is refused.
         """
         numbers = self.plan.mine[len(self.clients) : up_to]
-        tokens = TokenService(self.plan.secret, ttl_s=TOKEN_LIFETIME_S) if self.plan.protocol == MPIM else None
+        tokens = (
+            TokenService(self.plan.secret, ttl_s=TOKEN_LIFETIME_S)
+            if self.plan.protocol == MPIM
+            else None
+        )
         gc.disable()  # it would look at all clients again and again
         clients = [self._client(number, tokens) for number in numbers]
         waiting, started_at, cpu_s = iter(clients), now(), time.process_time()
@@ -56,26 +60,37 @@ class ClientSwarm:
         self.clients += clients
         gc.freeze()  # they stay: a collection that looked at them would be a pause in every latency
         gc.enable()
-        self._tasks = self._tasks or [asyncio.create_task(work()) for work in (self._keep_alive, self._flush_due)]
+        self._tasks = self._tasks or [
+            asyncio.create_task(work()) for work in (self._keep_alive, self._flush_due)
+        ]
         return {"started_at": started_at, "ended_at": now(), "cpu_s": time.process_time() - cpu_s}
 
     def _client(self, number: int, tokens: TokenService | None) -> Client:
         uid = self.plan.uid(number)
-        protocol = SocketIoProtocol(uid) if tokens is None else MpimProtocol(uid, tokens, self._codec)
+        protocol = (
+            SocketIoProtocol(uid) if tokens is None else MpimProtocol(uid, tokens, self._codec)
+        )
         return Client(protocol, f"{HOST}:{self.plan.port}", self._on_failed, self._on_received)
 
     async def _connect(self, client: Client) -> None:
         assert client.ready is not None
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                await asyncio.get_running_loop().create_connection(lambda: client, HOST, self.plan.port)
+                await asyncio.get_running_loop().create_connection(
+                    lambda: client, HOST, self.plan.port
+                )
                 await client.ready
         except (OSError, TimeoutError) as error:
-            raise LoadFailed(f"a client could not connect: {str(error) or 'no answer in time'}") from error
+            raise LoadFailed(
+                f"a client could not connect: {str(error) or 'no answer in time'}"
+            ) from error
         client.ready = None
 
     async def _keep_alive(self) -> None:
-        """Have each client say now and then that it is still here; a few each second, so that nobody notices."""
+        """Have each client say now and then that it is still here.
+
+        A few each second, so that nobody notices.
+        """
         for turn in itertools.count():
             await asyncio.sleep(1.0)
             for client in self.clients[turn % KEEPALIVE_EVERY_S :: KEEPALIVE_EVERY_S]:

@@ -59,7 +59,9 @@ class SwarmProcess:
         return self._process.pid
 
     async def ask(self, do: str, *, timeout_s: float = 60.0, **order: Any) -> dict[str, Any]:
-        """Give one order, and wait for what it found. Raises LoadFailed with the process's last lines, or at the limit.
+        """Give one order, and wait for what it found.
+
+        Raises LoadFailed with the process's last lines, or at the limit.
 
         What comes too late, or after a cancellation, is nobody else's answer.
         """
@@ -69,7 +71,9 @@ class SwarmProcess:
             async with asyncio.timeout(timeout_s):
                 return await self._answer(self._asked)
         except TimeoutError:
-            raise LoadFailed(f"the clients were not done with {do!r} within {timeout_s:g} s") from None
+            raise LoadFailed(
+                f"the clients were not done with {do!r} within {timeout_s:g} s"
+            ) from None
         except ValueError as error:
             self._kill()
             raise LoadFailed(f"the clients' process wrote what cannot be read: {error}") from error
@@ -90,11 +94,15 @@ class SwarmProcess:
 
     def _write(self, line: dict[str, Any]) -> None:
         assert self._process.stdin is not None
-        with contextlib.suppress(ConnectionError, RuntimeError):  # it is gone, which the missing answer tells
+        with contextlib.suppress(
+            ConnectionError, RuntimeError
+        ):  # it is gone, which the missing answer tells
             self._process.stdin.write(json.dumps(line).encode() + b"\n")
 
     async def _keep_last_lines(self) -> None:
         assert self._process.stderr is not None
         while not self._process.stderr.at_eof():
             with contextlib.suppress(ValueError):  # longer than any line that is of use
-                self._last_lines.append((await self._process.stderr.readline()).decode(errors="replace").rstrip())
+                self._last_lines.append(
+                    (await self._process.stderr.readline()).decode(errors="replace").rstrip()
+                )

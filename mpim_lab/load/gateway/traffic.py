@@ -1,4 +1,7 @@
-"""Traffic: the swarm's clients write to one another. Each method is an order of the parent's, and gives what it found."""
+"""Traffic: the swarm's clients write to one another.
+
+Each method is an order of the parent's, and gives what it found.
+"""
 
 import time
 from collections.abc import Callable, Sequence
@@ -28,7 +31,10 @@ class Traffic:
         self._answered += 1
 
     async def steady(self, per_s: float, seconds: float, start_at: float) -> Found:
-        """This process's share of `per_s` messages a second; each client in turn writes to its partner."""
+        """This process's share of `per_s` messages a second.
+
+        Each client in turn writes to its partner.
+        """
         cpu_s, own = time.process_time(), (self._plan.part, self._plan.parts)
         places = range(len(self._swarm.clients))
         order = {"per_s": per_s, "seconds": seconds, "start_at": start_at}
@@ -41,17 +47,24 @@ class Traffic:
         clients = [self._swarm.clients[place] for place in places]
         cpu_s, own = time.process_time(), (self._plan.part, self._plan.parts)
         order = {"seconds": seconds, "start_at": start_at}
-        sent, self._answered = await send_closed_loop(self._sender(places), clients, own, in_flight=in_flight, **order)
+        sent, self._answered = await send_closed_loop(
+            self._sender(places), clients, own, in_flight=in_flight, **order
+        )
         return {"sent": sent, "cpu_s": time.process_time() - cpu_s}
 
     def _sender(self, places: Sequence[int]) -> Callable[[int, int, float], None]:
         plan, phase = self._plan, self._phase
-        pairs = [(self._swarm.clients[place], plan.uid(plan.partner(plan.mine[place]))) for place in places]
+        pairs = [
+            (self._swarm.clients[place], plan.uid(plan.partner(plan.mine[place])))
+            for place in places
+        ]
 
         def send(turn: int, number: int, due: float) -> None:
             client, to = pairs[turn]
             client.send(
-                client.protocol.send(f"{phase}-{number}", to, message_text(phase, due, number, plan.text_bytes))
+                client.protocol.send(
+                    f"{phase}-{number}", to, message_text(phase, due, number, plan.text_bytes)
+                )
             )
 
         return send
@@ -62,4 +75,8 @@ class Traffic:
         Raises LoadFailed if a client was cut off.
         """
         self._swarm.check()
-        return self._counter.found() if whole else {"received": self._counter.received, "answered": self._answered}
+        return (
+            self._counter.found()
+            if whole
+            else {"received": self._counter.received, "answered": self._answered}
+        )

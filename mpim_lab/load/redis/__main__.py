@@ -38,7 +38,9 @@ async def publish(plan: LoadPlan, wire: ParentChannel) -> dict[str, Any]:
     candidate = CANDIDATES[plan.who]
     async with candidate.connect(plan) as send:
         await warm_up(plan, send, candidate.batch)
-        loop = (OpenLoop if plan.offered_per_s else ClosedLoop)(plan, round_robin_channels(plan, send), candidate.batch)
+        loop = (OpenLoop if plan.offered_per_s else ClosedLoop)(
+            plan, round_robin_channels(plan, send), candidate.batch
+        )
         wire.on_stop = loop.stop  # before the word: "stop" may come with it, or sooner
         wire.report("ready")
         await wire.go.wait()
@@ -53,7 +55,10 @@ async def warm_up(plan: LoadPlan, send: Publish, batch: int) -> None:
     """Publish twice a task to a channel without subscribers, so that a pool dials before the clock runs; open batchers."""
     payload = HEAD.pack(0, 0.0)
     for _ in range(2):
-        sends = (send(f"{plan.channel}:warm-up", payload if batch == 1 else [payload]) for _ in range(plan.tasks))
+        sends = (
+            send(f"{plan.channel}:warm-up", payload if batch == 1 else [payload])
+            for _ in range(plan.tasks)
+        )
         await asyncio.gather(*sends)
     if isinstance(send, Batchers) and plan.channels == 1:
         await send.open(plan.channel)
@@ -64,20 +69,26 @@ async def receive(plan: LoadPlan, wire: ParentChannel) -> dict[str, Any]:
     receiver = receiver_of(plan)
     on_payload, begun = receiver.on_payload, now()
     many = plan.channels > 1 or plan.subscribers > 1
-    async with subscribe_many(plan, on_payload) if many else subscribe_with(plan, on_payload) as lost:
+    async with (
+        subscribe_many(plan, on_payload) if many else subscribe_with(plan, on_payload) as lost
+    ):
         ready_s = now() - begun
         wire.report("ready")
         cpu_s = time.process_time()
         async with reporting(plan, wire, receiver.interval):
             sent = await unless(lost, wire.expected)
             await unless(lost, receiver.all_of(sent))
-        # The memory as it is now: to unsubscribe from 100,000 channels takes more than to be subscribed to them.
+        # The memory as it is now: to unsubscribe from 100,000 channels takes more than to be
+        # subscribed to them.
         spent = {"cpu_s": time.process_time() - cpu_s, "rss_bytes": max_rss_bytes()}
         return receiver.summary(sent) | spent | {"ready_s": ready_s}
 
 
 def receiver_of(plan: LoadPlan) -> Receiver:
-    """Who tallies what arrives. Only those who gather import numpy: it takes 0.2 s, and memory that is measured."""
+    """Who tallies what arrives.
+
+    Only those who gather import numpy: it takes 0.2 s, and memory that is measured.
+    """
     if not CANDIDATES[plan.who].batches_received:
         return Receiver(plan)
     from mpim_lab.load.redis.batched_receiver import BatchedReceiver
@@ -85,7 +96,9 @@ def receiver_of(plan: LoadPlan) -> Receiver:
     return BatchedReceiver(plan)
 
 
-async def unless(lost: asyncio.Future[Exception], awaited: asyncio.Future[Any] | Coroutine[Any, Any, Any]) -> Any:
+async def unless(
+    lost: asyncio.Future[Exception], awaited: asyncio.Future[Any] | Coroutine[Any, Any, Any]
+) -> Any:
     """Await something, or raise the exception that `lost` gives when it comes first."""
     task: asyncio.Future[Any] = asyncio.ensure_future(awaited)
     await asyncio.wait([task, lost], return_when=asyncio.FIRST_COMPLETED)
@@ -96,7 +109,9 @@ async def unless(lost: asyncio.Future[Exception], awaited: asyncio.Future[Any] |
 
 
 @contextlib.asynccontextmanager
-async def reporting(plan: LoadPlan, wire: ParentChannel, interval: Callable[[], dict[str, Any]]) -> AsyncIterator[None]:
+async def reporting(
+    plan: LoadPlan, wire: ParentChannel, interval: Callable[[], dict[str, Any]]
+) -> AsyncIterator[None]:
     """While the context lasts, write a line every `report_every_s`, and a last one at its end."""
 
     async def report() -> None:
@@ -117,8 +132,8 @@ async def reporting(plan: LoadPlan, wire: ParentChannel, interval: Callable[[], 
 def max_rss_bytes() -> int:
     """The most memory this process has had in RAM.
 
-    Not from getrusage where /proc is there: Linux lets ru_maxrss inherit the size of the process that started us,
-    which is a whole notebook.
+    Not from getrusage where /proc is there: Linux lets ru_maxrss inherit the size of the process
+    that started us, which is a whole notebook.
     """
     status = Path("/proc/self/status")
     if status.exists():

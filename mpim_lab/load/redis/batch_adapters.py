@@ -14,7 +14,10 @@ Call = Callable[[Any], Awaitable[Any]]
 
 
 class _Line:
-    """Those who come before the batcher of their channel is open wait in a line; nobody who comes later overtakes them."""
+    """Those who come before the batcher of their channel is open wait in a line.
+
+    Nobody who comes later overtakes them.
+    """
 
     def __init__(self, begin: Callable[[], Awaitable[Call]]) -> None:
         self.call: Call | None = None  # once it is open, and the line empty
@@ -59,10 +62,14 @@ class Batchers:
         await self._line(channel).turn()
 
     def _line(self, channel: str) -> _Line:
-        return self._lines.get(channel) or self._lines.setdefault(channel, _Line(lambda: self._begin(channel)))
+        return self._lines.get(channel) or self._lines.setdefault(
+            channel, _Line(lambda: self._begin(channel))
+        )
 
 
-def with_rule(policy: BatchPolicy, *, many: bool = False) -> Callable[[LoadPlan], AbstractAsyncContextManager[Publish]]:
+def with_rule(
+    policy: BatchPolicy, *, many: bool = False
+) -> Callable[[LoadPlan], AbstractAsyncContextManager[Publish]]:
     """A `Batcher` with this rule; `many`: each call hands it many messages."""
 
     @asynccontextmanager
@@ -73,7 +80,9 @@ def with_rule(policy: BatchPolicy, *, many: bool = False) -> Callable[[LoadPlan]
         async with MessageQueue(plan.url, prefix=plan.prefix) as mq, AsyncExitStack() as opened:
 
             async def begin(channel: str) -> Call:
-                batcher = await opened.enter_async_context(Batcher.to_channel(mq, channel, policy=policy))
+                batcher = await opened.enter_async_context(
+                    Batcher.to_channel(mq, channel, policy=policy)
+                )
                 return batcher.publish_many if many else batcher.publish
 
             yield Batchers(begin)
@@ -82,18 +91,24 @@ def with_rule(policy: BatchPolicy, *, many: bool = False) -> Callable[[LoadPlan]
 
 
 @asynccontextmanager
-async def unpacking(plan: LoadPlan, on_payload: OnPayload) -> AsyncIterator["asyncio.Future[Exception]"]:
+async def unpacking(
+    plan: LoadPlan, on_payload: OnPayload
+) -> AsyncIterator["asyncio.Future[Exception]"]:
     """A subscription that unpacks: its handler is called once for each message."""
     from mpim_lab.mq.batching.decoder import FrameDecoder
     from mpim_lab.mq.pubsub.queue import MessageQueue
 
     async with MessageQueue(plan.url, prefix=plan.prefix) as mq:
-        await mq.subscribe(plan.channel, lambda message: on_payload(message.payload), decode=FrameDecoder(mq))
+        await mq.subscribe(
+            plan.channel, lambda message: on_payload(message.payload), decode=FrameDecoder(mq)
+        )
         yield asyncio.get_running_loop().create_future()  # never done: it reconnects by itself
 
 
 @asynccontextmanager
-async def subscribing(plan: LoadPlan, on_payload: OnPayload) -> AsyncIterator["asyncio.Future[Exception]"]:
+async def subscribing(
+    plan: LoadPlan, on_payload: OnPayload
+) -> AsyncIterator["asyncio.Future[Exception]"]:
     """A subscription to payloads as they are."""
     from mpim_lab.mq.pubsub.queue import MessageQueue
 

@@ -1,4 +1,7 @@
-"""Gathering: the receiving side for messages that come many at once. It needs numpy; a plain `Receiver` does not."""
+"""Gathering: the receiving side for messages that come many at once.
+
+It needs numpy; a plain `Receiver` does not.
+"""
 
 import asyncio
 
@@ -34,4 +37,7 @@ class BatchedReceiver(Receiver):
             sequences = [sequence_of(payload) for payload in gathered]
             for sequence in sequences:
                 if not sequence % sample_rate:
-                    self.lives += ((sequence, EventKind.RECEIVED, at, None), (sequence, EventKind.HANDLED, at, None))
+                    self.lives += (
+                        (sequence, EventKind.RECEIVED, at, None),
+                        (sequence, EventKind.HANDLED, at, None),
+                    )

@@ -1,8 +1,9 @@
 """Candidates: who can publish under load, each set up as its own documentation advises for speed.
 
-A candidate is a context that connects and gives one callable, `publish(channel, payload)`; a batching one takes a list
-of payloads. The receiver of all but ours is the bare protocol, so that they differ in the publisher only; ours receives
-through its own `MessageQueue.subscribe` and pays for it.
+A candidate is a context that connects and gives one callable, `publish(channel, payload)`; a
+batching one takes a list of payloads. The receiver of all but ours is the bare protocol, so that
+they differ in the publisher only; ours receives through its own `MessageQueue.subscribe` and pays
+for it.
 """
 
 import asyncio
@@ -42,7 +43,10 @@ async def _bare(plan: LoadPlan) -> AsyncIterator[Publish]:
 
 @asynccontextmanager
 async def _redis_py(plan: LoadPlan) -> AsyncIterator[Publish]:
-    """hiredis parser, RESP3, a plain pool with a connection for each task: faster than fewer and a waiting pool."""
+    """hiredis parser, RESP3, a plain pool with a connection for each task.
+
+    Faster than fewer and a waiting pool.
+    """
     import redis.asyncio as redis
 
     pool: Any = redis.ConnectionPool.from_url(plan.url, max_connections=plan.tasks, protocol=3)
@@ -53,7 +57,10 @@ async def _redis_py(plan: LoadPlan) -> AsyncIterator[Publish]:
 
 @asynccontextmanager
 async def _redis_py_pipelined(plan: LoadPlan) -> AsyncIterator[Publish]:
-    """100 commands a pipeline and no MULTI around them; a pool of 16, as more connections make it slower."""
+    """100 commands a pipeline and no MULTI around them.
+
+    A pool of 16, as more connections make it slower.
+    """
     import redis.asyncio as redis
 
     pool: Any = redis.BlockingConnectionPool.from_url(
@@ -86,7 +93,9 @@ async def _valkey_glide(plan: LoadPlan) -> AsyncIterator[Publish]:
     import glide
 
     address = Address.parse(plan.url)
-    credentials = glide.ServerCredentials(address.password, address.username) if address.password else None
+    credentials = (
+        glide.ServerCredentials(address.password, address.username) if address.password else None
+    )
     configuration = glide.GlideClientConfiguration(
         [glide.NodeAddress(address.host, address.port)],
         use_tls=address.tls is not None,
@@ -112,13 +121,19 @@ class Candidate:
     module: str
     connect: Callable[[LoadPlan], AbstractAsyncContextManager[Publish]]
     batch: int = 1
-    receive: Callable[[LoadPlan, OnPayload], AbstractAsyncContextManager["asyncio.Future[Exception]"]] | None = None
+    receive: (
+        Callable[[LoadPlan, OnPayload], AbstractAsyncContextManager["asyncio.Future[Exception]"]]
+        | None
+    ) = None
     batches_received: bool = False  # its receiver counts the messages of a loop turn together
     elsewhere: str = ""  # what it writes outside a run's prefix, whatever it is told
 
     @property
     def prefixes(self) -> bool:
-        """Its queue puts the run's prefix before every name; the others are given names that have it already."""
+        """Its queue puts the run's prefix before every name.
+
+        The others are given names that have it already.
+        """
         return self.name.rpartition(":")[2].startswith("mpim_lab")
 
     @property
@@ -132,7 +147,10 @@ class Candidate:
 def _batching(
     name: str, connect: Callable[[LoadPlan], AbstractAsyncContextManager[Publish]], batch: int = 1
 ) -> Candidate:
-    """A candidate of the batching bench; all have the same receiver, which unpacks what is packed."""
+    """A candidate of the batching bench.
+
+    All have the same receiver, which unpacks what is packed.
+    """
     receive = batches.subscribing if connect in (_mpim, _redis_py_pipelined) else batches.unpacking
     return Candidate(f"batching:{name}", "redis", connect, batch, receive, batches_received=True)
 
@@ -146,16 +164,50 @@ CANDIDATES = {
         Candidate("redis-py pipelined", "redis", _redis_py_pipelined, batch=100),
         Candidate("coredis", "coredis", _coredis),
         Candidate("valkey-glide", "glide", _valkey_glide),
-        # What follows the colon competes with its like only: publish to a channel, or add to a stream and consume.
+        # What follows the colon competes with its like only: publish to a channel, or add to a
+        # stream and consume.
         Candidate("streams:mpim_lab", "mpim_lab", streams.mpim, receive=streams.mpim_consuming),
-        Candidate("streams:mpim_lab, add_many", "mpim_lab", streams.mpim_many, 100, streams.mpim_consuming),
-        Candidate("streams:mpim_lab, no group", "mpim_lab", streams.mpim, receive=streams.mpim_reading),
-        Candidate("streams:mpim_lab, + idempotency", "mpim_lab", guarantees.with_ids, receive=guarantees.idempotent),
-        Candidate("streams:mpim_lab, + ordering", "mpim_lab", guarantees.numbered, receive=guarantees.ordered),
-        Candidate("streams:redis-py", "redis", streams.redis_py, receive=streams.redis_py_one_by_one),
-        Candidate("streams:redis-py, many at a time", "redis", streams.redis_py, receive=streams.redis_py_consuming),
-        Candidate("streams:redis-py pipelined", "redis", streams.redis_py_pipelined, 100, streams.redis_py_consuming),
-        Candidate("streams:FastStream pipelined", "faststream", peers.faststream, 100, peers.faststream_consuming),
+        Candidate(
+            "streams:mpim_lab, add_many", "mpim_lab", streams.mpim_many, 100, streams.mpim_consuming
+        ),
+        Candidate(
+            "streams:mpim_lab, no group", "mpim_lab", streams.mpim, receive=streams.mpim_reading
+        ),
+        Candidate(
+            "streams:mpim_lab, + idempotency",
+            "mpim_lab",
+            guarantees.with_ids,
+            receive=guarantees.idempotent,
+        ),
+        Candidate(
+            "streams:mpim_lab, + ordering",
+            "mpim_lab",
+            guarantees.numbered,
+            receive=guarantees.ordered,
+        ),
+        Candidate(
+            "streams:redis-py", "redis", streams.redis_py, receive=streams.redis_py_one_by_one
+        ),
+        Candidate(
+            "streams:redis-py, many at a time",
+            "redis",
+            streams.redis_py,
+            receive=streams.redis_py_consuming,
+        ),
+        Candidate(
+            "streams:redis-py pipelined",
+            "redis",
+            streams.redis_py_pipelined,
+            100,
+            streams.redis_py_consuming,
+        ),
+        Candidate(
+            "streams:FastStream pipelined",
+            "faststream",
+            peers.faststream,
+            100,
+            peers.faststream_consuming,
+        ),
         Candidate(
             "streams:taskiq",
             "taskiq_redis",
@@ -177,13 +229,22 @@ CANDIDATES = {
 
 def candidates_for(bench: str) -> dict[str, Candidate]:
     """Who competes in a bench: name there → candidate."""
-    found = {name.rpartition(":")[2]: each for name, each in CANDIDATES.items() if name.rpartition(":")[0] == bench}
+    found = {
+        name.rpartition(":")[2]: each
+        for name, each in CANDIDATES.items()
+        if name.rpartition(":")[0] == bench
+    }
     return found or {name: each for name, each in CANDIDATES.items() if ":" not in name}
 
 
 @asynccontextmanager
-async def subscribe_with(plan: LoadPlan, on_payload: OnPayload) -> AsyncIterator[asyncio.Future[Exception]]:
-    """Hand every payload of the plan's channel to `on_payload` while the context lasts; yield the future of its loss."""
+async def subscribe_with(
+    plan: LoadPlan, on_payload: OnPayload
+) -> AsyncIterator[asyncio.Future[Exception]]:
+    """Hand every payload of the plan's channel to `on_payload` while the context lasts.
+
+    Yield the future of its loss.
+    """
     if (receive := CANDIDATES[plan.who].receive) is not None:
         async with receive(plan, on_payload) as lost:
             yield lost

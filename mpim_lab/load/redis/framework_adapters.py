@@ -18,7 +18,10 @@ CANCEL_EVERY_S = 0.5
 
 @asynccontextmanager
 async def faststream(plan: LoadPlan) -> AsyncIterator[Publish]:
-    """100 messages a Redis pipeline, as its page on pipelines shows; a pool of 16, as more connections make it slower."""
+    """100 messages a Redis pipeline, as its page on pipelines shows.
+
+    A pool of 16, as more connections make it slower.
+    """
     broker = _faststream_broker(plan.url, max_connections=min(plan.tasks, 16))
     await broker.connect()
     free = asyncio.Semaphore(min(plan.tasks, 16))
@@ -34,13 +37,23 @@ async def faststream(plan: LoadPlan) -> AsyncIterator[Publish]:
 
 
 @asynccontextmanager
-async def faststream_consuming(plan: LoadPlan, on_payload: OnPayload) -> AsyncIterator["asyncio.Future[Exception]"]:
-    """A subscriber in a group that takes batches and acknowledges each as one; no pydantic and no log, as it advises."""
+async def faststream_consuming(
+    plan: LoadPlan, on_payload: OnPayload
+) -> AsyncIterator["asyncio.Future[Exception]"]:
+    """A subscriber in a group that takes batches and acknowledges each as one.
+
+    No pydantic and no log, as it advises.
+    """
     from faststream.redis import StreamSub
 
     broker = _faststream_broker(plan.url)
     stream = StreamSub(
-        plan.channel, group=GROUP, consumer="w", batch=True, max_records=BATCH_SIZE, polling_interval=200
+        plan.channel,
+        group=GROUP,
+        consumer="w",
+        batch=True,
+        max_records=BATCH_SIZE,
+        polling_interval=200,
     )
 
     @broker.subscriber(stream=stream)  # type: ignore[untyped-decorator, unused-ignore]
@@ -66,7 +79,9 @@ async def taskiq(plan: LoadPlan) -> AsyncIterator[Publish]:
 
     async def publish(channel: str, payload: bytes) -> int:
         if (call := calls.get(channel)) is None:
-            call = calls[channel] = _taskiq_task(plan.url, channel, plan.tasks, lambda payload: None)
+            call = calls[channel] = _taskiq_task(
+                plan.url, channel, plan.tasks, lambda payload: None
+            )
         await call.kiq(b64encode(payload).decode())
         return 1
 
@@ -76,17 +91,24 @@ async def taskiq(plan: LoadPlan) -> AsyncIterator[Publish]:
 
 
 @asynccontextmanager
-async def taskiq_consuming(plan: LoadPlan, on_payload: OnPayload) -> AsyncIterator["asyncio.Future[Exception]"]:
+async def taskiq_consuming(
+    plan: LoadPlan, on_payload: OnPayload
+) -> AsyncIterator["asyncio.Future[Exception]"]:
     """One worker that runs 100 tasks at once and has 100 more at hand, without checking parameters."""
     from taskiq.api import run_receiver_task
 
     broker = _taskiq_task(plan.url, plan.channel, 2 * AT_ONCE, on_payload).broker
     await broker.startup()
-    options: dict[str, Any] = {"max_async_tasks": AT_ONCE, "max_prefetch": AT_ONCE, "validate_params": False}
+    options: dict[str, Any] = {
+        "max_async_tasks": AT_ONCE,
+        "max_prefetch": AT_ONCE,
+        "validate_params": False,
+    }
     others = asyncio.all_tasks()
     working = asyncio.create_task(run_receiver_task(broker, **options))
     yield asyncio.get_running_loop().create_future()
-    # Again and again: it waits without end for a read of its own, and redis-py loses a cancellation now and then.
+    # Again and again: it waits without end for a read of its own, and redis-py loses a cancellation
+    # now and then.
     while not working.done():
         for task in asyncio.all_tasks() - others:
             task.cancel()
@@ -98,7 +120,11 @@ def _taskiq_task(url: str, channel: str, connections: int, on_payload: OnPayload
     from taskiq_redis import RedisStreamBroker
 
     broker = RedisStreamBroker(
-        url, queue_name=channel, consumer_group_name=GROUP, consumer_id="0", max_connection_pool_size=connections
+        url,
+        queue_name=channel,
+        consumer_group_name=GROUP,
+        consumer_id="0",
+        max_connection_pool_size=connections,
     )
 
     @broker.task(task_name="take")

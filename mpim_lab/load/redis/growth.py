@@ -27,13 +27,19 @@ def round_robin_channels(plan: LoadPlan, publish: Publish) -> Publish:
     return send
 
 
-def subscribe_many(plan: LoadPlan, on_payload: OnPayload) -> AbstractAsyncContextManager["asyncio.Future[Exception]"]:
+def subscribe_many(
+    plan: LoadPlan, on_payload: OnPayload
+) -> AbstractAsyncContextManager["asyncio.Future[Exception]"]:
     """As `candidates.subscribe_with`, for a plan with several channels or several subscribers."""
-    return _all_channels(plan, on_payload) if plan.channels > 1 else _all_subscribers(plan, on_payload)
+    return (
+        _all_channels(plan, on_payload) if plan.channels > 1 else _all_subscribers(plan, on_payload)
+    )
 
 
 @asynccontextmanager
-async def _all_channels(plan: LoadPlan, on_payload: OnPayload) -> AsyncIterator["asyncio.Future[Exception]"]:
+async def _all_channels(
+    plan: LoadPlan, on_payload: OnPayload
+) -> AsyncIterator["asyncio.Future[Exception]"]:
     """One `MessageQueue`, subscribed to every channel."""
     from mpim_lab.mq.pubsub.queue import MessageQueue
 
@@ -41,7 +47,9 @@ async def _all_channels(plan: LoadPlan, on_payload: OnPayload) -> AsyncIterator[
         for some in _chunks(plan.channels, SUBSCRIBED_AT_ONCE):
             await asyncio.gather(
                 *(
-                    mq.subscribe(f"{plan.channel}:{number}", lambda message: on_payload(message.payload))
+                    mq.subscribe(
+                        f"{plan.channel}:{number}", lambda message: on_payload(message.payload)
+                    )
                     for number in some
                 )
             )
@@ -49,8 +57,13 @@ async def _all_channels(plan: LoadPlan, on_payload: OnPayload) -> AsyncIterator[
 
 
 @asynccontextmanager
-async def _all_subscribers(plan: LoadPlan, on_payload: OnPayload) -> AsyncIterator["asyncio.Future[Exception]"]:
-    """So many bare connections, the cheapest there are: what is measured is the server's fan-out."""
+async def _all_subscribers(
+    plan: LoadPlan, on_payload: OnPayload
+) -> AsyncIterator["asyncio.Future[Exception]"]:
+    """So many bare connections, the cheapest there are.
+
+    What is measured is the server's fan-out.
+    """
     fan_in, lines = LastReceiver(plan.subscribers, on_payload), []
     lost: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
 
@@ -60,7 +73,9 @@ async def _all_subscribers(plan: LoadPlan, on_payload: OnPayload) -> AsyncIterat
 
     try:
         for some in _chunks(plan.subscribers, AT_ONCE):
-            lines += await asyncio.gather(*(minimal_client.connect(plan.url, fan_in.on_payload) for _ in some))
+            lines += await asyncio.gather(
+                *(minimal_client.connect(plan.url, fan_in.on_payload) for _ in some)
+            )
         for line in lines:
             line.subscribe(plan.prefix + plan.channel)
             line.lost.add_done_callback(end)

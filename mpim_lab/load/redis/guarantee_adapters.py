@@ -26,7 +26,9 @@ async def with_ids(plan: LoadPlan) -> AsyncIterator[Publish]:
 
 
 @asynccontextmanager
-async def idempotent(plan: LoadPlan, on_payload: OnPayload) -> AsyncIterator["asyncio.Future[Exception]"]:
+async def idempotent(
+    plan: LoadPlan, on_payload: OnPayload
+) -> AsyncIterator["asyncio.Future[Exception]"]:
     """A Worker that claims each id, books it and marks it done in one step, and acknowledges."""
     from mpim_lab.mq.idempotency.store import IdempotencyStore
     from mpim_lab.mq.pubsub.queue import MessageQueue
@@ -41,7 +43,14 @@ async def idempotent(plan: LoadPlan, on_payload: OnPayload) -> AsyncIterator["as
             on_payload(entry.data)
 
         group = await mq.stream(plan.channel).group(GROUP)
-        worker = Worker(group, "w", handle, batch_size=BATCH_SIZE, max_in_flight=4 * BATCH_SIZE, concurrency=BATCH_SIZE)
+        worker = Worker(
+            group,
+            "w",
+            handle,
+            batch_size=BATCH_SIZE,
+            max_in_flight=4 * BATCH_SIZE,
+            concurrency=BATCH_SIZE,
+        )
         async with working(worker) as failed:
             yield failed
 
@@ -65,7 +74,9 @@ async def numbered(plan: LoadPlan) -> AsyncIterator[Publish]:
 
 
 @asynccontextmanager
-async def ordered(plan: LoadPlan, on_payload: OnPayload) -> AsyncIterator["asyncio.Future[Exception]"]:
+async def ordered(
+    plan: LoadPlan, on_payload: OnPayload
+) -> AsyncIterator["asyncio.Future[Exception]"]:
     """An OrderedWorker: effects and offset of many messages in one fenced step."""
     from mpim_lab.mq.idempotency.effects import AtomicEffects
     from mpim_lab.mq.ordering.ordered_worker import OrderedWorker
@@ -79,5 +90,7 @@ async def ordered(plan: LoadPlan, on_payload: OnPayload) -> AsyncIterator["async
             on_payload(entry.data)
 
         stream = PartitionedStream(mq, plan.channel, partitions=1)
-        async with working(OrderedWorker(stream, GROUP, "w", handle, batch_size=BATCH_SIZE)) as failed:
+        async with working(
+            OrderedWorker(stream, GROUP, "w", handle, batch_size=BATCH_SIZE)
+        ) as failed:
             yield failed

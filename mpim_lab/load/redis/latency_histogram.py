@@ -11,8 +11,8 @@ BUCKET_ENDS: list[float] = [1e-6 * _GROWTH**n for n in range(932)]  # 1 µs to 1
 class LatencyHistogram:
     """A histogram with buckets 2 % wide, so a percentile is right to 1 %; the maximum is exact.
 
-    Sorting the latencies of an interval instead would stop the process that measures for milliseconds, and be seen in
-    its own 99th percentile.
+    Sorting the latencies of an interval instead would stop the process that measures for
+    milliseconds, and be seen in its own 99th percentile.
 
         >>> latencies = LatencyHistogram()
         >>> for ms in range(1, 101):
@@ -37,11 +37,16 @@ class LatencyHistogram:
 
     def merge(self, other: "LatencyHistogram") -> None:
         """Count all that `other` counted."""
-        self.counts = [mine + theirs for mine, theirs in zip(self.counts, other.counts, strict=True)]
+        self.counts = [
+            mine + theirs for mine, theirs in zip(self.counts, other.counts, strict=True)
+        ]
         self.max_s = max(self.max_s, other.max_s)
 
     def percentile_ms(self, fraction: float) -> float | None:
-        """The latency that `fraction` of all stay below, in milliseconds; None when nothing was counted."""
+        """The latency that `fraction` of all stay below, in milliseconds.
+
+        None when nothing was counted.
+        """
         up_to = list(accumulate(self.counts))
         if not up_to[-1]:
             return None

@@ -1,7 +1,8 @@
 """The bare protocol: the least that can publish and receive fast. A measuring stick, not a client.
 
-It joins the commands of one loop turn and matches replies in order, and that is all: no reconnecting, no limits, no
-time-outs, no named errors. What `mpim_lab.mq` adds to that is what its robustness costs.
+It joins the commands of one loop turn and matches replies in order, and that is all: no
+reconnecting, no limits, no time-outs, no named errors. What `mpim_lab.mq` adds to that is what its
+robustness costs.
 """
 
 import asyncio
@@ -20,7 +21,9 @@ class MinimalClient(asyncio.Protocol):
     """One RESP3 connection. Every reply that is not a push answers the oldest command."""
 
     def __init__(self, on_payload: Callable[[bytes], None] | None = None) -> None:
-        self.subscribed: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
+        self.subscribed: asyncio.Future[Exception | None] = (
+            asyncio.get_running_loop().create_future()
+        )
         self.lost: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
         self._on_payload = on_payload
         self._loop = asyncio.get_running_loop()

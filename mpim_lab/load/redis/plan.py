@@ -6,7 +6,9 @@ from dataclasses import asdict, dataclass, field
 
 from mpim_lab.errors import InvalidParameter
 
-HEAD = struct.Struct("<Qd")  # a payload begins with its sequence number and the moment it was due, in monotonic seconds
+HEAD = struct.Struct(
+    "<Qd"
+)  # a payload begins with its sequence number and the moment it was due, in monotonic seconds
 NO_SAMPLE = 1 << 62  # a `sample_rate` that no sequence number but 0 is a multiple of
 
 
@@ -30,13 +32,14 @@ BOUNDS = {
 class LoadPlan:
     """One run: it ends after `messages` messages or `seconds` seconds, whichever comes first.
 
-    Without `offered_per_s` the loop is closed: each of `tasks` tasks awaits one publish after another. With it the loop
-    is open: messages are due at that rate whatever the answers do, and at most `tasks` publishes are unanswered.
-    With several `channels` each message goes to one of them, by chance, and the receiver subscribes to all; with several
-    `subscribers` each of them gets every message, and one counts as received once the last has it.
-    `prefix` goes before every name of the candidates that are told of it; for the others it is in `channel`.
-    One message in `sample_rate` is followed through its whole life. `report_every_s` of 0 asks for the summary only.
-    Raises InvalidParameter when a number is outside its bounds.
+    Without `offered_per_s` the loop is closed: each of `tasks` tasks awaits one publish after
+    another. With it the loop is open: messages are due at that rate whatever the answers do, and at
+    most `tasks` publishes are unanswered. With several `channels` each message goes to one of them,
+    by chance, and the receiver subscribes to all; with several `subscribers` each of them gets
+    every message, and one counts as received once the last has it. `prefix` goes before every name
+    of the candidates that are told of it; for the others it is in `channel`. One message in
+    `sample_rate` is followed through its whole life. `report_every_s` of 0 asks for the summary
+    only. Raises InvalidParameter when a number is outside its bounds.
     """
 
     url: str = field(repr=False)  # it may carry a password
@@ -61,7 +64,10 @@ class LoadPlan:
 
     @property
     def limit_s(self) -> float:
-        """How long a process may live in all, start and clean-up included: channels are left one by one."""
+        """How long a process may live in all, start and clean-up included.
+
+        Channels are left one by one.
+        """
         return self.seconds + 30.0 + self.channels / 2_000
 
     def to_json(self) -> str:

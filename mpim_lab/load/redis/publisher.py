@@ -75,9 +75,15 @@ class ClosedLoop:
         while True:
             if taken := self._take_some(self._batch):
                 dues = self._dues_of(taken)
-                counts = await publish(channel, [pack(*head) + padding for head in zip(taken, dues, strict=True)])
-                for sequence in range(-(-taken.start // sample_rate) * sample_rate, taken.stop, sample_rate):
-                    self._note(sequence, dues[sequence - taken.start], counts[sequence - taken.start])
+                counts = await publish(
+                    channel, [pack(*head) + padding for head in zip(taken, dues, strict=True)]
+                )
+                for sequence in range(
+                    -(-taken.start // sample_rate) * sample_rate, taken.stop, sample_rate
+                ):
+                    self._note(
+                        sequence, dues[sequence - taken.start], counts[sequence - taken.start]
+                    )
             elif not await self._more():
                 return
 
@@ -89,8 +95,13 @@ class ClosedLoop:
         return {"at": at, "seconds": seconds, "messages": messages, "lives": lives}
 
     def _note(self, sequence: int, due: float, answer: int | str) -> None:
-        count = answer if isinstance(answer, int) else None  # an entry's id is no number of receivers
-        self.lives += ((sequence, EventKind.ACCEPTED, due, None), (sequence, EventKind.PUBLISHED, now(), count))
+        count = (
+            answer if isinstance(answer, int) else None
+        )  # an entry's id is no number of receivers
+        self.lives += (
+            (sequence, EventKind.ACCEPTED, due, None),
+            (sequence, EventKind.PUBLISHED, now(), count),
+        )
 
     def _take(self) -> int:
         """Give the next sequence number, or -1 if none may be sent now."""
@@ -119,9 +130,10 @@ class ClosedLoop:
 class OpenLoop(ClosedLoop):
     """Messages are due at a fixed rate, whatever the answers do; at most `tasks` are unanswered.
 
-    They come in small bursts, one each half millisecond, as requests reach a busy gateway in the turns of its loop.
-    A latency counts from the moment a message was due, not from when it was sent: a publisher that is held up would
-    otherwise hide the delay (coordinated omission). What could not be sent in the plan's seconds is not sent at all.
+    They come in small bursts, one each half millisecond, as requests reach a busy gateway in the
+    turns of its loop. A latency counts from the moment a message was due, not from when it was
+    sent: a publisher that is held up would otherwise hide the delay (coordinated omission). What
+    could not be sent in the plan's seconds is not sent at all.
     """
 
     _grace_s = 0.02  # for the last bursts, should they be late
@@ -134,7 +146,10 @@ class OpenLoop(ClosedLoop):
         self._idle: list[asyncio.Future[None]] = []
 
     async def _start(self, clock: contextlib.ExitStack) -> None:
-        """The schedule begins once all tasks wait for work: to make a thousand of them takes longer than many a latency."""
+        """The schedule begins once all tasks wait for work.
+
+        To make a thousand of them takes longer than many a latency.
+        """
         while len(self._idle) < self._plan.tasks and self.sent < self._last:
             await asyncio.sleep(0)
         self._started_at = now() + 2 * TICK_S
@@ -155,10 +170,15 @@ class OpenLoop(ClosedLoop):
     def _tick(self) -> None:
         ticks = int((now() - self._started_at) / TICK_S) + 1
         due = min(math.ceil(ticks * self._per_tick), self._last)
-        # Only those who are idle now send, so that a late tick gives one large burst. Were a sender to go on as soon as
-        # it has its answer, a publisher once late would send dribs and drabs, which cost it more, and stay late.
+        # Only those who are idle now send, so that a late tick gives one large burst. Were a sender
+        # to go on as soon as it has its answer, a publisher once late would send dribs and drabs,
+        # which cost it more, and stay late.
         self._limit = min(due, self.sent + len(self._idle) * self._batch)
-        self._wake(math.ceil((self._limit - self.sent) / self._batch) if self.sent < self._last else len(self._idle))
+        self._wake(
+            math.ceil((self._limit - self.sent) / self._batch)
+            if self.sent < self._last
+            else len(self._idle)
+        )
 
     def _wake(self, senders: int) -> None:
         for _ in range(min(senders, len(self._idle))):

@@ -26,7 +26,10 @@ class Receiver:
         at = now()
         sequence = self._add(payload, at)
         if not sequence % self._sample_rate:
-            self.lives += ((sequence, EventKind.RECEIVED, at, None), (sequence, EventKind.HANDLED, now(), None))
+            self.lives += (
+                (sequence, EventKind.RECEIVED, at, None),
+                (sequence, EventKind.HANDLED, now(), None),
+            )
 
     async def all_of(self, expected: int) -> None:
         """Wait until `expected` different messages are there, or nothing has come for a while."""
@@ -42,7 +45,14 @@ class Receiver:
         seconds, messages = at - self._reported_at, self.counter.received - self._reported
         self._reported, self._reported_at, self.lives = self.counter.received, at, []
         p50_ms, p99_ms = latencies.percentile_ms(0.50), latencies.percentile_ms(0.99)
-        return {"at": at, "seconds": seconds, "messages": messages, "p50_ms": p50_ms, "p99_ms": p99_ms, "lives": lives}
+        return {
+            "at": at,
+            "seconds": seconds,
+            "messages": messages,
+            "p50_ms": p50_ms,
+            "p99_ms": p99_ms,
+            "lives": lives,
+        }
 
     def summary(self, sent: int) -> dict[str, Any]:
         """What came in all."""

@@ -1,6 +1,7 @@
 """Stream candidates: add → consume → acknowledge, each set up as its own documentation advises for speed.
 
-Unlike in Pub/Sub, each candidate has both ends: what a stream costs is mostly the consumer's reading and acknowledging.
+Unlike in Pub/Sub, each candidate has both ends: what a stream costs is mostly the consumer's
+reading and acknowledging.
 """
 
 import asyncio
@@ -50,7 +51,9 @@ async def mpim_many(plan: LoadPlan) -> AsyncIterator[Publish]:
 
 
 @asynccontextmanager
-async def mpim_consuming(plan: LoadPlan, on_payload: OnPayload) -> AsyncIterator["asyncio.Future[Exception]"]:
+async def mpim_consuming(
+    plan: LoadPlan, on_payload: OnPayload
+) -> AsyncIterator["asyncio.Future[Exception]"]:
     """A Worker: acknowledged after the handler, many at a time."""
     from mpim_lab.mq.pubsub.queue import MessageQueue
     from mpim_lab.mq.streams.worker import Worker
@@ -81,7 +84,9 @@ async def working(worker: Any) -> AsyncIterator["asyncio.Future[Exception]"]:
 
 
 @asynccontextmanager
-async def mpim_reading(plan: LoadPlan, on_payload: OnPayload) -> AsyncIterator["asyncio.Future[Exception]"]:
+async def mpim_reading(
+    plan: LoadPlan, on_payload: OnPayload
+) -> AsyncIterator["asyncio.Future[Exception]"]:
     """No group and no acknowledgement: a reader that remembers the last id it saw."""
     from mpim_lab.mq.pubsub.queue import MessageQueue
 
@@ -141,14 +146,18 @@ async def redis_py_pipelined(plan: LoadPlan) -> AsyncIterator[Publish]:
 
 
 @asynccontextmanager
-async def redis_py_consuming(plan: LoadPlan, on_payload: OnPayload) -> AsyncIterator["asyncio.Future[Exception]"]:
+async def redis_py_consuming(
+    plan: LoadPlan, on_payload: OnPayload
+) -> AsyncIterator["asyncio.Future[Exception]"]:
     """xreadgroup of many, one xack for all of them: as fast as its user can make it."""
     async with _redis_py_loop(plan, on_payload, BATCH_SIZE) as failed:
         yield failed
 
 
 @asynccontextmanager
-async def redis_py_one_by_one(plan: LoadPlan, on_payload: OnPayload) -> AsyncIterator["asyncio.Future[Exception]"]:
+async def redis_py_one_by_one(
+    plan: LoadPlan, on_payload: OnPayload
+) -> AsyncIterator["asyncio.Future[Exception]"]:
     """xreadgroup of one, xack of one: what a first naive version does."""
     async with _redis_py_loop(plan, on_payload, 1) as failed:
         yield failed
@@ -163,9 +172,17 @@ async def _redis_py_loop(
     async def consume(client: Any) -> None:
         while not stopping.is_set():
             reply: Any = await client.xreadgroup(GROUP, "w", {channel: ">"}, count=count, block=200)
-            groups = reply.values() if isinstance(reply, dict) else [entries for _, entries in reply or []]
+            groups = (
+                reply.values()
+                if isinstance(reply, dict)
+                else [entries for _, entries in reply or []]
+            )
             for entries in groups:
-                flat = [each for part in entries for each in (part if isinstance(part, list) else [part])]
+                flat = [
+                    each
+                    for part in entries
+                    for each in (part if isinstance(part, list) else [part])
+                ]
                 for _id, fields in flat:
                     on_payload(fields[b"data"])
                 if flat:
@@ -178,7 +195,9 @@ async def _redis_py_loop(
     consuming = asyncio.create_task(consume(client))
     failed: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
     consuming.add_done_callback(
-        lambda task: None if task.cancelled() or failed.done() else failed.set_result(task.exception())  # type: ignore[arg-type]
+        lambda task: (
+            None if task.cancelled() or failed.done() else failed.set_result(task.exception())  # type: ignore[arg-type]
+        )
     )
     try:
         yield failed

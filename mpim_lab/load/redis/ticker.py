@@ -1,7 +1,7 @@
 """Ticker: call something more often, and more on time, than an event loop's timers can.
 
-Their clock is a millisecond wide (libuv's, and epoll's time-out). Linux has timers that an event loop can read like
-a socket; elsewhere an alarm signal does, at twice the price a tick.
+Their clock is a millisecond wide (libuv's, and epoll's time-out). Linux has timers that an event
+loop can read like a socket; elsewhere an alarm signal does, at twice the price a tick.
 """
 
 import asyncio
@@ -24,7 +24,11 @@ def precise_interval(tick: Callable[[], None], first_at: float, every_s: float) 
 
     Ends with the context. For the main thread only.
     """
-    with _timer_file(tick, first_at, every_s) if sys.platform == "linux" else _alarm(tick, first_at, every_s):
+    with (
+        _timer_file(tick, first_at, every_s)
+        if sys.platform == "linux"
+        else _alarm(tick, first_at, every_s)
+    ):
         yield
 
 

@@ -12,7 +12,9 @@ _ENDS = np.array(BUCKET_ENDS)
 
 
 class VectorizedCounter(DeliveryCounter):
-    """As a `DeliveryCounter`, for payloads of one length that arrive at one moment; holds one byte a message.
+    """As a `DeliveryCounter`, for payloads of one length that arrive at one moment.
+
+    Holds one byte a message.
 
     >>> counter = VectorizedCounter()
     >>> counter.add_many([HEAD.pack(sequence, 7.0) for sequence in (0, 1, 3, 2, 3)], at=7.001)
@@ -37,7 +39,10 @@ class VectorizedCounter(DeliveryCounter):
         self.last_at = at
 
     def _note_sequences(self, sequences: "np.ndarray[tuple[int], np.dtype[np.int64]]") -> None:
-        """As `DeliveryCounter.add` does it: a repeat is a duplicate; else, what is below the highest so far came too late."""
+        """As `DeliveryCounter.add` does it: a repeat is a duplicate.
+
+        Else, what is below the highest so far came too late.
+        """
         shortage = int(sequences.max()) + 1 - len(self._seen)
         if shortage > 0:
             self._seen.extend(bytes(shortage + STEP))

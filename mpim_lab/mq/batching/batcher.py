@@ -1,11 +1,13 @@
 """Batcher: many messages, one write. A policy (`policies.py`) decides when a batch is flushed.
 
-A system call, a command and an answer cost the same for one message of 100 bytes and for 500 of them. A message passes
-`publish` here, the flush task (`flusher.py`), the transport (`transports.py`), and the queue's one connection; at the other
-end a `FrameDecoder` decodes the frame and the handler is called once for each message.
+A system call, a command and an answer cost the same for one message of 100 bytes and for 500 of
+them. A message passes `publish` here, the flush task (`flusher.py`), the transport
+(`transports.py`), and the queue's one connection; at the other end a `FrameDecoder` decodes the
+frame and the handler is called once for each message.
 
-Order is kept by having one batch on its way at a time. What fails before it is written is kept and tried again, in its
-place. What may have been run is not repeated: each of its messages gets the error, whose `definite` is False.
+Order is kept by having one batch on its way at a time. What fails before it is written is kept and
+tried again, in its place. What may have been run is not repeated: each of its messages gets the
+error, whose `definite` is False.
 """
 
 import asyncio
@@ -13,7 +15,14 @@ from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from mpim_lab.errors import InvalidParameter, MpimError, NotConnected, QueueClosed, QueueFull, Unconfirmed
+from mpim_lab.errors import (
+    InvalidParameter,
+    MpimError,
+    NotConnected,
+    QueueClosed,
+    QueueFull,
+    Unconfirmed,
+)
 from mpim_lab.events import EventKind, now
 from mpim_lab.keys import Name
 from mpim_lab.mq.batching.buffer import BatchFuture, PendingBuffer, all_results, single_result
@@ -34,11 +43,12 @@ from mpim_lab.mq.streams.stream import Stream
 class Batcher:
     """A sender of batches, in order: `async with Batcher.to_channel(mq, "chat") as batcher:`.
 
-    policy: when a batch is flushed; `Adaptive()` if none is given. max_pending_bytes: how much may wait to be sent; beyond
-    it callers wait, first come, first served, for at most `enqueue_timeout_s`. delivery_timeout_s: how old a message may
-    become while its batch cannot be written; then it gets the error, and so does what waits behind it, which would overtake
-    a retry. An attempt that was begun is seen through, for at most `attempt_timeout_s`. close_timeout_s: how long `close`
-    may take.
+    policy: when a batch is flushed; `Adaptive()` if none is given. max_pending_bytes: how much may
+    wait to be sent; beyond it callers wait, first come, first served, for at most
+    `enqueue_timeout_s`. delivery_timeout_s: how old a message may become while its batch cannot be
+    written; then it gets the error, and so does what waits behind it, which would overtake a retry.
+    An attempt that was begun is seen through, for at most `attempt_timeout_s`. close_timeout_s: how
+    long `close` may take.
     """
 
     def __init__(
@@ -57,8 +67,15 @@ class Batcher:
         check_times(enqueue_timeout_s=enqueue_timeout_s, close_timeout_s=close_timeout_s)
         check_times(delivery_timeout_s=delivery_timeout_s, attempt_timeout_s=attempt_timeout_s)
         self.policy = policy or Adaptive()
-        self._transport, self._reporter, self._is_reporting = transport, transport.reporter, transport.reporter.is_on
-        self._max_message_bytes, self._max_pending_bytes = transport.max_message_bytes, max_pending_bytes
+        self._transport, self._reporter, self._is_reporting = (
+            transport,
+            transport.reporter,
+            transport.reporter.is_on,
+        )
+        self._max_message_bytes, self._max_pending_bytes = (
+            transport.max_message_bytes,
+            max_pending_bytes,
+        )
         self._buffer, self._wait_queue = PendingBuffer(), WaitQueue(enqueue_timeout_s)
         self._waiters = self._wait_queue.waiters  # looked at for each message
         self._flusher = BatchFlusher(
@@ -70,7 +87,10 @@ class Batcher:
             attempt_timeout_s=attempt_timeout_s,
             on_capacity=self._release_waiters,
         )
-        self._flush_timeout_s, self._close_timeout_s = delivery_timeout_s + attempt_timeout_s, close_timeout_s
+        self._flush_timeout_s, self._close_timeout_s = (
+            delivery_timeout_s + attempt_timeout_s,
+            close_timeout_s,
+        )
         self._loop = LoopAffinity("this batcher")
         self._event_loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
@@ -87,7 +107,9 @@ class Batcher:
         credit: CreditWindow | None = None,
         **options: Any,
     ) -> Self:
-        """One frame a batch, for subscribers with a `FrameDecoder`. `options` are those of the class.
+        """One frame a batch, for subscribers with a `FrameDecoder`.
+
+        `options` are those of the class.
 
         codec: compresses the frames. credit: how far ahead of the receivers this may be.
         """
@@ -96,14 +118,23 @@ class Batcher:
         return cls(transport, policy=policy, **options)
 
     @classmethod
-    def to_stream(cls, stream: Stream, *, policy: BatchPolicy | None = None, **options: Any) -> Self:
-        """Entries in one write; consumers see no difference, and each may fail alone. `options` are those of the class."""
+    def to_stream(
+        cls, stream: Stream, *, policy: BatchPolicy | None = None, **options: Any
+    ) -> Self:
+        """Entries in one write; consumers see no difference, and each may fail alone.
+
+        `options` are those of the class.
+        """
         return cls(StreamTransport(stream), policy=policy, **options)
 
     # Life
 
     async def open(self) -> None:
-        """Get ready. Raises what subscribing raises, InvalidParameter if it is open, QueueClosed once it was closed."""
+        """Get ready.
+
+        Raises what subscribing raises, InvalidParameter if it is open, QueueClosed once it was
+        closed.
+        """
         self._loop.check()
         if self._closing:
             raise self._rejection_error()
@@ -124,8 +155,8 @@ class Batcher:
     async def close(self) -> None:
         """Accept nothing more, flush everything pending, and wait for the outcomes. Idempotent.
 
-        What is not sent within `close_timeout_s` gets its error then, whatever server, receivers, transport and codec do. To
-        cancel it does not stop the sending.
+        What is not sent within `close_timeout_s` gets its error then, whatever server, receivers,
+        transport and codec do. To cancel it does not stop the sending.
         """
         self._loop.check()
         self._closing = True
@@ -149,17 +180,23 @@ class Batcher:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         await self.close()
 
     # Messages
 
     async def publish(self, payload: bytes | str) -> int | str:
-        """Send with the next batch. Return this message's own outcome: how many subscribers, or the entry's id.
+        """Send with the next batch.
 
-        Raise InvalidMessage, QueueFull, QueueClosed (nothing was sent), and what the batch met; look at `definite`.
-        A caller that is cancelled while it waits for the outcome does not hold the message back.
+        Return this message's own outcome: how many subscribers, or the entry's id.
+
+        Raise InvalidMessage, QueueFull, QueueClosed (nothing was sent), and what the batch met;
+        look at `definite`. A caller that is cancelled while it waits for the outcome does not hold
+        the message back.
         """
         self._loop.check()
         if type(payload) is not bytes or len(payload) > self._max_message_bytes:
@@ -169,16 +206,20 @@ class Batcher:
         return single_result(await self._enqueue((payload,), len(payload)))
 
     async def publish_many(self, payloads: Iterable[bytes | str]) -> list[int | str]:
-        """Send many, in order, and return the outcome of each. All are checked before the first is enqueued.
+        """Send many, in order, and return the outcome of each.
 
-        What is given together is enqueued together, be it more than `max_pending_bytes`. Raise as `publish` does, and
-        PartlyAdded, which says which, once some have an error of their own.
+        All are checked before the first is enqueued.
+
+        What is given together is enqueued together, be it more than `max_pending_bytes`. Raise as
+        `publish` does, and PartlyAdded, which says which, once some have an error of their own.
         """
         self._loop.check()
         reject_single_payload(payloads)
         max_bytes = self._max_message_bytes
         checked = [
-            payload if type(payload) is bytes and len(payload) <= max_bytes else encode_payload(payload, max_bytes)
+            payload
+            if type(payload) is bytes and len(payload) <= max_bytes
+            else encode_payload(payload, max_bytes)
             for payload in payloads
         ]
         if not checked:
@@ -188,7 +229,9 @@ class Batcher:
         return all_results(await self._enqueue(checked, sum(map(len, checked))))
 
     def add(self, payload: bytes | str) -> BatchFuture:
-        """Enqueue a message without waiting. Return a future: a list with its outcome, or its error.
+        """Enqueue a message without waiting.
+
+        Return a future: a list with its outcome, or its error.
 
         Raise InvalidMessage, QueueClosed, and QueueFull at once if there is no room.
         """
@@ -216,7 +259,9 @@ class Batcher:
     @property
     def is_full(self) -> bool:
         """Return whether a caller would have to wait now."""
-        return bool(self._waiters) or self._buffer.bytes >= self._max_pending_bytes or not self.is_open
+        return (
+            bool(self._waiters) or self._buffer.bytes >= self._max_pending_bytes or not self.is_open
+        )
 
     @property
     def is_open(self) -> bool:
@@ -261,7 +306,11 @@ class Batcher:
 
     def _rejection_error(self) -> MpimError:
         if self._task is None:
-            return NotConnected("not opened yet: write `async with Batcher.to_channel(…) as batcher:`")
+            return NotConnected(
+                "not opened yet: write `async with Batcher.to_channel(…) as batcher:`"
+            )
         if not self.is_open:
             return QueueClosed("the batcher was closed; the message was not taken")
-        return QueueFull(f"{self._buffer.messages:,} messages ({self._buffer.bytes:,} bytes) wait to be sent already")
+        return QueueFull(
+            f"{self._buffer.messages:,} messages ({self._buffer.bytes:,} bytes) wait to be sent already"
+        )

@@ -1,4 +1,6 @@
-"""PendingBuffer: a batcher's pending messages, in order, and who waits for their outcomes. A plain object without I/O.
+"""PendingBuffer: a batcher's pending messages, in order, and who waits for their outcomes.
+
+A plain object without I/O.
 
 BatchFuture: what one call handed to a batcher, until each of its messages has an outcome.
 """
@@ -16,7 +18,9 @@ Outcome = int | str | MpimError  # receivers of a channel, id in a stream, or wh
 
 
 class BatchFuture(asyncio.Future[list[Outcome]]):
-    """The future of one call's messages: done when none of them is `remaining`. One batch may bring some outcomes only.
+    """The future of one call's messages: done when none of them is `remaining`.
+
+    One batch may bring some outcomes only.
 
     >>> loop = asyncio.new_event_loop()
     >>> future = BatchFuture(3, created_at=0.0, loop=loop)
@@ -25,13 +29,18 @@ class BatchFuture(asyncio.Future[list[Outcome]]):
     >>> loop.close()
     """
 
-    def __init__(self, count: int, created_at: float, *, loop: asyncio.AbstractEventLoop | None) -> None:
+    def __init__(
+        self, count: int, created_at: float, *, loop: asyncio.AbstractEventLoop | None
+    ) -> None:
         super().__init__(loop=loop)
         self.remaining, self.created_at = count, created_at
         self._outcomes: list[Outcome] = []
 
     def resolve(self, outcomes: Sequence[Any], start: int) -> int:
-        """Resolve its messages with the outcomes from `start` on, as many as there are. Return how many."""
+        """Resolve its messages with the outcomes from `start` on, as many as there are.
+
+        Return how many.
+        """
         some = outcomes[start : start + self.remaining]
         self.remaining -= len(some)
         self._outcomes += some
@@ -92,7 +101,10 @@ class PendingBuffer:
         self.bytes += size
 
     def pop_batch(self, policy: BatchPolicy) -> list[bytes]:
-        """Pop the oldest messages, as many as make one batch: within both limits, but at least one."""
+        """Pop the oldest messages, as many as make one batch.
+
+        Within both limits, but at least one.
+        """
         batch: list[bytes] = []
         capacity, bytes_left = max(1, policy.max_messages), policy.max_bytes
         while self._calls and capacity > 0:

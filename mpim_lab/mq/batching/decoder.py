@@ -7,18 +7,27 @@ import asyncio
 import os
 
 from mpim_lab.mq.compression.codec import Codec
-from mpim_lab.mq.compression.framing import BATCH, decode_batch, decode_messages, encode_ack, frame_type
+from mpim_lab.mq.compression.framing import (
+    BATCH,
+    decode_batch,
+    decode_messages,
+    encode_ack,
+    frame_type,
+)
 from mpim_lab.mq.connection.resp import encode_command, ignore_result
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 
 class FrameDecoder:
-    """A decoder of payloads, whatever their sender made of them. It acknowledges batches to their senders.
+    """A decoder of payloads, whatever their sender made of them.
 
-    One serves any number of subscriptions of its queue. codec: knows the dictionaries and the limit of size; a plain
-    `Codec()` if none is given. A batch is acknowledged at the end of the event-loop iteration in which its messages were
-    handed over; of several, the last one, for all. A queue that has stopped reading (a full buffer) acknowledges nothing:
-    that is the back-pressure on its senders.
+    It acknowledges batches to their senders.
+
+    One serves any number of subscriptions of its queue. codec: knows the dictionaries and the limit
+    of size; a plain `Codec()` if none is given. A batch is acknowledged at the end of the
+    event-loop iteration in which its messages were handed over; of several, the last one, for all.
+    A queue that has stopped reading (a full buffer) acknowledges nothing: that is the back-pressure
+    on its senders.
     """
 
     returns_payloads = True  # whoever subscribes need not look at each of them
@@ -27,10 +36,15 @@ class FrameDecoder:
         self._commands = queue.connection
         self._expand = (codec or Codec()).decompress
         self._name = os.urandom(8)
-        self._pending_acks: dict[bytes, int] = {}  # channel for acknowledgements → number of the last batch
+        self._pending_acks: dict[
+            bytes, int
+        ] = {}  # channel for acknowledgements → number of the last batch
 
     def __call__(self, payload: bytes) -> list[bytes]:
-        """Return the messages in a payload, at least one. Raise CorruptPayload, OversizedPayload, UnknownFormat."""
+        """Return the messages in a payload, at least one.
+
+        Raise CorruptPayload, OversizedPayload, UnknownFormat.
+        """
         if frame_type(payload) is None:
             return [payload]
         framed = self._expand(payload)
@@ -50,6 +64,10 @@ class FrameDecoder:
         connection = self._commands.connection
         due, self._pending_acks = self._pending_acks, {}
         for channel, number in due.items():
-            if not connection.is_blocked:  # a later one acknowledges this, too; else the stall time-out
+            if (
+                not connection.is_blocked
+            ):  # a later one acknowledges this, too; else the stall time-out
                 ack = encode_ack(self._name, number)
-                connection.send(encode_command(b"PUBLISH", channel, ack)).add_done_callback(ignore_result)
+                connection.send(encode_command(b"PUBLISH", channel, ack)).add_done_callback(
+                    ignore_result
+                )

@@ -1,8 +1,11 @@
-"""CreditWindow: how much may be in flight to receivers that have not acknowledged it. A plain object; time is passed in.
+"""CreditWindow: how much may be in flight to receivers that have not acknowledged it.
 
-The server hands a published batch over as fast as it comes and keeps what a receiver does not read, until it cuts that
-receiver off (`client-output-buffer-limit pubsub`). A sender that is faster than a receiver must therefore be held back
-by the receiver itself. This is credit-based flow control: AMQP's link credit (OASIS AMQP 1.0, 2.6.7), TCP's window.
+A plain object; time is passed in.
+
+The server hands a published batch over as fast as it comes and keeps what a receiver does not read,
+until it cuts that receiver off (`client-output-buffer-limit pubsub`). A sender that is faster than
+a receiver must therefore be held back by the receiver itself. This is credit-based flow control:
+AMQP's link credit (OASIS AMQP 1.0, 2.6.7), TCP's window.
 """
 
 from collections import deque
@@ -11,10 +14,13 @@ from mpim_lab.mq.connection.bounds import MAX_INT, check_bounds, check_times
 
 
 class CreditWindow:
-    """A credit window of about `max_bytes` unacknowledged; who is silent for `stall_timeout_s` is no longer waited for.
+    """A credit window of about `max_bytes` unacknowledged.
 
-    The slowest receiver counts. One that never acknowledges (a plain client) is not known here and not waited for; where
-    nobody acknowledges, the sender is held back once for `stall_timeout_s`, and then goes on until somebody does.
+    Who is silent for `stall_timeout_s` is no longer waited for.
+
+    The slowest receiver counts. One that never acknowledges (a plain client) is not known here and
+    not waited for; where nobody acknowledges, the sender is held back once for `stall_timeout_s`,
+    and then goes on until somebody does.
 
         >>> credit = CreditWindow(max_bytes=100, stall_timeout_s=1.0)
         >>> credit.sent(1, 60, at=0.0), credit.sent(2, 60, at=0.0), credit.has_credit(at=0.1)
@@ -28,8 +34,12 @@ class CreditWindow:
         check_times(stall_timeout_s=stall_timeout_s)
         self.max_bytes, self.stall_timeout_s = max_bytes, stall_timeout_s
         self.unacked_bytes = 0
-        self._batches: deque[tuple[int, int]] = deque()  # number, bytes; those not acknowledged by everybody
-        self._receivers: dict[bytes, tuple[int, float]] = {}  # the last number it acknowledged, and when
+        self._batches: deque[tuple[int, int]] = (
+            deque()
+        )  # number, bytes; those not acknowledged by everybody
+        self._receivers: dict[
+            bytes, tuple[int, float]
+        ] = {}  # the last number it acknowledged, and when
         self._waiting_since = 0.0  # since when the oldest batch waits, or the last news came
         self._disabled = False
 
@@ -41,7 +51,10 @@ class CreditWindow:
         self.unacked_bytes += size
 
     def no_receivers(self, number: int) -> None:
-        """Record that the server handed this batch, the last one, to nobody: there is nobody to wait for."""
+        """Record that the server handed this batch, the last one, to nobody.
+
+        There is nobody to wait for.
+        """
         self._receivers.clear()
         self._release(number)
 
@@ -62,7 +75,9 @@ class CreditWindow:
     def stall_deadline(self) -> float:
         """Return when to ask again if nothing is acknowledged until then."""
         last_acks = [
-            acked_at for last, acked_at in self._receivers.values() if self._batches and last < self._batches[0][0]
+            acked_at
+            for last, acked_at in self._receivers.values()
+            if self._batches and last < self._batches[0][0]
         ]
         return max(self._waiting_since, min(last_acks, default=0.0)) + self.stall_timeout_s
 
@@ -72,7 +87,9 @@ class CreditWindow:
             if at < self.stall_deadline():
                 return False
             oldest = self._batches[0][0]
-            self._receivers = {name: seen for name, seen in self._receivers.items() if seen[0] >= oldest}
+            self._receivers = {
+                name: seen for name, seen in self._receivers.items() if seen[0] >= oldest
+            }
             if self._receivers:
                 self._release(min(last for last, _ in self._receivers.values()))
             else:

@@ -30,7 +30,10 @@ from mpim_lab.mq.connection.retry import Backoff
 
 
 class BatchFlusher:
-    """The flush task: one batch at a time, in order. `on_capacity` is called whenever something has left the buffer."""
+    """The flush task: one batch at a time, in order.
+
+    `on_capacity` is called whenever something has left the buffer.
+    """
 
     def __init__(
         self,
@@ -44,14 +47,21 @@ class BatchFlusher:
         on_capacity: Callable[[], None],
     ) -> None:
         self.batches = 0  # that had their outcomes
-        self._transport, self._policy, self._buffer, self._backoff = transport, policy, buffer, backoff
+        self._transport, self._policy, self._buffer, self._backoff = (
+            transport,
+            policy,
+            buffer,
+            backoff,
+        )
         self._reporter, self._is_reporting = transport.reporter, transport.reporter.is_on
         self._delivery_timeout_s, self._attempt_timeout_s = delivery_timeout_s, attempt_timeout_s
         self._on_capacity = on_capacity
         self._flushes: deque[tuple[int, asyncio.Future[None]]] = (
             deque()
         )  # so many settled: done; till then no window counts
-        self._last_error: MpimError | None = None  # why the batch that waits to be tried again was not written
+        self._last_error: MpimError | None = (
+            None  # why the batch that waits to be tried again was not written
+        )
         self._wakeup: asyncio.Future[None] | None = None
         self._is_open = False  # a batch was begun before this began to wait
         self._ending = self.has_ended = False
@@ -61,7 +71,9 @@ class BatchFlusher:
         if self._wakeup is None:
             return
         try:
-            is_due = not self._is_open or self._policy.is_full(self._buffer.messages, self._buffer.bytes)
+            is_due = not self._is_open or self._policy.is_full(
+                self._buffer.messages, self._buffer.bytes
+            )
         except Exception:
             is_due = True  # it will raise again where that is dealt with
         if is_due:
@@ -69,7 +81,10 @@ class BatchFlusher:
             self._wake()
 
     def flush(self) -> "asyncio.Future[None]":
-        """Send everything pending without waiting for company; done when all of it has its outcome."""
+        """Send everything pending without waiting for company.
+
+        Done when all of it has its outcome.
+        """
         flushed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._flushes.append((self._buffer.resolved + self._buffer.unresolved, flushed))
         self._resolve_flushes()
@@ -105,7 +120,9 @@ class BatchFlusher:
                 self._on_capacity()
                 if self._is_reporting:
                     for payload in batch:
-                        self._reporter.message(EventKind.BATCHED, payload, self._transport.name, count=len(batch))
+                        self._reporter.message(
+                            EventKind.BATCHED, payload, self._transport.name, count=len(batch)
+                        )
                 await self._send(batch)
                 self.batches += 1
         finally:
@@ -170,7 +187,10 @@ class BatchFlusher:
             self._last_error = None
 
     async def _attempt(self, batch: Sequence[bytes]) -> Sequence[Any]:
-        """Return the outcomes of the first ones, whatever the transport and the codec do; if none was written, of all."""
+        """Return the outcomes of the first ones, whatever the transport and the codec do.
+
+        If none was written, of all.
+        """
         cancellations = TaskCancellation()
         try:
             async with asyncio.timeout(self._attempt_timeout_s):
@@ -181,7 +201,9 @@ class BatchFlusher:
             if cancellations.was_requested:
                 raise
             return [_wrap_unexpected(error)] * len(batch)
-        except Exception as error:  # a codec or transport with a bug, or one that hangs: fail the batch, go on
+        except (
+            Exception
+        ) as error:  # a codec or transport with a bug, or one that hangs: fail the batch, go on
             return [_wrap_unexpected(error)] * len(batch)
 
     def _fail_all(self, batch: Sequence[bytes], error: MpimError) -> None:
@@ -207,7 +229,10 @@ class BatchFlusher:
 
 
 def _count_retryable(outcomes: Sequence[Any]) -> int:
-    """Return how many of the last ones certainly were not done but may be later; none before one that was done."""
+    """Return how many of the last ones certainly were not done but may be later.
+
+    None before one that was done.
+    """
     count = 0
     for outcome in reversed(outcomes):
         if not (isinstance(outcome, MpimError) and outcome.definite and outcome.transient):
@@ -223,6 +248,8 @@ def _wrap_unexpected(error: BaseException) -> MpimError:
 
 
 def _wrap_policy_error(policy: BatchPolicy, error: Exception) -> MpimError:
-    refused = InvalidParameter(f"the batch policy {type(policy).__name__} raised {type(error).__name__}: {error}")
+    refused = InvalidParameter(
+        f"the batch policy {type(policy).__name__} raised {type(error).__name__}: {error}"
+    )
     refused.__cause__ = error
     return refused

@@ -1,10 +1,11 @@
 """BatchPolicy: when is a batch flushed? Plain objects; time is passed in.
 
-A batch is flushed by whichever comes first: so many messages, so many bytes, or the time at which its oldest message has
-waited long enough. What waits for longer is what the connection does: one batch of a batcher is in flight at a time, and
-what comes meanwhile is gathered for the next. So a policy with no window at all adapts by itself: on an idle connection a
-message is sent at once, alone, and on a busy one batches grow to what came in one round trip. (Nagle's algorithm for TCP
-is this policy: RFC 896; others call it natural or smart batching.)
+A batch is flushed by whichever comes first: so many messages, so many bytes, or the time at which
+its oldest message has waited long enough. What waits for longer is what the connection does: one
+batch of a batcher is in flight at a time, and what comes meanwhile is gathered for the next. So a
+policy with no window at all adapts by itself: on an idle connection a message is sent at once,
+alone, and on a busy one batches grow to what came in one round trip. (Nagle's algorithm for TCP is
+this policy: RFC 896; others call it natural or smart batching.)
 """
 
 import math
@@ -19,7 +20,10 @@ MAX_WINDOW_MS = 60_000.0
 
 @dataclass(frozen=True)
 class BatchPolicy:
-    """Base of the policies: the limits of a batch. Raises InvalidParameter for limits out of bounds."""
+    """Base of the policies: the limits of a batch.
+
+    Raises InvalidParameter for limits out of bounds.
+    """
 
     max_messages: int
     max_bytes: int
@@ -44,7 +48,9 @@ class BatchPolicy:
 
 @dataclass(frozen=True)
 class FixedWindow(BatchPolicy):
-    """A fixed linger time: a message waits at most `window_ms` for company. More delay, fewer and larger batches.
+    """A fixed linger time: a message waits at most `window_ms` for company.
+
+    More delay, fewer and larger batches.
 
     >>> FixedWindow(window_ms=5).flush_deadline(100.0)
     100.005

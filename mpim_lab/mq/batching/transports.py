@@ -1,4 +1,7 @@
-"""BatchTransport: how one batch is sent. To a channel as one frame (`framing.py`), to a stream as entries in one write."""
+"""BatchTransport: how one batch is sent.
+
+To a channel as one frame (`framing.py`), to a stream as entries in one write.
+"""
 
 import asyncio
 import os
@@ -12,7 +15,12 @@ from mpim_lab.mq.batching.buffer import Outcome
 from mpim_lab.mq.batching.flow_control import CreditWindow
 from mpim_lab.mq.batching.policies import BatchPolicy
 from mpim_lab.mq.compression.codec import Codec
-from mpim_lab.mq.compression.framing import MAX_CHANNEL_BYTES, OVERHEAD_BYTES, decode_ack, encode_batch
+from mpim_lab.mq.compression.framing import (
+    MAX_CHANNEL_BYTES,
+    OVERHEAD_BYTES,
+    decode_ack,
+    encode_batch,
+)
 from mpim_lab.mq.connection.encoding import Message
 from mpim_lab.mq.connection.resp import encode_command
 from mpim_lab.mq.pubsub.queue import MessageQueue
@@ -33,18 +41,28 @@ class BatchTransport(Protocol):
         """Release what `open` acquired: nothing more will be sent."""
 
     async def send(self, payloads: Sequence[bytes]) -> Sequence[Outcome]:
-        """Send the first of the payloads, at least one, in one write. Return an outcome for each of those.
+        """Send the first of the payloads, at least one, in one write.
 
-        Raise MpimError when none of them was written. What is definite and transient is sent again, if nothing behind
-        it was done.
+        Return an outcome for each of those.
+
+        Raise MpimError when none of them was written. What is definite and transient is sent again,
+        if nothing behind it was done.
         """
 
 
 class ChannelTransport:
-    """The transport to a channel: one PUBLISH of one frame, compressed by `codec` if there is one, within the `credit`."""
+    """The transport to a channel.
+
+    One PUBLISH of one frame, compressed by `codec` if there is one, within the `credit`.
+    """
 
     def __init__(
-        self, queue: MessageQueue, channel: Name, codec: Codec | None, credit: CreditWindow, policy: BatchPolicy
+        self,
+        queue: MessageQueue,
+        channel: Name,
+        codec: Codec | None,
+        credit: CreditWindow,
+        policy: BatchPolicy,
     ) -> None:
         self._link, self._channel = queue.connection, queue.keys.channel(channel)
         self.name, self.reporter = shown_name(channel), queue.reporter
@@ -53,7 +71,9 @@ class ChannelTransport:
             whose, limit = "codec", codec.max_bytes
         self.max_message_bytes = max_bytes = limit - OVERHEAD_BYTES
         if policy.max_bytes + 4 * policy.max_messages > max_bytes:
-            raise InvalidParameter(f"{policy} makes frames of more than the {whose}'s {limit:,} bytes")
+            raise InvalidParameter(
+                f"{policy} makes frames of more than the {whose}'s {limit:,} bytes"
+            )
         self._queue, self._codec, self._credit = queue, codec, credit
         self._ack_channel = batch_ack_channel(os.urandom(8).hex())
         self._ack_key = queue.keys.channel(self._ack_channel)
@@ -73,7 +93,10 @@ class ChannelTransport:
         await self._queue.unsubscribe(self._ack_channel)
 
     async def send(self, payloads: Sequence[bytes]) -> Sequence[Outcome]:
-        """Publish the frame. Every message's outcome is the number of subscribers that it was handed to."""
+        """Publish the frame.
+
+        Every message's outcome is the number of subscribers that it was handed to.
+        """
         if not self._credit.has_credit(now()):
             await self._wait_for_credit()
         self._number += 1
@@ -89,7 +112,9 @@ class ChannelTransport:
         try:
             receivers: int = await reply
         except BaseException:  # cancelled, too
-            self._credit.no_receivers(self._number)  # if it arrived after all, its acknowledgement does no harm
+            self._credit.no_receivers(
+                self._number
+            )  # if it arrived after all, its acknowledgement does no harm
             raise
         if not receivers:
             self._credit.no_receivers(self._number)
@@ -116,10 +141,17 @@ class ChannelTransport:
 
 
 class StreamTransport:
-    """The transport to a stream: an XADD for each message, in one write; the outcome is the entry's id."""
+    """The transport to a stream: an XADD for each message, in one write.
+
+    The outcome is the entry's id.
+    """
 
     def __init__(self, stream: Stream) -> None:
-        self.name, self.reporter, self.max_message_bytes = stream.name, stream.reporter, stream.max_payload_bytes
+        self.name, self.reporter, self.max_message_bytes = (
+            stream.name,
+            stream.reporter,
+            stream.max_payload_bytes,
+        )
         self._stream = stream
 
     async def open(self) -> None:

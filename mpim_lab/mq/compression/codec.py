@@ -1,15 +1,19 @@
 """Codec: fewer bytes, when it pays. What a compressed payload looks like is in `framing.py`.
 
-The encoder chooses the algorithm; the decoder reads the type byte and needs no setting, so that old and new senders can be
-side by side. Below a threshold, and whenever the result would not be shorter, a payload stays plain.
+The encoder chooses the algorithm; the decoder reads the type byte and needs no setting, so that old
+and new senders can be side by side. Below a threshold, and whenever the result would not be
+shorter, a payload stays plain.
 
-A few kilobytes may unpack to gigabytes (a bomb). The limit is therefore checked while unpacking, and a size that a frame
-claims is never believed: at most `max_bytes` are made of any payload.
+A few kilobytes may unpack to gigabytes (a bomb). The limit is therefore checked while unpacking,
+and a size that a frame claims is never believed: at most `max_bytes` are made of any payload.
 
-A byte changed on the way is noticed by zlib, which has a checksum. LZ4 and Zstandard are made without one, as a plain payload
-is: it would be 4 bytes of a message of 30. TCP and TLS have theirs; whoever stores payloads for long adds one.
+A byte changed on the way is noticed by zlib, which has a checksum. LZ4 and Zstandard are made
+without one, as a plain payload
+is: it would be 4 bytes of a message of 30. TCP and TLS have theirs; whoever stores payloads for
+    long adds one.
 
-Sources: RFC 1950 (zlib), RFC 8878 (Zstandard), https://github.com/lz4/lz4/blob/dev/doc/lz4_Frame_format.md
+Sources: RFC 1950 (zlib), RFC 8878 (Zstandard),
+https://github.com/lz4/lz4/blob/dev/doc/lz4_Frame_format.md
 """
 
 import zlib
@@ -22,7 +26,16 @@ import zstandard
 from mpim_lab.errors import CorruptPayload, InvalidMessage, InvalidParameter, UnknownFormat
 from mpim_lab.mq.compression.decompress import decompress_lz4, decompress_zlib, decompress_zstd
 from mpim_lab.mq.compression.dictionary import ZstdDictionary
-from mpim_lab.mq.compression.framing import BATCH, LZ4, PLAIN, ZLIB, ZSTD, ZSTD_DICTIONARY, encode_plain, frame_type
+from mpim_lab.mq.compression.framing import (
+    BATCH,
+    LZ4,
+    PLAIN,
+    ZLIB,
+    ZSTD,
+    ZSTD_DICTIONARY,
+    encode_plain,
+    frame_type,
+)
 from mpim_lab.mq.connection.bounds import MAX_INT, check_bounds
 
 
@@ -36,8 +49,9 @@ class Algorithm(StrEnum):
     ZSTD_DICTIONARY = "zstd-dictionary"
 
 
-# level if none is given, the payload's length from which on trying pays, mark. Measured on chat lines (chapter 6): below
-# its threshold an algorithm almost never wins a byte, and the attempt costs a microsecond or more.
+# level if none is given, the payload's length from which on trying pays, mark. Measured on chat
+# lines (chapter 6): below its threshold an algorithm almost never wins a byte, and the attempt
+# costs a microsecond or more.
 _SETTINGS: dict[Algorithm, tuple[int, int, int]] = {
     Algorithm.NONE: (0, 1 << 62, PLAIN),
     Algorithm.ZLIB: (6, 96, ZLIB),
@@ -48,11 +62,14 @@ _SETTINGS: dict[Algorithm, tuple[int, int, int]] = {
 
 
 class Codec:
-    """A codec that encodes with one algorithm and decodes them all. For the tasks of one event loop, not for several threads.
+    """A codec that encodes with one algorithm and decodes them all.
 
-    level: the algorithm's own; None chooses. threshold_bytes: shorter payloads stay plain; None chooses. max_bytes: no
-    payload is decoded to more. dictionaries: the first one encodes, all of them decode, so that a new one can be brought in
-    while others still use the old. Raises InvalidParameter.
+    For the tasks of one event loop, not for several threads.
+
+    level: the algorithm's own; None chooses. threshold_bytes: shorter payloads stay plain; None
+    chooses. max_bytes: no payload is decoded to more. dictionaries: the first one encodes, all of
+    them decode, so that a new one can be brought in while others still use the old. Raises
+    InvalidParameter.
 
         >>> codec = Codec("zlib", threshold_bytes=20)
         >>> packed = codec.encode(b"see you at eight! " * 5)
@@ -70,7 +87,9 @@ class Codec:
         dictionaries: Sequence[ZstdDictionary] = (),
     ) -> None:
         if algorithm not in list(Algorithm):
-            raise InvalidParameter(f"algorithm={algorithm!r}: must be one of {', '.join(Algorithm)}")
+            raise InvalidParameter(
+                f"algorithm={algorithm!r}: must be one of {', '.join(Algorithm)}"
+            )
         check_bounds(1, MAX_INT, max_bytes=max_bytes)
         check_bounds(0, MAX_INT, threshold_bytes=0 if threshold_bytes is None else threshold_bytes)
         self.algorithm, self.max_bytes = Algorithm(algorithm), max_bytes
@@ -80,19 +99,27 @@ class Codec:
         self.threshold_bytes = usual_threshold if threshold_bytes is None else threshold_bytes
         self._type_byte = bytes([mark])
         self._compress = _make_compressor(self.algorithm, self.level, dictionaries)
-        self._decompressors = {number: _decompressor(each) for number, each in self.dictionaries.items()}
+        self._decompressors = {
+            number: _decompressor(each) for number, each in self.dictionaries.items()
+        }
         self._decompressors[0] = _decompressor(None)
 
     # Encoding
 
     def encode(self, payload: bytes) -> bytes:
-        """Return a payload as it is to travel: compressed if that makes it shorter, else plain. Raises InvalidMessage."""
+        """Return a payload as it is to travel: compressed if that makes it shorter, else plain.
+
+        Raises InvalidMessage.
+        """
         if type(payload) is not bytes:
             raise InvalidMessage(f"a payload to pack is bytes, not {type(payload).__name__}")
         return self.compress(encode_plain(payload))
 
     def compress(self, framed: bytes) -> bytes:
-        """The same for what is in its form already: a payload that `framing.encode_plain` made, or a batch."""
+        """The same for what is in its form already.
+
+        A payload that `framing.encode_plain` made, or a batch.
+        """
         if len(framed) < self.threshold_bytes:
             return framed
         if len(framed) > self.max_bytes:
@@ -109,7 +136,10 @@ class Codec:
     # Decoding
 
     def decode(self, payload: bytes) -> bytes:
-        """Return the payload that was encoded. Raises CorruptPayload, OversizedPayload, UnknownFormat; also for a batch."""
+        """Return the payload that was encoded.
+
+        Raises CorruptPayload, OversizedPayload, UnknownFormat; also for a batch.
+        """
         framed = self.decompress(payload)
         mark = frame_type(framed)
         if mark == BATCH:
@@ -129,9 +159,13 @@ class Codec:
         elif mark in (ZSTD, ZSTD_DICTIONARY):
             framed = decompress_zstd(body, self.max_bytes, self._decompressors)
         else:
-            raise UnknownFormat(f"the payload begins with {mark:02X}, which this version does not know")
+            raise UnknownFormat(
+                f"the payload begins with {mark:02X}, which this version does not know"
+            )
         if (inner := frame_type(framed)) is not None and inner not in (PLAIN, BATCH):
-            raise CorruptPayload(f"a compressed payload holds one that begins with {inner:02X}: never compressed twice")
+            raise CorruptPayload(
+                f"a compressed payload holds one that begins with {inner:02X}: never compressed twice"
+            )
         return framed
 
 
@@ -139,7 +173,9 @@ def _by_id(dictionaries: Sequence[ZstdDictionary]) -> dict[int, ZstdDictionary]:
     known: dict[int, ZstdDictionary] = {}
     for each in dictionaries:
         if known.setdefault(each.id, each).content != each.content:
-            raise InvalidParameter(f"two dictionaries have the number {each.id}: a frame could mean either")
+            raise InvalidParameter(
+                f"two dictionaries have the number {each.id}: a frame could mean either"
+            )
     return known
 
 
@@ -165,7 +201,9 @@ def _make_compressor(
 
 
 def _check_level(level: int, highest: int) -> None:
-    if type(level) is not int or not -100 <= level <= highest:  # the library would take the nearest one, silently
+    if (
+        type(level) is not int or not -100 <= level <= highest
+    ):  # the library would take the nearest one, silently
         raise ValueError(f"a whole number from -100 to {highest}")
 
 

@@ -29,14 +29,22 @@ def decompress_lz4(data: memoryview, max_bytes: int) -> bytes:
     stream = lz4.frame.LZ4FrameDecompressor()
     try:
         return _decompress_bounded(
-            stream, lambda some, most: stream.decompress(some, max_length=most), data, max_bytes, "LZ4 frame"
+            stream,
+            lambda some, most: stream.decompress(some, max_length=most),
+            data,
+            max_bytes,
+            "LZ4 frame",
         )
     except (RuntimeError, ValueError, EOFError) as error:
         raise CorruptPayload(f"no LZ4 frame: {error}") from error
 
 
 def _decompress_bounded(
-    stream: Any, decompress: Callable[[memoryview, int], bytes], data: memoryview, max_bytes: int, what: str
+    stream: Any,
+    decompress: Callable[[memoryview, int], bytes],
+    data: memoryview,
+    max_bytes: int,
+    what: str,
 ) -> bytes:
     """Feed it in steps, as a stream that stops at a limit keeps a copy of all the input that it was given."""
     parts: list[bytes] = []
@@ -54,7 +62,9 @@ def _decompress_bounded(
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def decompress_zstd(data: memoryview, max_bytes: int, decompressors: Mapping[int, zstandard.ZstdDecompressor]) -> bytes:
+def decompress_zstd(
+    data: memoryview, max_bytes: int, decompressors: Mapping[int, zstandard.ZstdDecompressor]
+) -> bytes:
     """Undo Zstandard without magic number; `decompressors` by number of dictionary, 0 for none.
 
     Raises CorruptPayload, OversizedPayload, UnknownFormat.
@@ -64,12 +74,16 @@ def decompress_zstd(data: memoryview, max_bytes: int, decompressors: Mapping[int
     except zstandard.ZstdError as error:
         raise CorruptPayload(f"no Zstandard frame: {error}") from error
     if (decompressor := decompressors.get(head.dict_id)) is None:
-        raise UnknownFormat(f"the payload was packed with dictionary {head.dict_id}, which is not known here")
+        raise UnknownFormat(
+            f"the payload was packed with dictionary {head.dict_id}, which is not known here"
+        )
     size = head.content_size
     if size == zstandard.CONTENTSIZE_UNKNOWN:
         raise CorruptPayload("the Zstandard frame does not say how much it holds; ours must")
     if size > max_bytes:
-        raise OversizedPayload(f"the Zstandard frame holds {size:,} bytes, more than {max_bytes:,} bytes")
+        raise OversizedPayload(
+            f"the Zstandard frame holds {size:,} bytes, more than {max_bytes:,} bytes"
+        )
     if size == 0:  # the library would not look at what follows
         raise CorruptPayload("the Zstandard frame says that it is empty; nobody compresses nothing")
     try:

@@ -1,9 +1,11 @@
 """ZstdDictionary: what chat lines have in common, learned once and known to both ends, so that each line need not repeat it.
 
-A compressor finds repeats, and a line of 30 bytes has none within itself. With a dictionary its repeats are found in the
-samples from which that was trained. Both ends must have the same one: the frame names it by number.
+A compressor finds repeats, and a line of 30 bytes has none within itself. With a dictionary its
+repeats are found in the samples from which that was trained. Both ends must have the same one: the
+frame names it by number.
 
-Source: https://facebook.github.io/zstd/ ("the case for small data compression") and RFC 8878, section 5.
+Source: https://facebook.github.io/zstd/ ("the case for small data compression") and RFC 8878,
+section 5.
 """
 
 from collections.abc import Sequence
@@ -20,12 +22,15 @@ MAX_BYTES = 1024 * 1024
 class ZstdDictionary:
     """A trained Zstandard dictionary; `content` can be kept in a file and sent to whoever needs it.
 
-    id: from 1 to 255 it takes one byte of every frame, above that two or four. Raises InvalidParameter.
+    id: from 1 to 255 it takes one byte of every frame, above that two or four. Raises
+    InvalidParameter.
     """
 
     def __init__(self, content: bytes) -> None:
         if not 256 <= len(content) <= MAX_BYTES or content[:4] != b"\x37\xa4\x30\xec":
-            raise InvalidParameter("no Zstandard dictionary: those begin with 37 A4 30 EC and have 256 bytes to 1 MiB")
+            raise InvalidParameter(
+                "no Zstandard dictionary: those begin with 37 A4 30 EC and have 256 bytes to 1 MiB"
+            )
         self.content = content
         self.id = int.from_bytes(content[4:8], "little")
         if not self.id:
@@ -33,7 +38,9 @@ class ZstdDictionary:
         try:
             zstandard.ZstdDecompressor(dict_data=self.prepared)
         except zstandard.ZstdError as error:
-            raise InvalidParameter(f"behind its head this is no Zstandard dictionary: {error}") from error
+            raise InvalidParameter(
+                f"behind its head this is no Zstandard dictionary: {error}"
+            ) from error
 
     @cached_property
     def prepared(self) -> zstandard.ZstdCompressionDict:
@@ -44,11 +51,15 @@ class ZstdDictionary:
         return f"Dictionary {self.id}, {len(self.content):,} bytes"
 
 
-def train_dictionary(samples: Sequence[bytes], *, size_bytes: int = 32 * 1024, id: int = 1) -> ZstdDictionary:
-    """Learn a dictionary of about `size_bytes` from typical messages; the same samples give the same one.
+def train_dictionary(
+    samples: Sequence[bytes], *, size_bytes: int = 32 * 1024, id: int = 1
+) -> ZstdDictionary:
+    """Learn a dictionary of about `size_bytes` from typical messages.
 
-    samples: some thousands, a hundred times the size of the dictionary in all if you have them. Raises InvalidParameter
-    when there are too few to learn from.
+    The same samples give the same one.
+
+    samples: some thousands, a hundred times the size of the dictionary in all if you have them.
+    Raises InvalidParameter when there are too few to learn from.
     """
     check_bounds(256, MAX_BYTES, size_bytes=size_bytes)
     check_bounds(1, 2**31 - 1, id=id)
@@ -58,5 +69,7 @@ def train_dictionary(samples: Sequence[bytes], *, size_bytes: int = 32 * 1024, i
     try:
         trained = zstandard.train_dictionary(size_bytes, list(samples), dict_id=id, level=19)
     except (zstandard.ZstdError, ValueError, TypeError) as error:
-        raise InvalidParameter(f"{len(samples):,} samples are too few, or too short, to learn from: {error}") from error
+        raise InvalidParameter(
+            f"{len(samples):,} samples are too few, or too short, to learn from: {error}"
+        ) from error
     return ZstdDictionary(trained.as_bytes())

@@ -1,8 +1,10 @@
-r"""Frames: what a payload looks like on the wire once it is compressed or holds several messages. The one place that says so.
+r"""Frames: what a payload looks like on the wire once it is compressed or holds several messages.
 
-A payload whose first byte is below 0xF8 is plain: exactly what the sender gave. UTF-8 text, and so JSON, never begins
-with a higher byte, so that a plain client (`redis-cli SUBSCRIBE user:1001`) reads a plain message as it is. The eight
-bytes from 0xF8 on are type bytes:
+The one place that says so.
+
+A payload whose first byte is below 0xF8 is plain: exactly what the sender gave. UTF-8 text, and so
+JSON, never begins with a higher byte, so that a plain client (`redis-cli SUBSCRIBE user:1001`)
+reads a plain message as it is. The eight bytes from 0xF8 on are type bytes:
 
 | first byte | what follows                                                              | made by             |
 |------------|---------------------------------------------------------------------------|---------------------|
@@ -26,11 +28,14 @@ A batch, numbers unsigned and big-endian:
 | 14+n   | 4 × m   | the length of each message                                                         |
 | …      | the sum | the messages, one after another; each is plain whatever its first byte             |
 
-A confirmation is 16 bytes: 8 that name the receiver, and the number of the last batch that it took in.
+A confirmation is 16 bytes: 8 that name the receiver, and the number of the last batch that it took
+in.
 
-A Zstandard frame must state its content's size (one-shot compressors do), so that a receiver can refuse it unread.
+A Zstandard frame must state its content's size (one-shot compressors do), so that a receiver can
+refuse it unread.
 
-Compressing comes last: what is inside F9 to FC is a plain payload or a whole batch, never compressed again.
+Compressing comes last: what is inside F9 to FC is a plain payload or a whole batch, never
+compressed again.
 """
 
 import struct
@@ -46,7 +51,9 @@ MAX_MESSAGES = 65_536
 _HEAD = struct.Struct(">BBQI")
 _CONFIRMATION = struct.Struct(">8sQ")
 MAX_CHANNEL_BYTES = 255  # of the channel for confirmations: its length is one byte
-OVERHEAD_BYTES = _HEAD.size + MAX_CHANNEL_BYTES + 4  # how much longer than its one message a batch is at most
+OVERHEAD_BYTES = (
+    _HEAD.size + MAX_CHANNEL_BYTES + 4
+)  # how much longer than its one message a batch is at most
 _PLAIN_MARK = bytes([PLAIN])
 
 
@@ -68,7 +75,9 @@ def frame_type(payload: bytes) -> int | None:
 
 
 def encode_plain(payload: bytes) -> bytes:
-    r"""A payload as it travels when nothing is done to it: itself, or behind F8 if it could be taken for a frame.
+    r"""A payload as it travels when nothing is done to it.
+
+    Itself, or behind F8 if it could be taken for a frame.
 
     >>> encode_plain(b"hello"), encode_plain(b"\xfb\x00")
     (b'hello', b'\xf8\xfb\x00')
@@ -96,7 +105,9 @@ def decode_batch(frame: bytes) -> Batch:
     mpim_lab.errors.CorruptPayload: a batch of 2 bytes is shorter than its head of 14
     """
     if len(frame) < _HEAD.size:
-        raise CorruptPayload(f"a batch of {len(frame)} bytes is shorter than its head of {_HEAD.size}")
+        raise CorruptPayload(
+            f"a batch of {len(frame)} bytes is shorter than its head of {_HEAD.size}"
+        )
     mark, name_bytes, number, count = _HEAD.unpack_from(frame)
     if mark != BATCH:
         raise CorruptPayload(f"a batch begins with FD, not {mark:02X}")
@@ -133,7 +144,8 @@ def decode_ack(payload: bytes) -> tuple[bytes, int]:
 def decode_messages(payload: bytes) -> list[bytes]:
     r"""The messages in a payload that is not compressed: one, or a batch of them.
 
-    Raises CorruptPayload, and UnknownFormat for a compressed payload, which a `compression.Codec` can read.
+    Raises CorruptPayload, and UnknownFormat for a compressed payload, which a `compression.Codec`
+    can read.
 
     >>> decode_messages(b"hello"), decode_messages(b"\xf8\xfb\x00"), decode_messages(encode_batch([b"a", b"b"]))
     ([b'hello'], [b'\xfb\x00'], [b'a', b'b'])
@@ -145,4 +157,6 @@ def decode_messages(payload: bytes) -> list[bytes]:
         return [payload[1:]]
     if mark == BATCH:
         return decode_batch(payload).messages
-    raise UnknownFormat(f"the payload begins with {mark:02X}: it is compressed, or from a newer sender")
+    raise UnknownFormat(
+        f"the payload begins with {mark:02X}: it is compressed, or from a newer sender"
+    )

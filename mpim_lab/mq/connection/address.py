@@ -16,18 +16,23 @@ from redis.exceptions import RedisError
 from mpim_lab.errors import InvalidParameter
 
 _WHERE = ("host", "port", "path", "username", "password", "db")
-# What redis-py's other options are called here. Any option that is in neither list is refused by name.
+# What redis-py's other options are called here. Any option that is in neither list is refused by
+# name.
 _CONFIG_FIELDS = {
     "socket_timeout": "timeout_s",
     "socket_connect_timeout": "connect_timeout_s",
     "health_check_interval": "heartbeat_s",
 }
-_TLS = frozenset(name for name in inspect.signature(SSLConnection.__init__).parameters if name.startswith("ssl_"))
+_TLS = frozenset(
+    name for name in inspect.signature(SSLConnection.__init__).parameters if name.startswith("ssl_")
+)
 
 
 @dataclass(frozen=True)
 class Address:
-    """A server's address, who we are to it, and how long we wait for it. The password is never shown.
+    """A server's address, who we are to it, and how long we wait for it.
+
+    The password is never shown.
 
     >>> Address.parse("redis://alice:secret@127.0.0.1:6380/2")
     Address(redis://alice:***@127.0.0.1:6380/2)
@@ -51,8 +56,9 @@ class Address:
     def parse(cls, url: str) -> "Address":
         """Read `redis://`, `rediss://` or `unix://` as redis-py reads it.
 
-        User, password, db, client_name, protocol=3, socket_timeout, socket_connect_timeout, health_check_interval and, for
-        `rediss://`, every ssl_* option; certificates and keys are looked at now. Raises InvalidParameter for anything else.
+        User, password, db, client_name, protocol=3, socket_timeout, socket_connect_timeout,
+        health_check_interval and, for `rediss://`, every ssl_* option; certificates and keys are
+        looked at now. Raises InvalidParameter for anything else.
         """
         try:
             options: dict[str, Any] = dict(parse_url(url))
@@ -68,7 +74,11 @@ class Address:
             ssl_context(tls)
         if options.pop("protocol", 3) != 3:
             raise InvalidParameter("protocol: only 3 (RESP3) is spoken here")
-        overrides = {_CONFIG_FIELDS[name]: float(options.pop(name)) for name in list(options) if name in _CONFIG_FIELDS}
+        overrides = {
+            _CONFIG_FIELDS[name]: float(options.pop(name))
+            for name in list(options)
+            if name in _CONFIG_FIELDS
+        }
         if overrides.get("heartbeat_s") == 0:  # redis-py's word for never
             overrides["heartbeat_s"] = math.inf
         if not all(seconds > 0 for seconds in overrides.values()):
@@ -93,7 +103,9 @@ class Address:
         if self.path is not None:
             await loop.create_unix_connection(protocol, self.path)
             return
-        context = None if self.tls is None else ssl_context(self.tls)  # read anew: certificates are renewed
+        context = (
+            None if self.tls is None else ssl_context(self.tls)
+        )  # read anew: certificates are renewed
         await loop.create_connection(protocol, self.host, self.port, ssl=context)
 
     def __str__(self) -> str:
@@ -119,12 +131,17 @@ def sanitize_client_name(name: str) -> str:
 
 
 def ssl_context(options: dict[str, Any]) -> ssl.SSLContext:
-    """Make a TLS context of redis-py's ssl_* options. Raises InvalidParameter for a file or a value that is no good."""
+    """Make a TLS context of redis-py's ssl_* options.
+
+    Raises InvalidParameter for a file or a value that is no good.
+    """
     try:
         connection: Any = SSLConnection(**options)
         context: ssl.SSLContext = connection.ssl_context.get()
     except (OSError, ValueError, TypeError, RedisError) as error:  # ssl.SSLError is an OSError
-        raise InvalidParameter(f"the ssl_* options cannot be used: {error or type(error).__name__}") from error
+        raise InvalidParameter(
+            f"the ssl_* options cannot be used: {error or type(error).__name__}"
+        ) from error
     return context
 
 
@@ -140,13 +157,23 @@ _COMPLAINTS = (
 
 
 def _complaint(error: Exception) -> str:
-    """Give what is wrong, but no piece of the URL: where it is taken apart wrongly, that may be a piece of the password."""
-    said = str(error) if str(error).startswith(_COMPLAINTS) else "its host, port or path cannot be read"
+    """Give what is wrong, but no piece of the URL.
+
+    Where it is taken apart wrongly, that may be a piece of the password.
+    """
+    said = (
+        str(error)
+        if str(error).startswith(_COMPLAINTS)
+        else "its host, port or path cannot be read"
+    )
     return f"{said}; write redis://user:password@host:port/db or unix:///path, and other characters in them as %XX"
 
 
 def _check(url: str, options: dict[str, Any]) -> None:
-    """Refuse what redis-py passes over: it would be another server, or another database, than was meant."""
+    """Refuse what redis-py passes over.
+
+    It would be another server, or another database, than was meant.
+    """
     parts = urlsplit(url)
     if "port" in options:
         options["port"] = int(options["port"])
@@ -154,8 +181,12 @@ def _check(url: str, options: dict[str, Any]) -> None:
         raise ValueError("a # or ? in a name or a password is written %23 or %3F")
     if parts.scheme == "unix":
         if "path" not in options or parts.hostname:
-            raise ValueError("the socket's path is missing; an absolute one has three slashes before it")
+            raise ValueError(
+                "the socket's path is missing; an absolute one has three slashes before it"
+            )
     elif "path" in options:
         raise ValueError("path: only for unix://")
-    elif (database := unquote(parts.path).strip("/")) and not (database.isdecimal() and database.isascii()):
+    elif (database := unquote(parts.path).strip("/")) and not (
+        database.isdecimal() and database.isascii()
+    ):
         raise ValueError("the database is no number")

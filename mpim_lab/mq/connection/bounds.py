@@ -6,7 +6,9 @@ from numbers import Integral, Real
 
 from mpim_lab.errors import InvalidParameter
 
-MAX_INT = 2**53  # as large as a whole number may be: what servers, databases and JSON all hold exactly
+MAX_INT = (
+    2**53
+)  # as large as a whole number may be: what servers, databases and JSON all hold exactly
 # As long as anything waits; what is meant to last for ever is infinite, where that is allowed.
 MAX_WAIT_S = 366 * 86_400.0
 
@@ -23,7 +25,9 @@ def check_bounds(low: float, high: float, **given: float | Sequence[float]) -> N
     """
     kind, what = (Real, "a number") if isinstance(low, float) else (Integral, "a whole number")
     for name, value in given.items():
-        for each in value if isinstance(value, Sequence) and not isinstance(value, str) else (value,):
+        for each in (
+            value if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
+        ):
             if isinstance(each, bool) or not (isinstance(each, kind) and low <= each <= high):
                 raise InvalidParameter(f"{name}={each!r:.60}: {what} from {low:,} to {high:,}")
 
@@ -41,7 +45,9 @@ def check_times(max_s: float = MAX_WAIT_S, **given: float) -> None:
     """
     for name, value in given.items():
         if isinstance(value, bool) or not (isinstance(value, Real) and 0 < value <= max_s):
-            limit = "" if max_s == math.inf else f" and at most {max_s:,.0f}; nothing waits for ever"
+            limit = (
+                "" if max_s == math.inf else f" and at most {max_s:,.0f}; nothing waits for ever"
+            )
             raise InvalidParameter(f"{name}={value!r:.60}: seconds, above 0{limit}")
 
 

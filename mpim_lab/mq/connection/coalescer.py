@@ -1,10 +1,10 @@
 """Coalescer: what many callers ask for in one event-loop iteration leaves as one command.
 
-An item is sent even if its caller is cancelled meanwhile; its answer goes to `on_abandoned` then, which can release what it
-grants.
+An item is sent even if its caller is cancelled meanwhile; its answer goes to `on_abandoned` then,
+which can release what it grants.
 
-What `send` raises is the answer to all of its items; of a CancelledError, that it may have been run: nobody who waits
-here was cancelled. The task that sends ends when all are answered.
+What `send` raises is the answer to all of its items; of a CancelledError, that it may have been
+run: nobody who waits here was cancelled. The task that sends ends when all are answered.
 """
 
 import asyncio
@@ -21,7 +21,8 @@ Answer = TypeVar("Answer")
 class Coalescer(Generic[Item, Answer]):
     """A micro-batcher: `send(items)` returns the answers in the same order, or an exception as the answer of one of them.
 
-    At most `max_items` a command. on_abandoned: is called with the answers that nobody waits for any more. Raises WrongLoop.
+    At most `max_items` a command. on_abandoned: is called with the answers that nobody waits for
+    any more. Raises WrongLoop.
     """
 
     def __init__(
@@ -60,7 +61,9 @@ class Coalescer(Generic[Item, Answer]):
         except BaseException as error:
             outcome: BaseException = error
             if isinstance(error, asyncio.CancelledError):
-                outcome = Unconfirmed("the sending was cancelled by somebody else; it may have been run")
+                outcome = Unconfirmed(
+                    "the sending was cancelled by somebody else; it may have been run"
+                )
                 outcome.__cause__ = error
             for _, waiting in asked:
                 self._resolve(waiting, outcome)

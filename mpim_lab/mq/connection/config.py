@@ -12,10 +12,11 @@ from mpim_lab.mq.connection.retry import Backoff
 class ConnectionConfig:
     """What a connection may hold and how long it may wait.
 
-    `max_commands` and `max_bytes` count what is written or about to be and not yet answered or taken by the socket;
-    beyond them callers wait, first come, first served, for at most `timeout_s`. A silent line is asked for a sign of
-    life every `heartbeat_s`. `close_timeout_s`: how long an end may take: of a queue, a subscription, a worker; handlers that
-    run are waited for that long, and then cancelled.
+    `max_commands` and `max_bytes` count what is written or about to be and not yet answered or
+    taken by the socket; beyond them callers wait, first come, first served, for at most
+    `timeout_s`. A silent line is asked for a sign of life every `heartbeat_s`. `close_timeout_s`:
+    how long an end may take: of a queue, a subscription, a worker; handlers that run are waited for
+    that long, and then cancelled.
     """
 
     timeout_s: float = 5.0

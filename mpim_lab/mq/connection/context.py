@@ -12,9 +12,11 @@ from mpim_lab.mq.connection.reconnecting import CommandConnection
 class StreamContext(NamedTuple):
     """What the parts of one stream share.
 
-    `connection` is the queue's shared one; `new_connection(name)` makes one for blocking reads, not yet open.
+    `connection` is the queue's shared one; `new_connection(name)` makes one for blocking reads, not
+    yet open.
 
-    Both first check how the keys are laid out. `keys` makes all keys of the queue, `key` is this stream's own.
+    Both first check how the keys are laid out. `keys` makes all keys of the queue, `key` is this
+    stream's own.
     """
 
     name: Name

@@ -37,10 +37,13 @@ os.register_at_fork(after_in_child=_forked)
 
 
 class LoopAffinity:
-    """The affinity of an object to one event loop and process: those of whoever called `check` first.
+    """The affinity of an object to one event loop and process.
 
-    What waits in one loop is not woken from another one: a call from a second `asyncio.run`, from another thread or from a
-    forked child would wait for ever, or break what it touches. So it is refused before it touches anything.
+    Those of whoever called `check` first.
+
+    What waits in one loop is not woken from another one: a call from a second `asyncio.run`, from
+    another thread or from a forked child would wait for ever, or break what it touches. So it is
+    refused before it touches anything.
     """
 
     __slots__ = ("_forks", "_loop", "_thread", "_what")
@@ -56,37 +59,62 @@ class LoopAffinity:
         return self._loop is None or self._loop.is_closed()
 
     def check(self) -> AbstractEventLoop:
-        """Return the loop. Raise WrongLoop if this is called in another event loop or process than the first time."""
+        """Return the loop.
+
+        Raise WrongLoop if this is called in another event loop or process than the first time.
+        """
         loop = self._loop
-        # In this thread no other loop runs while this one does. To ask for the running loop costs a system call.
-        if loop is not None and get_ident() == self._thread and loop.is_running() and self._forks == _forks:
+        # In this thread no other loop runs while this one does. To ask for the running loop costs a
+        # system call.
+        if (
+            loop is not None
+            and get_ident() == self._thread
+            and loop.is_running()
+            and self._forks == _forks
+        ):
             return loop
         try:
             running = get_running_loop()
         except RuntimeError:
-            raise WrongLoop(f"{self._what} was used without an event loop: use it inside `asyncio.run(…)`") from None
+            raise WrongLoop(
+                f"{self._what} was used without an event loop: use it inside `asyncio.run(…)`"
+            ) from None
         if loop is not None:
-            raise WrongLoop(f"{self._what} belongs to the event loop and process that used it first: make one for each")
+            raise WrongLoop(
+                f"{self._what} belongs to the event loop and process that used it first: make one for each"
+            )
         self._loop, self._thread, self._forks = running, get_ident(), _forks
         return running
 
 
 RELEASE_SHARE = 0.2  # of the time that an end may take, what is kept for giving back and closing, after the handlers
-_INSIDE: ContextVar[frozenset[object]] = ContextVar("mpim_lab handlers that this code runs in", default=frozenset())
+_INSIDE: ContextVar[frozenset[object]] = ContextVar(
+    "mpim_lab handlers that this code runs in", default=frozenset()
+)
 
 
 def check_handler(handler: Any) -> None:
-    """Refuse what can never be a handler: what is not callable, and generator functions. Raise InvalidParameter."""
+    """Refuse what can never be a handler: what is not callable, and generator functions.
+
+    Raise InvalidParameter.
+    """
     if not callable(handler):
         raise InvalidParameter(f"the handler must be callable, not {type(handler).__name__}")
     for called in (handler, getattr(handler, "__call__", None)):
         if inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called):
-            raise InvalidParameter(f"the handler {handler!r} has a `yield`: calling it would run nothing of it")
+            raise InvalidParameter(
+                f"the handler {handler!r} has a `yield`: calling it would run nothing of it"
+            )
 
 
 def is_async(handler: Callable[..., Any]) -> bool:
-    """Whether calling the handler gives something to await; callable objects with `async __call__` included."""
-    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(getattr(handler, "__call__", None))
+    """Whether calling the handler gives something to await.
+
+    Callable objects with `async __call__` included.
+    """
+    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(
+        getattr(handler, "__call__", None)
+    )
 
 
 async def await_result(result: Any) -> None:
@@ -108,7 +136,10 @@ def reject_result(result: Any) -> None:
 
 
 class TaskCancellation:
-    """Tells whose a CancelledError is: made when a task begins its work, asked when it meets one."""
+    """Tells whose a CancelledError is.
+
+    Made when a task begins its work, asked when it meets one.
+    """
 
     __slots__ = ("_before", "_task")
 
@@ -145,8 +176,8 @@ def is_in_handler(owner: object) -> bool:
 class StoppableLoop:
     """The state of a loop like `Worker.run`: whether it goes on, and a bounded wait for its end that never waits for itself.
 
-    `with loop: await loop.run(...)`, or a loop of one's own that looks at `is_stopping`; `await loop.stop(timeout_s)`
-    elsewhere. It may be used again after its end.
+    `with loop: await loop.run(...)`, or a loop of one's own that looks at `is_stopping`; `await
+    loop.stop(timeout_s)` elsewhere. It may be used again after its end.
     """
 
     def __init__(self) -> None:
@@ -171,13 +202,19 @@ class StoppableLoop:
     def __enter__(self) -> "StoppableLoop":
         if self.is_running:
             raise InvalidParameter("it runs already: make a second one, with a name of its own")
-        self._task, self._cancellations, self._overdue = asyncio.current_task(), TaskCancellation(), False
+        self._task, self._cancellations, self._overdue = (
+            asyncio.current_task(),
+            TaskCancellation(),
+            False,
+        )
         self._has_begun = True
         self._ended.clear()
         self._token = _INSIDE.set(_INSIDE.get() | {self})
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: object
+    ) -> bool:
         _INSIDE.reset(self._token)
         self.is_stopping = False
         self._stop_requested.clear()
@@ -190,9 +227,14 @@ class StoppableLoop:
         return False
 
     async def run(
-        self, step: Callable[[], Awaitable[None]], backoff: Backoff, on_error: Callable[[MpimError], None]
+        self,
+        step: Callable[[], Awaitable[None]],
+        backoff: Backoff,
+        on_error: Callable[[MpimError], None],
     ) -> None:
-        """Await one step after the other until asked to stop; wait after an error, longer after each in a row.
+        """Await one step after the other until asked to stop.
+
+        Wait after an error, longer after each in a row.
 
         `on_error` is told the error, and raises it if it is no use to go on.
         """
@@ -224,7 +266,9 @@ class StoppableLoop:
         return await self.join(timeout_s)
 
     async def join(self, timeout_s: float) -> bool:
-        """Wait until the loop has ended, at most `timeout_s`; cancel it shortly before that. Return whether it has ended.
+        """Wait until the loop has ended, at most `timeout_s`; cancel it shortly before that.
+
+        Return whether it has ended.
 
         Returns False at once inside a handler of the loop: it ends when the handler has returned.
         """

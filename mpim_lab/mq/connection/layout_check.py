@@ -1,4 +1,6 @@
-"""LayoutCheckedConnection: a connection for commands that use keys. Before the first it checks how the keys are laid out.
+"""LayoutCheckedConnection: a connection for commands that use keys.
+
+Before the first it checks how the keys are laid out.
 
 | `<prefix>mpim:layout` says | then the first command ...                                                      |
 |----------------------------|---------------------------------------------------------------------------------|
@@ -9,8 +11,9 @@
 | it cannot be written now   | goes on (READONLY, OOM, ...); a second later it is checked once more            |
 | no answer                  | raises NotConnected: nothing else was sent                                      |
 
-Commands that come meanwhile wait for the same check. It is a task of its own: whoever waits for it may be cancelled, and
-the others are served. It ends with its answer, with the command's time-out, or when the queue is closed.
+Commands that come meanwhile wait for the same check. It is a task of its own: whoever waits for it
+may be cancelled, and the others are served. It ends with its answer, with the command's time-out,
+or when the queue is closed.
 """
 
 import asyncio
@@ -18,7 +21,13 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from mpim_lab.errors import CommandRejected, CommandTimeout, ConnectionLost, NotConnected, WrongLayout
+from mpim_lab.errors import (
+    CommandRejected,
+    CommandTimeout,
+    ConnectionLost,
+    NotConnected,
+    WrongLayout,
+)
 from mpim_lab.events import now
 from mpim_lab.keys import LAYOUT, Keys
 from mpim_lab.mq.connection.config import ConnectionConfig
@@ -30,7 +39,10 @@ _log = logging.getLogger(__name__)
 
 
 class LayoutCheck:
-    """The check that the layout of one queue's keys is the one we know. `verify` makes sure, or raises."""
+    """The check that the layout of one queue's keys is the one we know.
+
+    `verify` makes sure, or raises.
+    """
 
     def __init__(self, link: ReconnectingConnection, keys: Keys) -> None:
         self.is_verified = False
@@ -39,13 +51,18 @@ class LayoutCheck:
         self._check_task: asyncio.Task[None] | None = None
 
     async def verify(self) -> None:
-        """Return when commands may use keys. Raises WrongLayout, NotConnected and what `acquire_slot` raises."""
+        """Return when commands may use keys.
+
+        Raises WrongLayout, NotConnected and what `acquire_slot` raises.
+        """
         if self.is_verified or now() < self._recheck_at:
             return
         self._link.check_loop()
         if self._check_task is None:
             if self._link.connection.is_blocked:
-                await self._link.acquire_slot()  # not open, closed, or the line is down: it says so here
+                await (
+                    self._link.acquire_slot()
+                )  # not open, closed, or the line is down: it says so here
             if self.is_verified:
                 return
         if self._check_task is None:
@@ -73,7 +90,9 @@ class LayoutCheck:
             self.is_verified, self._recheck_at = not refused.transient, now() + _RECHECK_S
             return
         except (ConnectionLost, CommandTimeout) as error:
-            raise NotConnected(f"{key!r} could not be looked at, and nothing else was sent: {error}") from error
+            raise NotConnected(
+                f"{key!r} could not be looked at, and nothing else was sent: {error}"
+            ) from error
         if found not in (None, LAYOUT.encode()):
             raise self._wrong_layout(repr(found))
         self.is_verified = True
@@ -105,7 +124,10 @@ class LayoutCheckedConnection:
         return await self._link.acquire_slot() if connection.is_blocked else connection
 
     def call(self, *command: bytes | str, blocks_s: float = 0.0) -> Coroutine[Any, Any, Any]:
-        """Send one command and await its reply. Raises as the link's own does, and as the table above says."""
+        """Send one command and await its reply.
+
+        Raises as the link's own does, and as the table above says.
+        """
         if self._layout.is_verified:
             return self._link.call(*command, blocks_s=blocks_s)
         return self._verify_and_call(*command, blocks_s=blocks_s)

@@ -1,13 +1,15 @@
-"""ReconnectingConnection: keeps one connection up. Connects, logs in, subscribes again, backs off; callers wait meanwhile.
+"""ReconnectingConnection: keeps one connection up.
+
+Connects, logs in, subscribes again, backs off; callers wait meanwhile.
 
 state      a command ...                                when it fails, raises
-up         is written at the end of this loop turn      CommandTimeout, CommandRejected, ConnectionLost
-full       waits for a slot (max_commands, max_bytes)   QueueFull
-down       waits for a connection                       NotConnected
-closed     is refused                                   QueueClosed
-elsewhere  is refused: another loop or process          WrongLoop
+up         is written at the end of this loop turn      CommandTimeout, CommandRejected,
+ConnectionLost full       waits for a slot (max_commands, max_bytes)   QueueFull down       waits
+for a connection                       NotConnected closed     is refused
+QueueClosed elsewhere  is refused: another loop or process          WrongLoop
 
-`call_many`: many commands that leave in one write, one round trip, no more atomic than so many single commands.
+`call_many`: many commands that leave in one write, one round trip, no more atomic than so many
+single commands.
 """
 
 import asyncio
@@ -32,7 +34,12 @@ from mpim_lab.events import EventKind, Observer, Reporter, call_safely, now
 from mpim_lab.mq.connection.address import Address
 from mpim_lab.mq.connection.config import ConnectionConfig
 from mpim_lab.mq.connection.handler import LoopAffinity
-from mpim_lab.mq.connection.resp import PipelineFuture, RespConnection, encode_command, ignore_result
+from mpim_lab.mq.connection.resp import (
+    PipelineFuture,
+    RespConnection,
+    encode_command,
+    ignore_result,
+)
 
 
 class CommandConnection(Protocol):
@@ -62,10 +69,13 @@ class CommandConnection(Protocol):
 
 
 async def call_many(link: CommandConnection, commands: Sequence[bytes]) -> list[Any]:
-    """Send packed commands in order, each write as large as the link's limits allow; return a reply or an error for each.
+    """Send packed commands in order, each write as large as the link's limits allow.
 
-    What waits for a slot in vain, and everything after it, has that error in its place and was not written. Raises what
-    `ReconnectingConnection.acquire_slot` raises when this befalls the first, so that nothing was written.
+    Return a reply or an error for each.
+
+    What waits for a slot in vain, and everything after it, has that error in its place and was not
+    written. Raises what `ReconnectingConnection.acquire_slot` raises when this befalls the first,
+    so that nothing was written.
     """
     sent: list[PipelineFuture] = []
     written, error = 0, None
@@ -90,7 +100,10 @@ _connections: "weakref.WeakSet[ReconnectingConnection]" = weakref.WeakSet()
 
 
 def _disown_all() -> None:
-    """After a fork the sockets are the parent's: whatever the child wrote would come between its commands."""
+    """After a fork the sockets are the parent's.
+
+    Whatever the child wrote would come between its commands.
+    """
     for link in list(_connections):
         link.disown()
 
@@ -101,9 +114,9 @@ os.register_at_fork(after_in_child=_disown_all)
 class ReconnectingConnection:
     """A connection that comes back by itself.
 
-    `resubscribe_commands` returns the commands to repeat on each new connection (subscriptions), each with who is told if
-    the server refuses it. `sleep` is what waits between two
-    attempts to reconnect; a laboratory may hold it back.
+    `resubscribe_commands` returns the commands to repeat on each new connection (subscriptions),
+    each with who is told if the server refuses it. `sleep` is what waits between two attempts to
+    reconnect; a laboratory may hold it back.
     """
 
     def __init__(
@@ -155,7 +168,9 @@ class ReconnectingConnection:
         return self._opened and not self._closed
 
     async def open(self) -> None:
-        """Connect for the first time. Raises NotConnected or LoginRejected. Idempotent; callers share one attempt.
+        """Connect for the first time.
+
+        Raises NotConnected or LoginRejected. Idempotent; callers share one attempt.
 
         The attempt ends with its last caller, or after two `connect_timeout_s`.
         """
@@ -195,27 +210,38 @@ class ReconnectingConnection:
             self._timeout_task is not None and self._timeout_task.done() and not self._closed
         ):  # whoever cancelled all tasks: go on
             self._timeout_task = asyncio.create_task(self._check_timeouts())
-            if not self.is_connected and (self._reconnect_task is None or self._reconnect_task.done()):
+            if not self.is_connected and (
+                self._reconnect_task is None or self._reconnect_task.done()
+            ):
                 self._reconnect_task = asyncio.create_task(self._reconnect())
             self.connection.unblock()
 
     def disown(self) -> None:
-        """Have every command ask `check_loop` first: the connection may belong to another loop or process."""
+        """Have every command ask `check_loop` first.
+
+        The connection may belong to another loop or process.
+        """
         self.connection.is_blocked = True
 
     async def call(self, *command: bytes | str, blocks_s: float = 0.0) -> Any:
         """Send one command and await its reply. Raises as the table above says.
 
-        blocks_s: for how long the command itself waits on the server (BLOCK); its time-out begins after that.
+        blocks_s: for how long the command itself waits on the server (BLOCK); its time-out begins
+        after that.
         """
         packed = encode_command(*command)
         connection = self.connection
         if connection.is_blocked:
             connection = await self.acquire_slot()
-        return await (connection.send_blocking(packed, blocks_s) if blocks_s else connection.send(packed))
+        return await (
+            connection.send_blocking(packed, blocks_s) if blocks_s else connection.send(packed)
+        )
 
     async def acquire_slot(self) -> RespConnection:
-        """Wait, first come, first served, until a command may be sent; return the connection to send it on at once."""
+        """Wait, first come, first served, until a command may be sent.
+
+        Return the connection to send it on at once.
+        """
         self.check_loop()
         if not self._opened:
             raise NotConnected("not opened yet: write `async with MessageQueue(url) as mq:`")
@@ -234,9 +260,12 @@ class ReconnectingConnection:
         raise QueueClosed("the queue is closed")
 
     def post(self, *command: bytes | str) -> "asyncio.Future[Any] | None":
-        """Write a command whose answer nobody needs; give its reply. None if there is no connection to write it to.
+        """Write a command whose answer nobody needs; give its reply.
 
-        Also before the connection is ready, if resubscribing was begun: what this undoes may have been part of that.
+        None if there is no connection to write it to.
+
+        Also before the connection is ready, if resubscribing was begun: what this undoes may have
+        been part of that.
         """
         if not self.connection.is_resubscribing:
             return None
@@ -258,12 +287,17 @@ class ReconnectingConnection:
     def _slot_error(self) -> MpimError:
         waited = f"waited {self.config.timeout_s:g} s"
         if not self.is_connected:
-            return NotConnected(f"no connection to {self.address} ({self._last_error or 'never opened'}); {waited}")
+            return NotConnected(
+                f"no connection to {self.address} ({self._last_error or 'never opened'}); {waited}"
+            )
         most = f"{self.config.max_commands:,} commands or {self.config.max_bytes:,} bytes"
         return QueueFull(f"{most} are waiting for the server already; {waited} for room")
 
     def _wake_waiters(self) -> None:
-        """Let as many callers go on as there are free slots; whoever comes later queues behind the rest."""
+        """Let as many callers go on as there are free slots.
+
+        Whoever comes later queues behind the rest.
+        """
         for _ in range(min(len(self._waiters), self.connection.free_slots)):
             caller = self._waiters.popleft()
             if not caller.done():
@@ -276,20 +310,27 @@ class ReconnectingConnection:
         return RespConnection(self.config, self._on_push, self._wake_waiters, self._on_disconnect)
 
     async def _connect_once(self) -> None:
-        """Connect, log in and subscribe again, once. Raises NotConnected, LoginRejected; no caller's command was sent."""
+        """Connect, log in and subscribe again, once.
+
+        Raises NotConnected, LoginRejected; no caller's command was sent.
+        """
         connection = self.connection = self._new_connection()
         try:
             async with asyncio.timeout(self.config.connect_timeout_s):
                 await self.address.connect(lambda: connection)
                 await self._log_in(connection)
-            await self._reading_allowed.wait()  # with a full buffer, subscribing would only fill the socket
+            await (
+                self._reading_allowed.wait()
+            )  # with a full buffer, subscribing would only fill the socket
             async with asyncio.timeout(self.config.connect_timeout_s):
                 count = await self._resubscribe(connection)
         except NotConnected as error:
             self._abandon(connection, error)
             raise
         except Exception as error:
-            cause = NotConnected(f"cannot reach {self.address}: {_error_text(connection.reason or error)}")
+            cause = NotConnected(
+                f"cannot reach {self.address}: {_error_text(connection.reason or error)}"
+            )
             self._abandon(connection, cause)
             raise cause from error
         except BaseException:
@@ -306,7 +347,8 @@ class ReconnectingConnection:
     async def _log_in(self, connection: RespConnection) -> None:
         try:
             replies = [
-                connection.send(encode_command(*command)) for command in self.address.handshake_commands(self.name)
+                connection.send(encode_command(*command))
+                for command in self.address.handshake_commands(self.name)
             ]
             hello, *_ = await asyncio.gather(*replies)
         except CommandRejected as error:
@@ -314,7 +356,9 @@ class ReconnectingConnection:
             refused = NotConnected if is_for_now else LoginRejected
             raise refused(f"{self.address} refused the login: {error}") from error
         if not isinstance(hello, dict) or b"id" not in hello:
-            raise NotConnected(f"{self.address} is no Redis or Valkey server: it answered HELLO with {hello!r:.100}")
+            raise NotConnected(
+                f"{self.address} is no Redis or Valkey server: it answered HELLO with {hello!r:.100}"
+            )
         self.client_id = int(hello[b"id"])
 
     async def _resubscribe(self, connection: RespConnection) -> int:
@@ -372,7 +416,9 @@ class ReconnectingConnection:
                 await self._reading_allowed.wait()
         except TimeoutError:
             waited = f"waited {self.config.timeout_s:g} s"
-            raise QueueFull(f"a handler is behind and its buffer is full, so nothing is read; {waited}") from None
+            raise QueueFull(
+                f"a handler is behind and its buffer is full, so nothing is read; {waited}"
+            ) from None
 
     def resume_reading(self) -> None:
         """Take in again, beginning with what was read already."""
@@ -383,7 +429,10 @@ class ReconnectingConnection:
     # The end
 
     async def close(self, timeout_s: float | None = None) -> None:
-        """Let what was written be answered, within the time-out; refuse everything else. Idempotent."""
+        """Let what was written be answered, within the time-out; refuse everything else.
+
+        Idempotent.
+        """
         self.check_loop()
         if self._closed:
             return
@@ -410,4 +459,6 @@ class ReconnectingConnection:
 
 
 def _error_text(error: BaseException) -> str:
-    return str(error) or ("no answer in time" if isinstance(error, TimeoutError) else type(error).__name__)
+    return str(error) or (
+        "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__
+    )

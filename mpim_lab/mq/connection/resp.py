@@ -1,13 +1,15 @@
 """RespConnection: one pipelined RESP3 connection that every task shares, from its first byte to its last.
 
-CommandConnection of one turn of the event loop leave in one write; the server answers in order, so the n-th reply belongs to
-the n-th command that waits. That is all it takes to be fast: 128 tasks that each await one reply cost one system call
-a turn instead of 128.
+CommandConnection of one turn of the event loop leave in one write; the server answers in order, so
+the n-th reply belongs to the n-th command that waits. That is all it takes to be fast: 128 tasks
+that each await one reply cost one system call a turn instead of 128.
 
-This file is the message path and knows nothing of reconnecting: `reconnecting.py` replaces a lost connection by a new one. A
-command that was written is never written again, because the server may have run it.
+This file is the message path and knows nothing of reconnecting: `reconnecting.py` replaces a lost
+connection by a new one. A command that was written is never written again, because the server may
+have run it.
 
-PipelineFuture: many commands, one future. A task that sends a hundred commands at once need not be woken a hundred times.
+PipelineFuture: many commands, one future. A task that sends a hundred commands at once need not be
+woken a hundred times.
 
 Source: https://valkey.io/topics/pipelining/
 
@@ -24,15 +26,23 @@ from typing import Any, Protocol, cast
 import hiredis
 from hiredis import PushNotification, ReplyError
 
-from mpim_lab.errors import CommandRejected, CommandTimeout, ConnectionLost, MpimError, NotConnected, WrongLoop
+from mpim_lab.errors import (
+    CommandRejected,
+    CommandTimeout,
+    ConnectionLost,
+    MpimError,
+    NotConnected,
+    WrongLoop,
+)
 from mpim_lab.mq.connection.config import ConnectionConfig
 
 
 class CoarseTimeouts:
     """Time-outs for commands that are answered in order, without a timer or a clock reading each.
 
-    A checkpoint is how many commands have been issued in all by now. When one is `timeout_s` old, whatever was issued
-    before it and is unanswered is overdue. Precise to the interval between two checkpoints.
+    A checkpoint is how many commands have been issued in all by now. When one is `timeout_s` old,
+    whatever was issued before it and is unanswered is overdue. Precise to the interval between two
+    checkpoints.
 
         >>> timeouts = CoarseTimeouts(timeout_s=5.0)
         >>> timeouts.checkpoint(now=100.0, issued=7)
@@ -74,8 +84,9 @@ class ReplySink(Protocol):
 class PipelineFuture(asyncio.Future[list[Any]]):
     """The replies of `count` commands in their order; an error stands in the place of a reply.
 
-    It stands in the queue of waiting commands once for each of them, as the futures of single commands do, and is done when
-    all have been answered, or have failed. What comes after that, or after it was cancelled, is read by nobody.
+    It stands in the queue of waiting commands once for each of them, as the futures of single
+    commands do, and is done when all have been answered, or have failed. What comes after that, or
+    after it was cancelled, is read by nobody.
 
         >>> loop = asyncio.new_event_loop()
         >>> replies = PipelineFuture(2, loop=loop)
@@ -119,7 +130,9 @@ def ignore_result(reply: asyncio.Future[Any]) -> None:
 
 
 def take_fitting(commands: Sequence[bytes], max_commands: int, max_bytes: int) -> Sequence[bytes]:
-    """Return the first of the packed commands: at most `max_commands`, until `max_bytes` are reached; at least one.
+    """Return the first of the packed commands.
+
+    At most `max_commands`, until `max_bytes` are reached; at least one.
 
     >>> take_fitting([b"PING"] * 5, max_commands=3, max_bytes=100)
     [b'PING', b'PING', b'PING']
@@ -152,16 +165,18 @@ PING = encode_command("PING")
 
 def wrong_loop_error() -> WrongLoop:
     """Say what is wrong, and what to do."""
-    return WrongLoop("it was opened in another event loop, thread or process; nothing was sent: make one for each")
+    return WrongLoop(
+        "it was opened in another event loop, thread or process; nothing was sent: make one for each"
+    )
 
 
 class RespConnection(asyncio.Protocol):
     """The two halves of the path: `send` a command, take in replies and pushes.
 
-    `is_blocked` is True while the connection is not ready or its limits are reached: do not `send` then.
-    `on_push` gets every RESP3 push and returns False for one that is a reply: the answer to SUBSCRIBE is a push, in the order
-    of the other replies. `on_writable` is called when a slot is free again, `on_disconnect` once, with the reason, at the
-    end.
+    `is_blocked` is True while the connection is not ready or its limits are reached: do not `send`
+    then. `on_push` gets every RESP3 push and returns False for one that is a reply: the answer to
+    SUBSCRIBE is a push, in the order of the other replies. `on_writable` is called when a slot is
+    free again, `on_disconnect` once, with the reason, at the end.
     """
 
     def __init__(
@@ -190,7 +205,9 @@ class RespConnection(asyncio.Protocol):
         self._waiting: deque[ReplySink] = deque()
         self._issued = 0
         self._timeouts = CoarseTimeouts(config.timeout_s)
-        self._blocking: deque[tuple[int, float]] = deque()  # commands that may block: their numbers, and until when
+        self._blocking: deque[tuple[int, float]] = (
+            deque()
+        )  # commands that may block: their numbers, and until when
         self._last_received_at = 0.0
         self._writing_paused = self._reading_paused = False
         self.reason: MpimError | None = None  # why it ends, or has ended
@@ -198,7 +215,10 @@ class RespConnection(asyncio.Protocol):
     # The path
 
     def send(self, packed: bytes) -> asyncio.Future[Any]:
-        """Write a packed command at the end of this loop turn; the future is its reply. Raises WrongLoop."""
+        """Write a packed command at the end of this loop turn; the future is its reply.
+
+        Raises WrongLoop.
+        """
         loop = self._loop
         if get_ident() != self._thread or not loop.is_running():
             raise wrong_loop_error()
@@ -225,7 +245,10 @@ class RespConnection(asyncio.Protocol):
             self.is_blocked = True
 
     def send_many(self, commands: Sequence[bytes]) -> PipelineFuture:
-        """Write the first of many packed commands, as many as there are slots for: one future for all of them."""
+        """Write the first of many packed commands, as many as there are slots for.
+
+        One future for all of them.
+        """
         if get_ident() != self._thread or not self._loop.is_running():
             raise wrong_loop_error()
         some = take_fitting(commands, self.free_slots, self._max_bytes - self._outgoing_bytes)
@@ -248,7 +271,10 @@ class RespConnection(asyncio.Protocol):
             self._transport.write(written)
 
     def data_received(self, data: bytes) -> None:
-        """Take in what the server sent: replies go to the commands that wait, pushes to `on_push`."""
+        """Take in what the server sent.
+
+        Replies go to the commands that wait, pushes to `on_push`.
+        """
         self._last_received_at = self._loop.time()
         self._reader.feed(data)
         self._process_replies()
@@ -270,7 +296,9 @@ class RespConnection(asyncio.Protocol):
                     pass  # timed out or cancelled: its place in the order is used up, nobody reads it
         except hiredis.HiredisError as error:
             self.abort(ConnectionLost(f"the server did not speak RESP: {error}"))
-        except IndexError:  # nobody waits: a server that takes no more clients says so before it is asked
+        except (
+            IndexError
+        ):  # nobody waits: a server that takes no more clients says so before it is asked
             self.abort(ConnectionLost(f"the server said, unasked: {reply!s:.200}"))
         if self.is_blocked:
             self.unblock()
@@ -300,7 +328,10 @@ class RespConnection(asyncio.Protocol):
     # How long is too long
 
     def check_timeouts(self) -> None:
-        """Fail what is overdue, and give up a line on which nothing was heard meanwhile. Called a few times per time-out."""
+        """Fail what is overdue, and give up a line on which nothing was heard meanwhile.
+
+        Called a few times per time-out.
+        """
         if self._transport is None:
             return
         now = self._loop.time()
@@ -308,7 +339,9 @@ class RespConnection(asyncio.Protocol):
         self._timeouts.checkpoint(now, self._issued)
         if self._has_blocking_command and now < self._blocking[0][1]:
             overdue = min(overdue, self._blocking[0][0] - 1 - self._answered)
-        error = CommandTimeout(f"written, but not answered within {self._config.timeout_s:g} s; it may have been run")
+        error = CommandTimeout(
+            f"written, but not answered within {self._config.timeout_s:g} s; it may have been run"
+        )
         for _, future in zip(range(overdue), self._waiting, strict=False):
             fail_reply(future, error)
         if self._reading_paused:  # we are the slow one: answers may be unread
@@ -343,7 +376,11 @@ class RespConnection(asyncio.Protocol):
         self._reading_paused = False
         self._last_received_at = self._loop.time()
         self._process_replies()
-        if not self._reading_paused and self._transport is not None and not self._transport.is_closing():
+        if (
+            not self._reading_paused
+            and self._transport is not None
+            and not self._transport.is_closing()
+        ):
             self._transport.resume_reading()
 
     def pause_writing(self) -> None:
@@ -376,7 +413,9 @@ class RespConnection(asyncio.Protocol):
 
         A command that still blocks on the server is not waited for.
         """
-        can_answer = self._transport is not None and not (self._reading_paused or self._has_blocking_command)
+        can_answer = self._transport is not None and not (
+            self._reading_paused or self._has_blocking_command
+        )
         last = self.send(PING) if self._waiting and can_answer else None
         self.is_blocked, self.reason = True, self.reason or reason
         try:
@@ -391,14 +430,27 @@ class RespConnection(asyncio.Protocol):
                 self.abort(reason)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The line is gone: what was written may have been run, what was not written certainly was not."""
+        """The line is gone.
+
+        What was written may have been run, what was not written certainly was not.
+        """
         self._process_replies(all_of_it=True)  # a paused reader may hold whole messages
-        reason = self.reason = self.reason or ConnectionLost(f"the line broke: {exc or 'the server closed it'}")
-        was_ready, self.is_ready, self.is_resubscribing, self.is_blocked = self.is_ready, False, False, True
+        reason = self.reason = self.reason or ConnectionLost(
+            f"the line broke: {exc or 'the server closed it'}"
+        )
+        was_ready, self.is_ready, self.is_resubscribing, self.is_blocked = (
+            self.is_ready,
+            False,
+            False,
+            True,
+        )
         written = len(self._waiting) - len(self._outgoing)
         for index, future in enumerate(self._waiting):
             if index < written:
-                fail_reply(future, ConnectionLost(f"{reason}; the command was written and may have been run"))
+                fail_reply(
+                    future,
+                    ConnectionLost(f"{reason}; the command was written and may have been run"),
+                )
             else:
                 fail_reply(future, NotConnected(f"{reason}; the command was not written"))
         self._waiting.clear()

@@ -1,6 +1,9 @@
-"""Retry: when a failed delivery is tried again, and when it is given up. A rule without a clock or random numbers of its own.
+"""Retry: when a failed delivery is tried again, and when it is given up.
 
-Backoff: how long to wait before the next attempt. A rule without a clock or random numbers of its own.
+A rule without a clock or random numbers of its own.
+
+Backoff: how long to wait before the next attempt. A rule without a clock or random numbers of its
+own.
 """
 
 import math
@@ -12,10 +15,13 @@ from mpim_lab.mq.connection.bounds import check_whole
 
 @dataclass(frozen=True)
 class Backoff:
-    """Exponential backoff with jitter: attempt n waits between half and all of `initial_s * 2**(n-1)`, at most `max_s`.
+    """Exponential backoff with jitter.
 
-    The jitter keeps a thousand clients from coming back in the same instant; never below half keeps a lone client from
-    hammering. Source: "Exponential Backoff And Jitter", AWS Architecture Blog, 2015 ("equal jitter").
+    Attempt n waits between half and all of `initial_s * 2**(n-1)`, at most `max_s`.
+
+    The jitter keeps a thousand clients from coming back in the same instant; never below half keeps
+    a lone client from hammering. Source: "Exponential Backoff And Jitter", AWS Architecture Blog,
+    2015 ("equal jitter").
 
         >>> rule = Backoff(initial_s=0.1, max_s=1.0)
         >>> [round(rule.delay_s(attempt, jitter=1.0), 2) for attempt in (1, 2, 3, 4, 5, 6)]
@@ -41,9 +47,12 @@ class Backoff:
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """A retry policy: at most `max_attempts` deliveries of one entry in all; between two of them the backoff's delay.
+    """A retry policy: at most `max_attempts` deliveries of one entry in all.
 
-    Without a limit a poison message, which no handler can handle, is tried for ever and holds up what comes after it.
+    Between two of them the backoff's delay.
+
+    Without a limit a poison message, which no handler can handle, is tried for ever and holds up
+    what comes after it.
 
         >>> rule = RetryPolicy(max_attempts=3, backoff=Backoff(initial_s=0.1, max_s=10.0))
         >>> [rule.delay_s(deliveries, jitter=1.0) for deliveries in (1, 2, 3)]
@@ -64,6 +73,10 @@ class RetryPolicy:
     def max_delay_s(self) -> float:
         """The longest delay that there can be between two attempts."""
         return max(
-            (self.backoff.delay_s(done, 1.0) for done in (1, self.max_attempts - 1) if done < self.max_attempts),
+            (
+                self.backoff.delay_s(done, 1.0)
+                for done in (1, self.max_attempts - 1)
+                if done < self.max_attempts
+            ),
             default=0.0,
         )

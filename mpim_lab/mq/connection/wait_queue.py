@@ -10,8 +10,9 @@ from mpim_lab.errors import MpimError
 class WaitQueue:
     """A bounded-time FIFO of waiting tasks; `wake_next` lets the first one go on.
 
-    It keeps its place until it does, so that nobody who comes later can slip in before it. Whoever leaves the queue, for
-    whatever reason, must see to it that `wake_next` is called again if there is a slot.
+    It keeps its place until it does, so that nobody who comes later can slip in before it. Whoever
+    leaves the queue, for whatever reason, must see to it that `wake_next` is called again if there
+    is a slot.
     """
 
     def __init__(self, timeout_s: float) -> None:
@@ -22,7 +23,10 @@ class WaitQueue:
         return len(self.waiters)
 
     async def wait(self, timeout_error: Callable[[], MpimError]) -> None:
-        """Wait for this caller's turn. Raise what `timeout_error` returns, or what `fail_all` was called with."""
+        """Wait for this caller's turn.
+
+        Raise what `timeout_error` returns, or what `fail_all` was called with.
+        """
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.waiters.append(turn)
         try:

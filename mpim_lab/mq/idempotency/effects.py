@@ -1,7 +1,8 @@
 """AtomicEffects: what a message's work changes on the server, kept until it can happen with the idempotency record.
 
-Two steps in two places can always be parted by a crash. So work that ends up on the same server as its record does not
-write by itself: it says what is to be written, and one script writes both or neither.
+Two steps in two places can always be parted by a crash. So work that ends up on the same server as
+its record does not write by itself: it says what is to be written, and one script writes both or
+neither.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,9 @@ Command = tuple[bytes, ...]  # name, key, further words
 
 
 class AtomicEffects:
-    """Commands that run in the same atomic step as the idempotency record, in order. Each has exactly one key.
+    """Commands that run in the same atomic step as the idempotency record, in order.
+
+    Each has exactly one key.
 
     They are not rolled back: of several, only the first may be one that the server can refuse.
     """
@@ -24,7 +27,10 @@ class AtomicEffects:
         self.commands: list[Command] = []
 
     def add(self, command: str, key: Name, *words: bytes | str | int) -> None:
-        """Add a command on one key, e.g. `add("INCRBY", "account:bob", 450)`. Raise InvalidParameter."""
+        """Add a command on one key, e.g.
+
+        `add("INCRBY", "account:bob", 450)`. Raise InvalidParameter.
+        """
         if not isinstance(command, str) or not command.isalpha() or len(words) > MAX_WORDS:
             raise InvalidParameter(
                 f"{command!r} with {len(words):,} words is no effect: one command, one key, few words"

@@ -1,8 +1,9 @@
 """IdempotentProducer: a message's id is made once, and the same send is repeated with it until the server has answered.
 
-A time-out does not say whether the message is there. So a repeat is right, and harmless, if whoever receives the id
-recognises it: `IdempotencyStore` at the consumer, or `append` at the server. Of one conversation only one message is on its
-way at a time: otherwise the second may overtake a first that must be repeated.
+A time-out does not say whether the message is there. So a repeat is right, and harmless, if whoever
+receives the id recognises it: `IdempotencyStore` at the consumer, or `append` at the server. Of one
+conversation only one message is on its way at a time: otherwise the second may overtake a first
+that must be repeated.
 """
 
 import asyncio
@@ -12,7 +13,12 @@ from typing import Generic, TypeVar
 
 from mpim_lab.errors import InvalidParameter, MpimError, Unconfirmed
 from mpim_lab.mq.connection.bounds import check_whole
-from mpim_lab.mq.connection.handler import LoopAffinity, TaskCancellation, handler_scope, is_in_handler
+from mpim_lab.mq.connection.handler import (
+    LoopAffinity,
+    TaskCancellation,
+    handler_scope,
+    is_in_handler,
+)
 from mpim_lab.mq.connection.ids import new_message_id
 from mpim_lab.mq.connection.retry import Backoff
 
@@ -22,10 +28,12 @@ Answer = TypeVar("Answer")
 class IdempotentProducer(Generic[Answer]):
     """A producer that sends through `append(conversation, payload, id)`, at most `max_attempts` times with one id.
 
-    Only what is `transient` is retried. Raises the last error if no attempt can have been run, otherwise Unconfirmed.
+    Only what is `transient` is retried. Raises the last error if no attempt can have been run,
+    otherwise Unconfirmed.
 
-    A send ends: it waits for those before it in its conversation, and then for at most `max_attempts` times what one call of
-    `append` may take, and as many pauses of at most `backoff.max_s`. The conversation's lock passes on however it ends.
+    A send ends: it waits for those before it in its conversation, and then for at most
+    `max_attempts` times what one call of `append` may take, and as many pauses of at most
+    `backoff.max_s`. The conversation's lock passes on however it ends.
     """
 
     def __init__(
@@ -42,16 +50,23 @@ class IdempotentProducer(Generic[Answer]):
         self._senders: dict[str, int] = {}
 
     async def send(self, conversation: str, payload: bytes, *, id: str | None = None) -> Answer:
-        """Send one message and return what `append` returns. `id`: the caller's own, if it has one already."""
+        """Send one message and return what `append` returns.
+
+        `id`: the caller's own, if it has one already.
+        """
         self._loop.check()
         if is_in_handler(mine := (self, conversation)):
-            raise InvalidParameter(f"`append` sends to {conversation!r} itself: that would wait for its own turn")
+            raise InvalidParameter(
+                f"`append` sends to {conversation!r} itself: that would wait for its own turn"
+            )
         lock = self._locks.setdefault(conversation, asyncio.Lock())
         self._senders[conversation] = self._senders.get(conversation, 0) + 1
         try:
             async with lock:
                 with handler_scope(mine):
-                    return await self._send_with_retries(conversation, payload, id or new_message_id())
+                    return await self._send_with_retries(
+                        conversation, payload, id or new_message_id()
+                    )
         finally:
             self._senders[conversation] -= 1
             if not self._senders[conversation]:
@@ -67,10 +82,14 @@ class IdempotentProducer(Generic[Answer]):
                 if attempt == self._max_attempts or not error.transient:
                     if not may_be_done:
                         raise
-                    raise Unconfirmed(f"{id!r} was sent {attempt} times; it may have been taken") from error
+                    raise Unconfirmed(
+                        f"{id!r} was sent {attempt} times; it may have been taken"
+                    ) from error
             except asyncio.CancelledError as error:
                 if cancellations.was_requested:
                     raise
-                raise Unconfirmed(f"sending {id!r} was cancelled by somebody else; it may have been taken") from error
+                raise Unconfirmed(
+                    f"sending {id!r} was cancelled by somebody else; it may have been taken"
+                ) from error
             await asyncio.sleep(self._backoff.delay_s(attempt, random.random()))
         raise AssertionError("unreachable")

@@ -1,8 +1,9 @@
 """SqlDatabase: one SQL database, shared by inbox and outbox: tables on first use, transactions with named errors.
 
-SQLite in a file or in memory, PostgreSQL, MySQL and MariaDB by URL; the driver of the last three is yours to install.
-SQLite has one writer at a time: here writers queue, in this process for the one connection, among processes for the
-lock that BEGIN IMMEDIATE takes. Begun as readers, two of them would each wait for the other to finish: "database is locked".
+SQLite in a file or in memory, PostgreSQL, MySQL and MariaDB by URL; the driver of the last three is
+yours to install. SQLite has one writer at a time: here writers queue, in this process for the one
+connection, among processes for the lock that BEGIN IMMEDIATE takes. Begun as readers, two of them
+would each wait for the other to finish: "database is locked".
 
 | what is acquired            | is released when                                                                         |
 |-----------------------------|------------------------------------------------------------------------------------------|
@@ -12,8 +13,8 @@ lock that BEGIN IMMEDIATE takes. Begun as readers, two of them would each wait f
 |                             | or silent, the database rolls back by itself                                             |
 | a memory database           | the store is closed                                                                      |
 
-Source: https://docs.sqlalchemy.org/en/21/dialects/sqlite.html (transactions with SQLite and the sqlite3 driver);
-https://www.sqlite.org/wal.html, https://www.sqlite.org/lang_transaction.html
+Source: https://docs.sqlalchemy.org/en/21/dialects/sqlite.html (transactions with SQLite and the
+sqlite3 driver); https://www.sqlite.org/wal.html, https://www.sqlite.org/lang_transaction.html
 """
 
 import asyncio
@@ -39,7 +40,8 @@ LOCK_POLL_S = 0.02
 MAX_CHARACTERS = 255
 MAX_CONNECTIONS = 100_000  # more than any database takes
 
-# MySQL's usual comparison holds "a" and "A" for the same: the second message would count as a repeat, and be lost
+# MySQL's usual comparison holds "a" and "A" for the same: the second message would count as a
+# repeat, and be lost
 NAME = String(MAX_CHARACTERS).with_variant(
     VARCHAR(MAX_CHARACTERS, charset="utf8mb4", collation="utf8mb4_bin"), "mysql", "mariadb"
 )
@@ -48,18 +50,23 @@ NAME = String(MAX_CHARACTERS).with_variant(
 class SqlDatabase:
     """An SQL database, for one event loop: `async with SqlDatabase("sqlite+aiosqlite:///shop.db") as database`.
 
-    timeout_s: how long to wait for a free connection, for a lock, for an answer to one of our own statements or to a commit.
+    timeout_s: how long to wait for a free connection, for a lock, for an answer to one of our own
+        statements or to a commit.
     max_connections: SQLite has one. Raises InvalidParameter.
     """
 
-    def __init__(self, url: str | URL, *, timeout_s: float = 5.0, max_connections: int = 10) -> None:
+    def __init__(
+        self, url: str | URL, *, timeout_s: float = 5.0, max_connections: int = 10
+    ) -> None:
         check_times(timeout_s=timeout_s)
         check_bounds(1, MAX_CONNECTIONS, max_connections=max_connections)
         self._threads: set[threading.Thread] = set()  # of SQLite's connections
         try:
             self._url = make_url(url)
             self.is_sqlite = self._url.get_backend_name() == "sqlite"
-            self._memory = f"mpim-{uuid.uuid4().hex}" if self.is_sqlite and _is_in_memory(self._url) else ""
+            self._memory = (
+                f"mpim-{uuid.uuid4().hex}" if self.is_sqlite and _is_in_memory(self._url) else ""
+            )
             self._engine = self._create_engine(timeout_s, max_connections)
         except (
             SQLAlchemyError,
@@ -68,25 +75,45 @@ class SqlDatabase:
             TypeError,
         ) as error:  # the URL itself is not repeated: it may hold a password
             raise InvalidParameter(f"no database that can be used here: {error}") from error
-        self._timeout_s, self._missing_tables, self._creation_lock = timeout_s, list[Table](), asyncio.Lock()
+        self._timeout_s, self._missing_tables, self._creation_lock = (
+            timeout_s,
+            list[Table](),
+            asyncio.Lock(),
+        )
         self._loop, self._ending = LoopAffinity("this store"), set[asyncio.Task[None]]()
         self._running: dict[AsyncConnection, list[Callable[[], object]]] = {}
-        self._memory_keeper: sqlite3.Connection | None = None  # a memory database lasts as long as a connection to it
+        self._memory_keeper: sqlite3.Connection | None = (
+            None  # a memory database lasts as long as a connection to it
+        )
         self._is_closed = False
 
     def _create_engine(self, timeout_s: float, max_connections: int) -> AsyncEngine:
-        limits: dict[str, Any] = {"pool_timeout": timeout_s, "max_overflow": 0, "hide_parameters": True}
+        limits: dict[str, Any] = {
+            "pool_timeout": timeout_s,
+            "max_overflow": 0,
+            "hide_parameters": True,
+        }
         if not self.is_sqlite:
-            return create_async_engine(self._url, pool_size=max_connections, pool_pre_ping=True, **limits)
+            return create_async_engine(
+                self._url, pool_size=max_connections, pool_pre_ping=True, **limits
+            )
         url = self._url
         if self._memory:
-            url = url.set(database=f"file:{self._memory}", query={"mode": "memory", "cache": "shared", "uri": "true"})
+            url = url.set(
+                database=f"file:{self._memory}",
+                query={"mode": "memory", "cache": "shared", "uri": "true"},
+            )
         engine = create_async_engine(url, poolclass=AsyncAdaptedQueuePool, pool_size=1, **limits)
         event.listen(engine.sync_engine, "connect", _prepare_sqlite(timeout_s))
         event.listen(engine.sync_engine, "connect", self._note_thread)
         event.listen(engine.sync_engine, "begin", _begin_immediate)
-        # a cancelled statement's cursor keeps the closed connection, and its lock, until it is collected
-        event.listen(engine.sync_engine, "invalidate", lambda connection, record, error: connection.rollback())
+        # a cancelled statement's cursor keeps the closed connection, and its lock, until it is
+        # collected
+        event.listen(
+            engine.sync_engine,
+            "invalidate",
+            lambda connection, record, error: connection.rollback(),
+        )
         return engine
 
     def _note_thread(self, connection: Any, _: object) -> None:
@@ -108,7 +135,9 @@ class SqlDatabase:
         if self._is_closed:
             raise _closed()
         if self._memory and self._memory_keeper is None:
-            self._memory_keeper = sqlite3.connect(f"file:{self._memory}?mode=memory&cache=shared", uri=True)
+            self._memory_keeper = sqlite3.connect(
+                f"file:{self._memory}?mode=memory&cache=shared", uri=True
+            )
         if self._missing_tables:
             async with self._creation_lock:
                 while self._missing_tables:
@@ -137,7 +166,9 @@ class SqlDatabase:
         self._loop.check()
         self._is_closed = True
         try:
-            with contextlib.suppress(SQLAlchemyError, OSError, TimeoutError):  # a connection that does not answer
+            with contextlib.suppress(
+                SQLAlchemyError, OSError, TimeoutError
+            ):  # a connection that does not answer
                 async with asyncio.timeout(self._timeout_s):
                     await self._engine.dispose()
             if not self._running:
@@ -157,10 +188,13 @@ class SqlDatabase:
 
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
-        """Run a block in one transaction: committed at its end; what it raises rolls back and is passed on unchanged.
+        """Run a block in one transaction: committed at its end.
 
-        Raises StoreFailed (nothing was kept) and StoreUncertain (perhaps everything was). The block neither commits nor rolls
-        back by itself. A transaction inside another one of the same task would wait for it in vain.
+        What it raises rolls back and is passed on unchanged.
+
+        Raises StoreFailed (nothing was kept) and StoreUncertain (perhaps everything was). The block
+        neither commits nor rolls back by itself. A transaction inside another one of the same task
+        would wait for it in vain.
         """
         await self.open()
         async with self._transaction() as connection:
@@ -175,7 +209,9 @@ class SqlDatabase:
             try:
                 yield connection
             except Exception as error:
-                if begun is not None and not (begun.is_active or connection.invalidated or connection.closed):
+                if begun is not None and not (
+                    begun.is_active or connection.invalidated or connection.closed
+                ):
                     raise _ended_by_the_block() from error
                 raise
             if begun is None or not begun.is_active or await self._was_ended(connection):
@@ -194,7 +230,10 @@ class SqlDatabase:
         return not (await connection.get_raw_connection()).driver_connection.in_transaction  # type: ignore[union-attr]
 
     async def _release(self, connection: AsyncConnection) -> None:
-        """Roll back what is not committed, and return the connection; whoever is cancelled here does not stop that."""
+        """Roll back what is not committed, and return the connection.
+
+        Whoever is cancelled here does not stop that.
+        """
         ending = asyncio.create_task(self._end(connection))
         self._ending.add(ending)
         ending.add_done_callback(self._ending.discard)
@@ -207,7 +246,9 @@ class SqlDatabase:
                 if self._is_closed:
                     await connection.invalidate()
                 await connection.close()
-        except Exception:  # a connection that broke, or is silent: the database rolls back by itself
+        except (
+            Exception
+        ):  # a connection that broke, or is silent: the database rolls back by itself
             with contextlib.suppress(Exception):
                 async with asyncio.timeout(self._timeout_s):
                     await connection.invalidate()
@@ -226,30 +267,43 @@ class SqlDatabase:
                 return connection
             except BaseException as error:
                 await self._release(connection)
-                # SQLite's own waiting for locks leaves out some: a memory database's, and that for the change to WAL
-                if not (isinstance(error, StoreFailed) and _is_locked(error) and time.monotonic() < deadline):
+                # SQLite's own waiting for locks leaves out some: a memory database's, and that for
+                # the change to WAL
+                if not (
+                    isinstance(error, StoreFailed)
+                    and _is_locked(error)
+                    and time.monotonic() < deadline
+                ):
                     await _join_threads(
-                        {thread for thread in threading.enumerate() if "_connection_worker" in thread.name} - before
+                        {
+                            thread
+                            for thread in threading.enumerate()
+                            if "_connection_worker" in thread.name
+                        }
+                        - before
                     )
                     raise
             await asyncio.sleep(LOCK_POLL_S)
 
     async def _commit(self, connection: AsyncConnection) -> None:
-        if (
-            not self.is_sqlite
-        ):  # PostgreSQL answers the commit of a block that swallowed an error with a silent rollback
+        if not self.is_sqlite:  # PostgreSQL answers the commit of a block that swallowed an error with a silent rollback
             async with self.translate_errors("the transaction cannot be committed"):
                 await connection.execute(select(1))
         try:
             async with asyncio.timeout(self._timeout_s):
                 await connection.commit()
-        except IntegrityError as error:  # a constraint that is checked at the end: certainly refused
+        except (
+            IntegrityError
+        ) as error:  # a constraint that is checked at the end: certainly refused
             raise StoreFailed(f"the commit was refused: {_error_text(error)}") from error
         except Exception as error:
             raise StoreUncertain(f"the commit was not confirmed: {_error_text(error)}") from error
 
     def after_commit(self, connection: object, call: Callable[[], object]) -> None:
-        """Call this once the transaction is committed; at once if it is not one of `transaction()`'s."""
+        """Call this once the transaction is committed.
+
+        At once if it is not one of `transaction()`'s.
+        """
         waiting = self._running.get(connection) if isinstance(connection, AsyncConnection) else None
         if waiting is None:
             call()
@@ -258,7 +312,9 @@ class SqlDatabase:
 
     @contextlib.asynccontextmanager
     async def translate_errors(self, what: str, *, timeouts: int = 1) -> AsyncIterator[None]:
-        """Bound our own statements in time and translate what they raise: StoreFailed, for what is uncommitted is undone.
+        """Bound our own statements in time and translate what they raise.
+
+        StoreFailed, for what is uncommitted is undone.
 
         timeouts: how many of the `timeout_s` they may take together.
         """
@@ -280,11 +336,15 @@ def _closed() -> StoreFailed:
 
 
 def _ended_by_the_block() -> StoreUncertain:
-    return StoreUncertain("the block ended the transaction by itself: what it did may be kept in part")
+    return StoreUncertain(
+        "the block ended the transaction by itself: what it did may be kept in part"
+    )
 
 
 def checked_name(what: str, name: str) -> str:
-    """Return a name that every database keeps and compares as it is: printable, no blanks at its ends.
+    """Return a name that every database keeps and compares as it is.
+
+    Printable, no blanks at its ends.
 
     Raise InvalidMessage for any other.
 
@@ -293,12 +353,17 @@ def checked_name(what: str, name: str) -> str:
     """
     is_kept = isinstance(name, str) and name.isprintable() and name == name.strip()
     if not is_kept or not 0 < len(name) <= MAX_CHARACTERS:
-        raise InvalidMessage(f"a {what} is 1 to {MAX_CHARACTERS} printable characters, not {name!r:.300}")
+        raise InvalidMessage(
+            f"a {what} is 1 to {MAX_CHARACTERS} printable characters, not {name!r:.300}"
+        )
     return str.__str__(name)  # not a text of a class of its own: drivers look at the class
 
 
 async def _join_threads(threads: set[threading.Thread]) -> None:
-    """Wait for the end of aiosqlite's threads: they report to the loop, which may be closed next."""
+    """Wait for the end of aiosqlite's threads.
+
+    They report to the loop, which may be closed next.
+    """
     until = time.monotonic() + 1.0
     while any(thread.is_alive() for thread in threads) and time.monotonic() < until:
         await asyncio.sleep(0.001)
@@ -321,7 +386,8 @@ def _prepare_sqlite(timeout_s: float) -> Callable[[Any, object], None]:
     def prepare(connection: Any, _: object) -> None:
         connection.isolation_level = None  # the driver would begin too late, and as a reader
         cursor = connection.cursor()
-        # FULL: a commit survives a power failure. Otherwise an acknowledged message could lose its effect afterwards.
+        # FULL: a commit survives a power failure. Otherwise an acknowledged message could lose its
+        # effect afterwards.
         for pragma in (
             f"busy_timeout={int(timeout_s * 1e3)}",
             "journal_mode=WAL",

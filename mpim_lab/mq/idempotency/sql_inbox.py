@@ -6,18 +6,21 @@
 | is there                | does nothing and returns the first result                                     |
 | is being made elsewhere | waits for that transaction: then as above, whichever way it ended             |
 
-A crash anywhere before the commit leaves neither record nor effect, so the message may be handled again; after the commit
-both are there, so it need not be. At least once in delivery, exactly once in effect.
+A crash anywhere before the commit leaves neither record nor effect, so the message may be handled
+again; after the commit both are there, so it need not be. At least once in delivery, exactly once
+in effect.
 
-What this covers: effects in the database that holds the records, made through the connection that `work` is given.
+What this covers: effects in the database that holds the records, made through the connection that
+`work` is given.
 
-What it cannot cover: an effect outside of it (an e-mail, another service, another database). If the process dies after
-the e-mail and before the commit, a repeat sends it again; if the commit fails, an e-mail has gone out for something
-that never happened. Write such an effect down with `SqlOutbox.add` in the same `work`, and let a relay do it: then it
-happens only if the transaction holds, and at least once. Only the other side can make that once, by an idempotency key.
+What it cannot cover: an effect outside of it (an e-mail, another service, another database). If the
+process dies after the e-mail and before the commit, a repeat sends it again; if the commit fails,
+an e-mail has gone out for something that never happened. Write such an effect down with
+`SqlOutbox.add` in the same `work`, and let a relay do it: then it happens only if the transaction
+holds, and at least once. Only the other side can make that once, by an idempotency key.
 
-Source: Helland, "Life beyond Distributed Transactions", 2007 (a receiver that remembers its messages);
-https://microservices.io/patterns/communication-style/idempotent-consumer.html
+Source: Helland, "Life beyond Distributed Transactions", 2007 (a receiver that remembers its
+messages); https://microservices.io/patterns/communication-style/idempotent-consumer.html
 """
 
 import asyncio
@@ -56,7 +59,9 @@ INBOX = Table(
     Column("scope", NAME, primary_key=True),
     Column("message_id", NAME, primary_key=True),
     Column("result", LargeBinary(MAX_RESULT_BYTES), nullable=False),
-    Column("handled_at", BigInteger, nullable=False),  # milliseconds since 1970, by the clock of whoever handled it
+    Column(
+        "handled_at", BigInteger, nullable=False
+    ),  # milliseconds since 1970, by the clock of whoever handled it
     Index("mpim_inbox_by_age", "scope", "handled_at"),
 )
 
@@ -64,27 +69,33 @@ INBOX = Table(
 class SqlInbox:
     """The inbox (deduplication table) of one kind of work: `SqlInbox(database, "payments")`.
 
-    Scopes know nothing of each other's ids. clock: seconds since 1970; only `purge` reads what it returned.
+    Scopes know nothing of each other's ids. clock: seconds since 1970; only `purge` reads what it
+    returned.
     """
 
-    def __init__(self, database: SqlDatabase, scope: str, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, database: SqlDatabase, scope: str, *, clock: Callable[[], float] = time.time
+    ) -> None:
         self.scope, self._database, self._clock = checked_name("scope", scope), database, clock
         database.register_tables(INBOX)
 
     async def run(self, message_id: str, work: Work) -> bytes:
         """Do the work if nobody has, and return its result; otherwise return the first result.
 
-        `work(connection)` has its effect through that connection, which it neither commits nor rolls back, and may give
-        a result of at most 1 MiB; an ORM session joins with `AsyncSession(bind=connection)`. What it raises is raised here,
-        nothing is kept, and the message may be tried again.
-        Raises InvalidMessage, StoreFailed (nothing was kept), StoreUncertain (run it again with the same id to know),
-        WorkCancelled (the work, not the caller, was cancelled), InvalidParameter (the work cannot be awaited).
+        `work(connection)` has its effect through that connection, which it neither commits nor
+        rolls back, and may give a result of at most 1 MiB; an ORM session joins with
+        `AsyncSession(bind=connection)`. What it raises is raised here, nothing is kept, and the
+        message may be tried again. Raises InvalidMessage, StoreFailed (nothing was kept),
+        StoreUncertain (run it again with the same id to know), WorkCancelled (the work, not the
+        caller, was cancelled), InvalidParameter (the work cannot be awaited).
         """
         message_id = checked_name("message id", message_id)
         for _ in range(MAX_RACES):
             try:
                 return await self._run_in_transaction(message_id, work)
-            except _ConcurrentDuplicate:  # what was begun is rolled back; the next look finds the other's record
+            except (
+                _ConcurrentDuplicate
+            ):  # what was begun is rolled back; the next look finds the other's record
                 continue
         raise StoreFailed(
             f"{message_id!r} was marked and forgotten by others {MAX_RACES} times in a row; nothing was done"
@@ -96,19 +107,31 @@ class SqlInbox:
             if first is not None:
                 return first
             await self._insert_record(connection, message_id)
-            result = encode_payload(await _run_work(work, connection, message_id) or b"", MAX_RESULT_BYTES)
+            result = encode_payload(
+                await _run_work(work, connection, message_id) or b"", MAX_RESULT_BYTES
+            )
             await self._save_result(connection, message_id, result)
             return result
 
     async def _read_result(self, connection: AsyncConnection, message_id: str) -> bytes | None:
         async with self._database.translate_errors("the record cannot be read"):
-            found = await connection.execute(select(INBOX.c.result).where(*self._matches(message_id)))
+            found = await connection.execute(
+                select(INBOX.c.result).where(*self._matches(message_id))
+            )
         row = found.first()
         return None if row is None else bytes(row.result)
 
     async def _insert_record(self, connection: AsyncConnection, message_id: str) -> None:
-        """Record first, work afterwards: who is second waits here and has not had its effect yet."""
-        row = {"scope": self.scope, "message_id": message_id, "result": b"", "handled_at": self._now_ms()}
+        """Record first, work afterwards.
+
+        Who is second waits here and has not had its effect yet.
+        """
+        row = {
+            "scope": self.scope,
+            "message_id": message_id,
+            "result": b"",
+            "handled_at": self._now_ms(),
+        }
         try:
             async with self._database.translate_errors("the record cannot be made"):
                 await connection.execute(insert(INBOX).values(row))
@@ -117,25 +140,35 @@ class SqlInbox:
                 raise _ConcurrentDuplicate from error
             raise
 
-    async def _save_result(self, connection: AsyncConnection, message_id: str, result: bytes) -> None:
+    async def _save_result(
+        self, connection: AsyncConnection, message_id: str, result: bytes
+    ) -> None:
         async with self._database.translate_errors("the result cannot be kept"):
-            kept = await connection.execute(update(INBOX).where(*self._matches(message_id)).values(result=result))
-        if kept.rowcount != 1:  # a work that swallowed the database's error, after which the record was undone
+            kept = await connection.execute(
+                update(INBOX).where(*self._matches(message_id)).values(result=result)
+            )
+        if (
+            kept.rowcount != 1
+        ):  # a work that swallowed the database's error, after which the record was undone
             raise StoreUncertain(
                 f"the database undid the record of {message_id!r} while the work went on: what it did since may be kept"
             )
 
     async def result(self, message_id: str) -> bytes | None:
-        """Return the first result of a message; None if it is not handled, or purged. Raise InvalidMessage, StoreFailed."""
+        """Return the first result of a message; None if it is not handled, or purged.
+
+        Raise InvalidMessage, StoreFailed.
+        """
         async with self._database.transaction() as connection:
             return await self._read_result(connection, checked_name("message id", message_id))
 
     async def purge(self, older_than_s: float) -> int:
         """Remove this scope's records of messages handled longer ago than this. Return how many.
 
-        A record's lifetime is for how long a repeat is recognised: one that comes after its record was purged is handled
-        again, as if it were new. So keep records longer than any sender repeats, any stream is replayed or any dead letter
-        waits. Without this the table grows for ever.
+        A record's lifetime is for how long a repeat is recognised: one that comes after its record
+        was purged is handled again, as if it were new. So keep records longer than any sender
+        repeats, any stream is replayed or any dead letter waits. Without this the table grows for
+        ever.
         """
         check_bounds(0.0, 100 * MAX_WAIT_S, older_than_s=older_than_s)
         oldest = self._now_ms() - int(older_than_s * 1e3)
@@ -156,7 +189,10 @@ class SqlInbox:
 
 
 async def _run_work(work: Work, connection: AsyncConnection, message_id: str) -> bytes | None:
-    """Do the work and return its result. A CancelledError that is not the caller's is the work's own failure."""
+    """Do the work and return its result.
+
+    A CancelledError that is not the caller's is the work's own failure.
+    """
     cancellations, begun = TaskCancellation(), work(connection)
     if not inspect.isawaitable(begun):
         check_handler(work)
@@ -166,7 +202,9 @@ async def _run_work(work: Work, connection: AsyncConnection, message_id: str) ->
     except asyncio.CancelledError as error:
         if cancellations.was_requested:
             raise
-        raise WorkCancelled(f"the work on {message_id!r} awaited what somebody else cancelled") from error
+        raise WorkCancelled(
+            f"the work on {message_id!r} awaited what somebody else cancelled"
+        ) from error
 
 
 class _ConcurrentDuplicate(Exception):

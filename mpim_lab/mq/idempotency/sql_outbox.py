@@ -1,9 +1,11 @@
-"""SqlOutbox: the transactional outbox. What a transaction wants to send is a row in it; a relay sends it after the commit.
+"""SqlOutbox: the transactional outbox.
 
-To change a database and then send a message is two steps in two places: a crash between them leaves an order nobody hears
-of, and the other way round an announced order that does not exist. So the sender writes the message as a row, in the
-transaction of the business change: both or neither. A relay reads rows, sends each, and deletes it after the
-stream's answer.
+What a transaction wants to send is a row in it; a relay sends it after the commit.
+
+To change a database and then send a message is two steps in two places: a crash between them leaves
+an order nobody hears of, and the other way round an announced order that does not exist. So the
+sender writes the message as a row, in the transaction of the business change: both or neither. A
+relay reads rows, sends each, and deletes it after the stream's answer.
 
 | the relay dies ...                   | then the row is ...       | and the stream has it   |
 |--------------------------------------|---------------------------|-------------------------|
@@ -11,7 +13,8 @@ stream's answer.
 | after sending, before deleting       | still there: sent again   | twice, with the SAME id |
 | after deleting                       | gone                      | once                    |
 
-At least once, then: the receiver recognises repeats by the id, with `SqlInbox` or `IdempotencyStore`.
+At least once, then: the receiver recognises repeats by the id, with `SqlInbox` or
+`IdempotencyStore`.
 
 | a row fails because ...                       | then                                                                  |
 |-----------------------------------------------|-----------------------------------------------------------------------|
@@ -20,10 +23,11 @@ At least once, then: the receiver recognises repeats by the id, with `SqlInbox` 
 |                                               | on; each refusal is logged, the pause of that stream grows            |
 | the queue or the store was closed             | the relay ends, with that error                                       |
 
-Order: each relay sends by ascending row id, and a stream's rows stop at the first that fails, so the first copies of a
-stream's rows arrive in that order, also with several relays. SQLite commits in the order of the ids. PostgreSQL and
-MySQL number rows when they are written: of two transactions at the same time the one numbered first may be committed,
-and sent, last. No row is skipped by that: a relay asks for the rows that are there, not for those above the last it saw.
+Order: each relay sends by ascending row id, and a stream's rows stop at the first that fails, so
+the first copies of a stream's rows arrive in that order, also with several relays. SQLite commits
+in the order of the ids. PostgreSQL and MySQL number rows when they are written: of two transactions
+at the same time the one numbered first may be committed, and sent, last. No row is skipped by that:
+a relay asks for the rows that are there, not for those above the last it saw.
 
 Source: https://microservices.io/patterns/data/transactional-outbox.html and /polling-publisher.html
 """
@@ -38,7 +42,18 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from sqlalchemy import BigInteger, Column, Integer, LargeBinary, MetaData, Table, delete, func, insert, select
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    delete,
+    func,
+    insert,
+    select,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from mpim_lab.errors import CommandRejected, InvalidMessage, MpimError
@@ -60,11 +75,15 @@ MAX_ROWS = 1_000
 OUTBOX = Table(
     "mpim_outbox",
     MetaData(),
-    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column(
+        "id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True
+    ),
     Column("stream_name", NAME, nullable=False),
     Column("message_id", NAME, nullable=False),
     Column("payload", LargeBinary(MAX_PAYLOAD_BYTES), nullable=False),
-    Column("added_at", BigInteger, nullable=False),  # milliseconds since 1970: how long has the oldest been waiting?
+    Column(
+        "added_at", BigInteger, nullable=False
+    ),  # milliseconds since 1970: how long has the oldest been waiting?
     sqlite_autoincrement=True,  # otherwise SQLite gives the highest id again once its row is deleted
 )
 
@@ -89,12 +108,19 @@ class SqlOutbox:
         database.register_tables(OUTBOX)
 
     async def add(
-        self, connection: AsyncConnection | AsyncSession, stream_name: str, message_id: str, payload: bytes | str
+        self,
+        connection: AsyncConnection | AsyncSession,
+        stream_name: str,
+        message_id: str,
+        payload: bytes | str,
     ) -> None:
-        """Write a message in the caller's own transaction: it is sent if, and only if, that is committed.
+        """Write a message in the caller's own transaction.
 
-        message_id: made once (`new_message_id()`), before the first attempt at the transaction, and kept if that is repeated.
-        Raises InvalidMessage, StoreFailed; after either, let the transaction roll back.
+        It is sent if, and only if, that is committed.
+
+        message_id: made once (`new_message_id()`), before the first attempt at the transaction, and
+        kept if that is repeated. Raises InvalidMessage, StoreFailed; after either, let the
+        transaction roll back.
         """
         row = {
             "stream_name": checked_name("stream name", stream_name),
@@ -106,8 +132,13 @@ class SqlOutbox:
             await connection.execute(insert(OUTBOX).values(row))
         self._database.after_commit(connection, self.added.set)
 
-    async def pending(self, *, count: int = 100, excluding: Collection[str] = ()) -> list[OutboxMessage]:
-        """Return the oldest `count` rows not known to be sent, `excluding` those to some streams. Raise StoreFailed."""
+    async def pending(
+        self, *, count: int = 100, excluding: Collection[str] = ()
+    ) -> list[OutboxMessage]:
+        """Return the oldest `count` rows not known to be sent, `excluding` those to some streams.
+
+        Raise StoreFailed.
+        """
         check_bounds(1, MAX_INT, count=count)
         columns = (OUTBOX.c.id, OUTBOX.c.stream_name, OUTBOX.c.message_id, OUTBOX.c.payload)
         async with (
@@ -115,10 +146,16 @@ class SqlOutbox:
             self._database.translate_errors("the outbox cannot be read"),
         ):
             wanted = (
-                select(*columns).where(OUTBOX.c.stream_name.not_in(list(excluding))).order_by(OUTBOX.c.id).limit(count)
+                select(*columns)
+                .where(OUTBOX.c.stream_name.not_in(list(excluding)))
+                .order_by(OUTBOX.c.id)
+                .limit(count)
             )
             found = await connection.execute(wanted)
-            return [OutboxMessage(row.id, row.stream_name, row.message_id, bytes(row.payload)) for row in found]
+            return [
+                OutboxMessage(row.id, row.stream_name, row.message_id, bytes(row.payload))
+                for row in found
+            ]
 
     async def count(self) -> int:
         """Return how many rows are pending. Raise StoreFailed."""
@@ -126,10 +163,15 @@ class SqlOutbox:
             self._database.transaction() as connection,
             self._database.translate_errors("the outbox cannot be read"),
         ):
-            return int((await connection.execute(select(func.count()).select_from(OUTBOX))).scalar_one())
+            return int(
+                (await connection.execute(select(func.count()).select_from(OUTBOX))).scalar_one()
+            )
 
     async def delete(self, *ids: int) -> int:
-        """Delete rows: those that were sent, or one that a person gives up. Return how many there were."""
+        """Delete rows: those that were sent, or one that a person gives up.
+
+        Return how many there were.
+        """
         if not ids:
             return 0
         async with (
@@ -138,7 +180,9 @@ class SqlOutbox:
         ):
             return (await connection.execute(delete(OUTBOX).where(OUTBOX.c.id.in_(ids)))).rowcount
 
-    def relay(self, queue: MessageQueue, *, batch_size: int = 100, poll_interval_s: float = 0.5) -> "OutboxRelay":
+    def relay(
+        self, queue: MessageQueue, *, batch_size: int = 100, poll_interval_s: float = 0.5
+    ) -> "OutboxRelay":
         """Return a relay that sends this outbox's rows to the streams of `queue`."""
         return OutboxRelay(self, queue, batch_size=batch_size, poll_interval_s=poll_interval_s)
 
@@ -146,17 +190,27 @@ class SqlOutbox:
 class OutboxRelay:
     """Send rows to their streams, as the fields "id" and "data": `await relay.run()`, `await relay.stop()` from elsewhere.
 
-    batch_size: rows read at once. poll_interval_s: how often to look for what other processes wrote; what this process
-    commits is noticed at once. Several relays lose nothing and may send the same row each: duplicates, which the id makes
-    harmless.
+    batch_size: rows read at once. poll_interval_s: how often to look for what other processes
+    wrote; what this process commits is noticed at once. Several relays lose nothing and may send
+    the same row each: duplicates, which the id makes harmless.
     """
 
     def __init__(
-        self, outbox: SqlOutbox, queue: MessageQueue, *, batch_size: int = 100, poll_interval_s: float = 0.5
+        self,
+        outbox: SqlOutbox,
+        queue: MessageQueue,
+        *,
+        batch_size: int = 100,
+        poll_interval_s: float = 0.5,
     ) -> None:
         check_bounds(1, MAX_ROWS, batch_size=batch_size)
         check_times(poll_interval_s=poll_interval_s)
-        self._outbox, self._queue, self._batch_size, self._poll_interval_s = outbox, queue, batch_size, poll_interval_s
+        self._outbox, self._queue, self._batch_size, self._poll_interval_s = (
+            outbox,
+            queue,
+            batch_size,
+            poll_interval_s,
+        )
         self._backoff, self._close_timeout_s = Backoff(), ConnectionConfig().close_timeout_s
         self._refusals: dict[str, _Refusal] = {}
         self._loop = StoppableLoop()
@@ -164,9 +218,10 @@ class OutboxRelay:
     async def relay_once(self, limit: int | None = None) -> int:
         """Send the oldest rows, at most `limit`, one after the other. Return how many.
 
-        Raises what `Stream.add` raises for the first row that fails, after the rows of other streams were sent, if it was
-        refused for itself. It and the later rows of its stream stay. StoreFailed or StoreUncertain when the rows that were
-        sent could not be deleted: they will be sent again.
+        Raises what `Stream.add` raises for the first row that fails, after the rows of other
+        streams were sent, if it was refused for itself. It and the later rows of its stream stay.
+        StoreFailed or StoreUncertain when the rows that were sent could not be deleted: they will
+        be sent again.
         """
         check_bounds(1, MAX_INT, limit=self._batch_size if limit is None else limit)
         done = _Round(self._batch_size if limit is None else limit)
@@ -180,7 +235,9 @@ class OutboxRelay:
         page_is_full = True
         while page_is_full and done.sent < done.limit:
             wanted = done.limit - done.sent
-            rows = await self._outbox.pending(count=wanted, excluding=done.paused | done.refused.keys())
+            rows = await self._outbox.pending(
+                count=wanted, excluding=done.paused | done.refused.keys()
+            )
             page_is_full = len(rows) == wanted
             await self._relay_page(rows, done)
 
@@ -191,30 +248,41 @@ class OutboxRelay:
                 if row.stream_name in done.refused:
                     continue
                 try:
-                    await self._queue.stream(row.stream_name).add({ID: row.message_id, DATA: row.payload})
+                    await self._queue.stream(row.stream_name).add(
+                        {ID: row.message_id, DATA: row.payload}
+                    )
                 except (CommandRejected, InvalidMessage) as error:
                     if error.transient:
                         raise
                     done.refused[row.stream_name] = error
                 else:
                     sent.append(row.id)
-        except (Exception, asyncio.CancelledError):  # not when the process goes down: then nothing more is done
+        except (
+            Exception,
+            asyncio.CancelledError,
+        ):  # not when the process goes down: then nothing more is done
             await self._outbox.delete(*sent)
             raise
         await self._outbox.delete(*sent)
         done.sent += len(sent)
 
     async def run(self) -> None:
-        """Send until `stop`. A server or database that is away is waited for; rows stay where they are meanwhile.
+        """Send until `stop`.
 
-        Raises QueueClosed or StoreFailed once queue or store are closed, and whatever else no repeat can change.
+        A server or database that is away is waited for; rows stay where they are meanwhile.
+
+        Raises QueueClosed or StoreFailed once queue or store are closed, and whatever else no
+        repeat can change.
         """
         with self._loop:
             await self._loop.run(self._poll_once, self._backoff, self._on_error)
 
     async def _poll_once(self) -> None:
         self._outbox.added.clear()  # before reading: what is committed while we read sets it again
-        done = _Round(self._batch_size, {name for name, refusal in self._refusals.items() if now() < refusal.until})
+        done = _Round(
+            self._batch_size,
+            {name for name, refusal in self._refusals.items() if now() < refusal.until},
+        )
         await self._relay(done)
         self._record_refusals(done)
         if done.sent < self._batch_size and not self._loop.is_stopping:
@@ -233,12 +301,20 @@ class OutboxRelay:
             times = self._refusals[name].times + 1 if name in self._refusals else 1
             delay_s = self._backoff.delay_s(times, random.random())
             self._refusals[name] = _Refusal(times, now() + delay_s)
-            _log.warning("outbox: to %r: %s: %s; tried again in %.1f s", name, type(error).__name__, error, delay_s)
+            _log.warning(
+                "outbox: to %r: %s: %s; tried again in %.1f s",
+                name,
+                type(error).__name__,
+                error,
+                delay_s,
+            )
         for name in self._refusals.keys() - done.refused.keys() - done.paused:
             del self._refusals[name]
 
     async def stop(self) -> None:
-        """Finish the rows that were read, and wait until `run` has returned; after `close_timeout_s` it is cancelled.
+        """Finish the rows that were read, and wait until `run` has returned.
+
+        After `close_timeout_s` it is cancelled.
 
         It may be run again then. A relay that has never run ends as soon as it begins.
         """

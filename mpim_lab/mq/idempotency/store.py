@@ -1,6 +1,7 @@
 """IdempotencyStore: at least once and harmless the second time = exactly once in effect.
 
-A message's sender makes its id once and keeps it in every repeat; whoever handles it asks here first.
+A message's sender makes its id once and keeps it in every repeat; whoever handles it asks here
+first.
 
 | the id's record says      | then the worker ...                                                      |
 |---------------------------|--------------------------------------------------------------------------|
@@ -8,13 +9,14 @@ A message's sender makes its id once and keeps it in every repeat; whoever handl
 | claimed by another        | does nothing: InProgress, to be tried again when the lease may be over   |
 | done                      | does nothing and gets the first result                                   |
 
-`complete` checks the token and then, in one step on the server, runs the effects, keeps the result and marks the id done.
-A worker that slept through its lease has a token that is not the last: it gets LeaseLost, and nothing of its attempt
-is kept.
+`complete` checks the token and then, in one step on the server, runs the effects, keeps the result
+and marks the id done. A worker that slept through its lease has a token that is not the last: it
+gets LeaseLost, and nothing of its attempt is kept.
 
-What this covers: effects on the same server as the records, handed over with `effects.add(…)`. What it cannot cover:
-anything that happens elsewhere while the work goes on (an e-mail, a payment at a bank). That happens at least once, unless
-the other side takes an idempotency key or checks the token itself. Effects in a SQL database: `sql_inbox.py`.
+What this covers: effects on the same server as the records, handed over with `effects.add(…)`. What
+it cannot cover: anything that happens elsewhere while the work goes on (an e-mail, a payment at a
+bank). That happens at least once, unless the other side takes an idempotency key or checks the
+token itself. Effects in a SQL database: `sql_inbox.py`.
 
 | a claim is released, unless it has passed on, when   | how                                                       |
 |------------------------------------------------------|-----------------------------------------------------------|
@@ -26,10 +28,11 @@ the other side takes an idempotency key or checks the token itself. Effects in a
 | the caller is cancelled while it claims              | as soon as the claim's answer comes                       |
 | the server cannot be reached, the process dies       | by itself, after the lease                                |
 
-A record lives for `ttl_s`; a repeat that comes later is handled again. So that is longer than any sender repeats.
+A record lives for `ttl_s`; a repeat that comes later is handled again. So that is longer than any
+sender repeats.
 
-Source: Kleppmann, "How to do distributed locking", 2016 (fencing tokens); Stripe's API documentation (idempotency keys: the
-first result is returned to every repeat).
+Source: Kleppmann, "How to do distributed locking", 2016 (fencing tokens); Stripe's API
+documentation (idempotency keys: the first result is returned to every repeat).
 """
 
 import asyncio
@@ -53,7 +56,12 @@ from mpim_lab.keys import Name, joinable, name_bytes
 from mpim_lab.mq.connection.bounds import check_whole
 from mpim_lab.mq.connection.coalescer import Coalescer
 from mpim_lab.mq.connection.encoding import encode_payload
-from mpim_lab.mq.connection.handler import TaskCancellation, check_handler, handler_scope, is_in_handler
+from mpim_lab.mq.connection.handler import (
+    TaskCancellation,
+    check_handler,
+    handler_scope,
+    is_in_handler,
+)
 from mpim_lab.mq.connection.lua_script import LuaScript
 from mpim_lab.mq.connection.resp import encode_command, ignore_result
 from mpim_lab.mq.connection.retry import Backoff
@@ -65,13 +73,20 @@ _POLL_BACKOFF = Backoff(initial_s=0.005, max_s=0.1)
 Work = Callable[[AtomicEffects], bytes | None] | Callable[[AtomicEffects], Awaitable[bytes | None]]
 CLAIM, COMPLETE, RELEASE = (
     LuaScript("mq/idempotency/lua/claim.lua"),
-    LuaScript("mq/connection/lua/call.lua", "mq/idempotency/lua/effects.lua", "mq/idempotency/lua/complete.lua"),
+    LuaScript(
+        "mq/connection/lua/call.lua",
+        "mq/idempotency/lua/effects.lua",
+        "mq/idempotency/lua/complete.lua",
+    ),
     LuaScript("mq/idempotency/lua/release.lua"),
 )
 
 
 class Claim(NamedTuple):
-    """One worker's right to handle one id, until its lease ends. `token` is higher than that of every claim before."""
+    """One worker's right to handle one id, until its lease ends.
+
+    `token` is higher than that of every claim before.
+    """
 
     id: Name
     token: int
@@ -89,38 +104,52 @@ class IdempotencyStore:
 
     Claims of one event-loop iteration are sent as one command.
 
-    lease_ms: longer than the work takes; a crashed worker's claim passes on after it. ttl_s: how long a record lives.
-    Raises what `ReconnectingConnection` raises. After an error with `definite` False simply run it again, with the same id.
+    lease_ms: longer than the work takes; a crashed worker's claim passes on after it. ttl_s: how
+    long a record lives. Raises what `ReconnectingConnection` raises. After an error with `definite`
+    False simply run it again, with the same id.
     """
 
-    def __init__(self, queue: MessageQueue, scope: Name, *, lease_ms: int = 30_000, ttl_s: int = 86_400) -> None:
+    def __init__(
+        self, queue: MessageQueue, scope: Name, *, lease_ms: int = 30_000, ttl_s: int = 86_400
+    ) -> None:
         check_whole(lease_ms=lease_ms, ttl_s=ttl_s)
         if ttl_s * 1_000 < lease_ms:
-            raise InvalidParameter(f"lease_ms={lease_ms}, ttl_s={ttl_s}: a record outlives its lease")
+            raise InvalidParameter(
+                f"lease_ms={lease_ms}, ttl_s={ttl_s}: a record outlives its lease"
+            )
         name_bytes(scope, "scope", error=InvalidParameter)
         self.scope, self._queue = scope, queue
-        self._tokens, self._key_prefix = queue.keys.fencing_tokens(scope), queue.keys.idempotency_record_prefix(scope)
+        self._tokens, self._key_prefix = (
+            queue.keys.fencing_tokens(scope),
+            queue.keys.idempotency_record_prefix(scope),
+        )
         self._link = queue.context(scope).connection
         self._lease_ms, self._ttl_ms = lease_ms, str(ttl_s * 1_000)
         self._releases: set[asyncio.Future[Any]] = set()
         self._claims: Coalescer[tuple[Name, bytes], Claim | bytes] = Coalescer(
             self._send_claims, max_items=MAX_AT_ONCE, on_abandoned=self._release_nowait
         )
-        self._completions: Coalescer[_Completion, bytes] = Coalescer(self._send_completions, max_items=MAX_AT_ONCE)
+        self._completions: Coalescer[_Completion, bytes] = Coalescer(
+            self._send_completions, max_items=MAX_AT_ONCE
+        )
 
     async def run(self, id: Name, work: Work, *, wait_timeout_s: float | None = None) -> bytes:
         """Do the work if nobody has, and return its result; otherwise return the first result.
 
-        `work(effects)`, plain or async, says with `effects.add(…)` what is to change on the server, and may give a result.
-        What it raises is raised here, and the id may be tried again at once. While another worker is at it, waits for the
-        first result or the end of the lease, at most `wait_timeout_s` (None: twice the lease), then raises InProgress;
-        at once, if that is the work itself, which asks for its own id.
+        `work(effects)`, plain or async, says with `effects.add(…)` what is to change on the server,
+        and may give a result. What it raises is raised here, and the id may be tried again at once.
+        While another worker is at it, waits for the first result or the end of the lease, at most
+        `wait_timeout_s` (None: twice the lease), then raises InProgress; at once, if that is the
+        work itself, which asks for its own id.
 
-        Raises LeaseLost; WorkCancelled if the work, not the caller, was cancelled: it may be tried again, too.
+        Raises LeaseLost; WorkCancelled if the work, not the caller, was cancelled: it may be tried
+        again, too.
         """
         wait_timeout_s = 2e-3 * self._lease_ms if wait_timeout_s is None else wait_timeout_s
         record_key = self._record_key(id)
-        if is_in_handler(record_key):  # the work asks for its own result: that cannot come while it waits
+        if is_in_handler(
+            record_key
+        ):  # the work asks for its own result: that cannot come while it waits
             wait_timeout_s = 0.0
         claimed = await self._claim_or_wait(id, record_key, now() + wait_timeout_s)
         if isinstance(claimed, bytes):
@@ -133,20 +162,26 @@ class IdempotencyStore:
                     result = await result
                 elif result is not None and type(result) is not bytes and type(result) is not str:
                     check_handler(work)
-            return await self._complete(record_key, claimed, b"" if result is None else result, effects.commands)
+            return await self._complete(
+                record_key, claimed, b"" if result is None else result, effects.commands
+            )
         except LeaseLost:
             raise
         except asyncio.CancelledError as error:
             self._release_nowait(claimed)
             if cancellations.was_requested:
                 raise
-            raise WorkCancelled(f"the work on {id!r} awaited what somebody else cancelled") from error
+            raise WorkCancelled(
+                f"the work on {id!r} awaited what somebody else cancelled"
+            ) from error
         except Exception as error:
             if getattr(error, "definite", True):
                 with contextlib.suppress(MpimError):  # then it passes on after the lease
                     await self.release(claimed)
             else:
-                self._release_nowait(claimed)  # it may be done, or nobody answers: no reason to wait
+                self._release_nowait(
+                    claimed
+                )  # it may be done, or nobody answers: no reason to wait
             raise
 
     async def _claim_or_wait(self, id: Name, record_key: bytes, until: float) -> Claim | bytes:
@@ -161,16 +196,25 @@ class IdempotencyStore:
         raise AssertionError("unreachable")
 
     async def claim(self, id: Name) -> Claim | bytes:
-        """Claim an id; return the first result if the work is done. Raise InProgress while another worker's lease lasts."""
+        """Claim an id; return the first result if the work is done.
+
+        Raise InProgress while another worker's lease lasts.
+        """
         return await self._claims.submit((id, self._record_key(id)))
 
-    async def complete(self, claim: Claim, result: bytes = b"", effects: AtomicEffects | None = None) -> bytes:
-        """Run the effects and mark the id done, atomically. Return the first result: another worker's if that was faster.
+    async def complete(
+        self, claim: Claim, result: bytes = b"", effects: AtomicEffects | None = None
+    ) -> bytes:
+        """Run the effects and mark the id done, atomically.
 
-        Raise LeaseLost when the claim has passed on: nothing was changed. CommandRejected: the server refused an effect.
-        InvalidMessage: the result is neither bytes nor text.
+        Return the first result: another worker's if that was faster.
+
+        Raise LeaseLost when the claim has passed on: nothing was changed. CommandRejected: the
+        server refused an effect. InvalidMessage: the result is neither bytes nor text.
         """
-        return await self._complete(self._record_key(claim.id), claim, result, effects.commands if effects else ())
+        return await self._complete(
+            self._record_key(claim.id), claim, result, effects.commands if effects else ()
+        )
 
     def _complete(
         self, record_key: bytes, claim: Claim, result: bytes, commands: Sequence[Command]
@@ -181,11 +225,16 @@ class IdempotencyStore:
         return self._completions.submit(_Completion(record_key, claim, result, commands))
 
     async def release(self, claim: Claim) -> bool:
-        """Release a claim, so that the next attempt need not wait for the lease. Return False if it had passed on."""
+        """Release a claim, so that the next attempt need not wait for the lease.
+
+        Return False if it had passed on.
+        """
         return bool(await RELEASE.run(self._link, [self._record_key(claim.id)], str(claim.token)))
 
     def _release_nowait(self, claimed: Claim | bytes | Exception) -> None:
-        """Release a claim without waiting: nobody who is cancelled need wait for the server, nor can this be cancelled.
+        """Release a claim without waiting.
+
+        Nobody who is cancelled need wait for the server, nor can this be cancelled.
 
         In line behind what was written before, a `complete` included: what was finished stays done.
         """
@@ -206,12 +255,19 @@ class IdempotencyStore:
             raise InvalidMessage("a message without an id cannot be recognised when it comes again")
         return self._key_prefix + joinable(id)
 
-    async def _send_claims(self, asked: Sequence[tuple[Name, bytes]]) -> Sequence[Claim | bytes | Exception]:
+    async def _send_claims(
+        self, asked: Sequence[tuple[Name, bytes]]
+    ) -> Sequence[Claim | bytes | Exception]:
         keys = [self._tokens, *(record_key for _, record_key in asked)]
         answers = await CLAIM.run(self._link, keys, str(self._lease_ms), self._ttl_ms)
-        return [_parse_claim(name, state, value) for (name, _), (state, value) in zip(asked, answers, strict=True)]
+        return [
+            _parse_claim(name, state, value)
+            for (name, _), (state, value) in zip(asked, answers, strict=True)
+        ]
 
-    async def _send_completions(self, completions: Sequence[_Completion]) -> Sequence[bytes | Exception]:
+    async def _send_completions(
+        self, completions: Sequence[_Completion]
+    ) -> Sequence[bytes | Exception]:
         keys = [completion.record_key for completion in completions]
         words = [b"%d" % len(completions), self._ttl_ms.encode()]
         for completion in completions:
@@ -226,14 +282,20 @@ class IdempotencyStore:
 
 def _parse_claim(id: Name, state: bytes, value: Any) -> Claim | bytes | Exception:
     if state == b"busy":
-        return InProgress(f"another worker is at {id!r}; its lease ends in {value} ms", retry_in_s=value / 1e3)
+        return InProgress(
+            f"another worker is at {id!r}; its lease ends in {value} ms", retry_in_s=value / 1e3
+        )
     return Claim(id, value) if state == b"mine" else value or b""
 
 
 def _parse_completion(completion: _Completion, state: bytes, value: bytes) -> bytes | Exception:
     if state == b"lost":
-        return LeaseLost(f"{completion.claim.id!r} has passed on to another worker; nothing of this attempt was kept")
+        return LeaseLost(
+            f"{completion.claim.id!r} has passed on to another worker; nothing of this attempt was kept"
+        )
     if state == b"failed":
         why = value.decode("utf-8", "replace")
-        return CommandRejected(f"an effect of {completion.claim.id!r} was refused: {why}", code=why.partition(" ")[0])
+        return CommandRejected(
+            f"an effect of {completion.claim.id!r} was refused: {why}", code=why.partition(" ")[0]
+        )
     return value

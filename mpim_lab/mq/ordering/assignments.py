@@ -1,8 +1,9 @@
 """PartitionAssignments: the partitions of one member of a group, their fencing tokens, what is in flight, and the commit.
 
-A partition's lease is acquired and kept by heartbeats (heartbeat.lua); a member that is silent for longer than its lease
-loses it to another. Then its token is not the last one any more, and its commits are refused (commit.lua): two workers may
-both believe that they have a partition, but only one of them can write.
+A partition's lease is acquired and kept by heartbeats (heartbeat.lua); a member that is silent for
+longer than its lease loses it to another. Then its token is not the last one any more, and its
+commits are refused (commit.lua): two workers may both believe that they have a partition, but only
+one of them can write.
 """
 
 import asyncio
@@ -22,11 +23,15 @@ from mpim_lab.mq.idempotency.effects import AtomicEffects, encode_effects
 from mpim_lab.mq.ordering.partitioned_stream import PartitionedStream, PartitionEntry, parse_entry
 from mpim_lab.mq.streams.entries import Entry
 
-MAX_HEARTBEAT_INTERVAL_S = 0.2  # however long the lease: a partition that was released is acquired as soon as that
+MAX_HEARTBEAT_INTERVAL_S = (
+    0.2  # however long the lease: a partition that was released is acquired as soon as that
+)
 _log = logging.getLogger(__name__)
 HEARTBEAT, COMMIT = (
     LuaScript("mq/ordering/lua/heartbeat.lua"),
-    LuaScript("mq/connection/lua/call.lua", "mq/idempotency/lua/effects.lua", "mq/ordering/lua/commit.lua"),
+    LuaScript(
+        "mq/connection/lua/call.lua", "mq/idempotency/lua/effects.lua", "mq/ordering/lua/commit.lua"
+    ),
 )
 
 
@@ -41,7 +46,9 @@ class PartitionLease:
     in_flight: list[PartitionEntry] = field(default_factory=list)
     failures: int = 0  # of the first entry in flight, by this member
     retry_at: float = 0.0  # when it is to be tried again
-    suspect_count: int = 0  # so many entries may have been in flight when an owner died: one at a time
+    suspect_count: int = (
+        0  # so many entries may have been in flight when an owner died: one at a time
+    )
 
     @property
     def last_read_id(self) -> str:
@@ -57,17 +64,31 @@ class CompletedEntry(NamedTuple):
 
 
 class PartitionAssignments:
-    """The partitions assigned to one member. Use as a context; at its end they are free for others at once.
+    """The partitions assigned to one member.
+
+    Use as a context; at its end they are free for others at once.
 
     Raises what `ReconnectingConnection` raises, and LeaseLost when a partition has passed on.
     """
 
-    def __init__(self, stream: PartitionedStream, group: Name, member: Name, *, lease_ms: int, batch_size: int) -> None:
+    def __init__(
+        self,
+        stream: PartitionedStream,
+        group: Name,
+        member: Name,
+        *,
+        lease_ms: int,
+        batch_size: int,
+    ) -> None:
         check_whole(3, lease_ms=lease_ms)
         self.group, self.member = same_name(group, "group"), same_name(member, "name of a member")
         self._stream, self._lease_ms, self._batch_size = stream, lease_ms, batch_size
         access = stream.queue.context(stream.name)
-        self._access, self._commands, self._reads = access, access.connection, access.new_connection(member)
+        self._access, self._commands, self._reads = (
+            access,
+            access.connection,
+            access.new_connection(member),
+        )
         self._keys = stream.assignment_keys(group)
         self._assigned: dict[int, PartitionLease] = {}
         self._heartbeat_at, self._heartbeat_interval_s, self._incarnation = (
@@ -93,7 +114,10 @@ class PartitionAssignments:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.reset()
         try:
@@ -113,7 +137,9 @@ class PartitionAssignments:
     async def _close(self) -> None:
         reads, self._reads = self._reads, self._access.new_connection(self.member)
         if reads.is_connected:
-            reads.connection.abort(QueueClosed("the member has left"))  # a read that still waits ends here
+            reads.connection.abort(
+                QueueClosed("the member has left")
+            )  # a read that still waits ends here
         await reads.close()
 
     def heartbeat_due(self) -> bool:
@@ -121,7 +147,10 @@ class PartitionAssignments:
         return now() >= self._heartbeat_at
 
     def reset(self) -> None:
-        """Forget all leases after an error: the next heartbeat brings them, with their offsets, from the server."""
+        """Forget all leases after an error.
+
+        The next heartbeat brings them, with their offsets, from the server.
+        """
         self._assigned.clear()
         self._heartbeat_at = 0.0
 
@@ -142,10 +171,13 @@ class PartitionAssignments:
     async def mark_started(self, lease: PartitionLease) -> None:
         """Record that the first entry in flight is started, if an owner before may have died over it.
 
-        Then this member's death over it counts as one more attempt; and its death over something else does not.
+        Then this member's death over it counts as one more attempt; and its death over something
+        else does not.
         """
         if lease.attempts > 1:
-            await self._commands.call("HSET", self._keys[1 + lease.partition], "begun", str(lease.token))
+            await self._commands.call(
+                "HSET", self._keys[1 + lease.partition], "begun", str(lease.token)
+            )
 
     async def _send_heartbeat(self, lease_ms: int) -> list[tuple[int, int, bytes, int]]:
         if not self._incarnation:  # later incarnations have higher names
@@ -159,12 +191,16 @@ class PartitionAssignments:
         )
         keys = [*self._keys, *self._stream.keys]
         try:
-            leases: list[tuple[int, int, bytes, int]] = await HEARTBEAT.run(self._commands, keys, *words)
+            leases: list[tuple[int, int, bytes, int]] = await HEARTBEAT.run(
+                self._commands, keys, *words
+            )
         except CommandRejected as error:
             if error.code != "SUPERSEDED":
                 raise
             self.owns_name = False
-            raise LeaseLost(f"another member began as {self.member!r}: give each a name of its own") from error
+            raise LeaseLost(
+                f"another member began as {self.member!r}: give each a name of its own"
+            ) from error
         return leases
 
     def owns(self, lease: PartitionLease) -> bool:
@@ -172,9 +208,16 @@ class PartitionAssignments:
         return self._assigned.get(lease.partition) is lease
 
     async def read(self, timeout_ms: int) -> None:
-        """Read on where nothing is in flight; wait for the first, at most `timeout_ms` and until a heartbeat is due."""
+        """Read on where nothing is in flight.
+
+        Wait for the first, at most `timeout_ms` and until a heartbeat is due.
+        """
         timeout_ms = min(timeout_ms, int((self._heartbeat_at - now()) * 1e3))
-        empty = {self._stream.keys[lease.partition]: lease for lease in self.assigned if not lease.in_flight}
+        empty = {
+            self._stream.keys[lease.partition]: lease
+            for lease in self.assigned
+            if not lease.in_flight
+        }
         must_wait = not any(lease.in_flight and lease.retry_at <= now() for lease in self.assigned)
         if not empty:  # nothing to read: wait for a retry, or for a partition
             return await asyncio.sleep(max(0, timeout_ms) / 1e3 if must_wait else 0)
@@ -192,7 +235,9 @@ class PartitionAssignments:
             empty[key].in_flight = [parse_entry(raw) for raw in raws]
 
     async def commit(self, lease: PartitionLease, done: list[CompletedEntry]) -> tuple[int, str]:
-        """Move past these, with their effects, atomically. Return how many, and why the next one was refused.
+        """Move past these, with their effects, atomically.
+
+        Return how many, and why the next one was refused.
 
         Raise LeaseLost: nothing was changed.
         """
@@ -209,13 +254,24 @@ class PartitionAssignments:
                 f"partition {lease.partition} has passed on; nothing of {shown_name(self.member)}'s attempt was kept"
             )
         if count:
-            lease.offset, lease.attempts, lease.failures, lease.retry_at = done[count - 1].entry.entry_id, 1, 0, 0.0
+            lease.offset, lease.attempts, lease.failures, lease.retry_at = (
+                done[count - 1].entry.entry_id,
+                1,
+                0,
+                0.0,
+            )
             lease.suspect_count = max(0, lease.suspect_count - count)
         del lease.in_flight[:count]
         return count, refused.decode("utf-8", "replace")
 
     async def dead_letter(
-        self, lease: PartitionLease, entry: PartitionEntry, *, reason: str, error: str, attempts: int
+        self,
+        lease: PartitionLease,
+        entry: PartitionEntry,
+        *,
+        reason: str,
+        error: str,
+        attempts: int,
     ) -> None:
         """Dead-letter an entry and move past it, atomically. Raise LeaseLost, CommandRejected."""
         letters, effects = self._stream.dead_letters(self.group, lease.partition), AtomicEffects()

@@ -9,7 +9,8 @@
 | with PositionOutOfRange                  | the server has lost the conversation: its numbers are below `position`   |
 | with CancelledError                      | its task was cancelled                                                   |
 
-However it ends, it has unsubscribed, its tasks have ended, `position` is the last number handled, and it may be run again.
+However it ends, it has unsubscribed, its tasks have ended, `position` is the last number handled,
+and it may be run again.
 """
 
 import asyncio
@@ -29,16 +30,26 @@ from mpim_lab.errors import (
 from mpim_lab.events import EventKind, now
 from mpim_lab.keys import Name, live_channel
 from mpim_lab.mq.connection.encoding import Message
-from mpim_lab.mq.connection.handler import StoppableLoop, TaskCancellation, await_result, check_handler
+from mpim_lab.mq.connection.handler import (
+    StoppableLoop,
+    TaskCancellation,
+    await_result,
+    check_handler,
+)
 from mpim_lab.mq.ordering.reorder_buffer import ReorderBuffer
 from mpim_lab.mq.ordering.sequenced_log import SequencedLog, SequencedMessage
 
 _log = logging.getLogger(__name__)
-SequencedHandler = Callable[[SequencedMessage], None] | Callable[[SequencedMessage], Awaitable[None]]
+SequencedHandler = (
+    Callable[[SequencedMessage], None] | Callable[[SequencedMessage], Awaitable[None]]
+)
 
 
 class MissingRange(NamedTuple):
-    """A range of sequence numbers that will never come: the log does not have them any more. Reported and passed over."""
+    """A range of sequence numbers that will never come: the log does not have them any more.
+
+    Reported and passed over.
+    """
 
     first: int
     last: int
@@ -47,11 +58,12 @@ class MissingRange(NamedTuple):
 class OrderedReader:
     """A reader of one conversation, in order: `await reader.run()`, `await reader.stop()` from elsewhere.
 
-    It calls `handler(message)` for each message after sequence number `after`. A gap that is open for `gap_timeout_s` is
-    filled from the log, and so is what was missed at the end (looked for every `poll_interval_s`). What the log has lost is
-    passed to `on_missing(range)` and added to `missing_ranges`. At most `limit` messages wait in the reorder buffer; then
-    the log is read at once. `position` is the last number handled: store it, and a reader may go on from there.
-    Ends with what the handler, or `on_missing`, raises: see the table above.
+    It calls `handler(message)` for each message after sequence number `after`. A gap that is open
+    for `gap_timeout_s` is filled from the log, and so is what was missed at the end (looked for
+    every `poll_interval_s`). What the log has lost is passed to `on_missing(range)` and added to
+    `missing_ranges`. At most `limit` messages wait in the reorder buffer; then the log is read at
+    once. `position` is the last number handled: store it, and a reader may go on from there. Ends
+    with what the handler, or `on_missing`, raises: see the table above.
     """
 
     def __init__(
@@ -76,14 +88,21 @@ class OrderedReader:
         self.position, self.missing_ranges = after, list[MissingRange]()
         self._limit = limit
         self._buffer: ReorderBuffer[SequencedMessage] = ReorderBuffer(limit=limit, next=after + 1)
-        self._gap_timeout_s, self._poll_interval_s, self._poll_at = gap_timeout_s, poll_interval_s, 0.0
+        self._gap_timeout_s, self._poll_interval_s, self._poll_at = (
+            gap_timeout_s,
+            poll_interval_s,
+            0.0,
+        )
         self._delivery_lock = asyncio.Lock()
         self._is_handling = False
         self._ended: asyncio.Future[None] | None = None
         self._loop = StoppableLoop()
 
     async def run(self) -> None:
-        """Read until `stop`; lines that break are waited for. Raises InvalidParameter if it runs already."""
+        """Read until `stop`; lines that break are waited for.
+
+        Raises InvalidParameter if it runs already.
+        """
         with self._loop:
             if not self._loop.is_stopping:
                 await self._read()
@@ -112,8 +131,9 @@ class OrderedReader:
     async def stop(self) -> None:
         """Finish the handler that runs, read no more, and wait until `run` has returned.
 
-        Ends within `ConnectionConfig.close_timeout_s`: a handler that is not done by then is cancelled. Inside the handler
-        it returns at once, and `run` ends after it. Before the first `run`, that one ends at once.
+        Ends within `ConnectionConfig.close_timeout_s`: a handler that is not done by then is
+        cancelled. Inside the handler it returns at once, and `run` ends after it. Before the first
+        `run`, that one ends at once.
         """
         await self._loop.request_stop()
         self._end(None)
@@ -154,7 +174,10 @@ class OrderedReader:
                     self._end(QueueClosed("the subscription was ended while the handler ran"))
                     raise
                 self._end_with(
-                    HandlerCancelled(f"the handler of number {message.sequence} met a CancelledError"), error
+                    HandlerCancelled(
+                        f"the handler of number {message.sequence} met a CancelledError"
+                    ),
+                    error,
                 )
                 return
             except BaseException as error:
@@ -165,7 +188,9 @@ class OrderedReader:
             finally:
                 self._is_handling = False
             self.position = message.sequence
-            self._queue.reporter.message(EventKind.HANDLED, message.payload, self._sequenced_log.name)
+            self._queue.reporter.message(
+                EventKind.HANDLED, message.payload, self._sequenced_log.name
+            )
 
     def _end_with(self, error: MpimError, cause: BaseException) -> None:
         error.__cause__ = cause
@@ -207,10 +232,15 @@ class OrderedReader:
                 await self._on_sequenced(message)
         last = await self._sequenced_log.last_sequence(self.conversation)
         if last < self.position:  # what comes now would be taken for what was handled
-            raise PositionOutOfRange(f"{self.position} was handled, and {self.conversation!r} ends at number {last}")
+            raise PositionOutOfRange(
+                f"{self.position} was handled, and {self.conversation!r} ends at number {last}"
+            )
 
     async def _skip_missing(self, gap: MissingRange) -> None:
-        """Skip numbers that the log has lost: some may still be in the buffer; the rest is a missing range."""
+        """Skip numbers that the log has lost: some may still be in the buffer.
+
+        The rest is a missing range.
+        """
         missing = self._buffer.missing
         gap = gap if not missing else MissingRange(gap.first, min(gap.last, missing[-1]))
         self.missing_ranges.append(gap)
@@ -219,7 +249,9 @@ class OrderedReader:
             if self._on_missing is not None:
                 self._on_missing(gap)
         except asyncio.CancelledError as error:  # a plain call cannot be cancelled
-            return self._end_with(HandlerCancelled(f"`on_missing` met a CancelledError at {gap}"), error)
+            return self._end_with(
+                HandlerCancelled(f"`on_missing` met a CancelledError at {gap}"), error
+            )
         except BaseException as error:
             return self._end(error)
         await self._deliver(self._buffer.skip_to(gap.last + 1, now=now()))

@@ -1,8 +1,8 @@
 """OrderedWorker: one worker a conversation, in order, and each message's effects exactly once.
 
-The partitions of a stream are shared out fairly among a group's living members; whoever has one reads it from the
-group's offset on. What a handler wants changed on the server (`effects.add(…)`) happens in one step with moving the
-offset past the entry:
+The partitions of a stream are shared out fairly among a group's living members; whoever has one
+reads it from the group's offset on. What a handler wants changed on the server (`effects.add(…)`)
+happens in one step with moving the offset past the entry:
 
 | the worker ...                 | then the entry is ...                                                       |
 |--------------------------------|-----------------------------------------------------------------------------|
@@ -12,13 +12,15 @@ offset past the entry:
 | gets no answer to its commit   | done or not
 , and the offset says which: it is read again from there         |
 
-A handler that raises is tried again after a delay, while its whole partition waits: order has its price. When the tries
-are used up the entry becomes a dead letter in the same kind of step, and the next one's turn comes. A handler that meets a
-CancelledError of something else, or returns anything but None, has raised.
+A handler that raises is tried again after a delay, while its whole partition waits: order has its
+price. When the tries are used up the entry becomes a dead letter in the same kind of step, and the
+next one's turn comes. A handler that meets a CancelledError of something else, or returns anything
+but None, has raised.
 
-`run` goes on, after a growing delay, after an error that is `transient`, and when a partition has passed on. It raises any
-other error, its own cancellation, and LeaseLost when another worker has begun under the same name. However it ends, its
-partitions are free for others, and it may be run again.
+`run` goes on, after a growing delay, after an error that is `transient`, and when a partition has
+passed on. It raises any other error, its own cancellation, and LeaseLost when another worker has
+begun under the same name. However it ends, its partitions are free for others, and it may be run
+again.
 
 Source: the design of Kafka's consumer groups (partitions, offsets, generations as fencing tokens).
 """
@@ -41,7 +43,8 @@ from mpim_lab.mq.ordering.partitioned_stream import PartitionedStream, Partition
 from mpim_lab.mq.streams.consumer import BLOCK_MS
 
 OrderedHandler = (
-    Callable[[PartitionEntry, AtomicEffects], None] | Callable[[PartitionEntry, AtomicEffects], Awaitable[None]]
+    Callable[[PartitionEntry, AtomicEffects], None]
+    | Callable[[PartitionEntry, AtomicEffects], Awaitable[None]]
 )
 _log = logging.getLogger(__name__)
 
@@ -49,9 +52,9 @@ _log = logging.getLogger(__name__)
 class OrderedWorker:
     """A worker on the partitions that are assigned to it in a group: `await worker.run()`, `await worker.stop()` elsewhere.
 
-    handler(entry, effects): plain or async. lease_ms: longer than one call of the handler takes; a silent member's
-    partitions pass on after it. name: no other living worker's; the later one of two goes on, the earlier one's `run` raises
-    LeaseLost.
+    handler(entry, effects): plain or async. lease_ms: longer than one call of the handler takes; a
+    silent member's partitions pass on after it. name: no other living worker's; the later one of
+    two goes on, the earlier one's `run` raises LeaseLost.
     batch_size: entries read at once from a partition, and at most in one commit.
     """
 
@@ -79,10 +82,12 @@ class OrderedWorker:
         self._loop = StoppableLoop()
 
     async def run(self) -> None:
-        """Work until `stop`. Raises NotConnected if there is no first connection; a line that breaks later is waited for.
+        """Work until `stop`.
 
-        Raises InvalidParameter if it runs already, LeaseLost, and what is not `transient` of what `ReconnectingConnection`
-        raises.
+        Raises NotConnected if there is no first connection; a line that breaks later is waited for.
+
+        Raises InvalidParameter if it runs already, LeaseLost, and what is not `transient` of what
+        `ReconnectingConnection` raises.
         """
         with self._loop:
             async with self.assignments:
@@ -97,8 +102,9 @@ class OrderedWorker:
     async def stop(self) -> None:
         """Finish the handler that runs, commit, leave the partitions to others, and wait until `run` has returned.
 
-        Ends within `ConnectionConfig.close_timeout_s`: a handler that is not done by then is cancelled. Inside the handler
-        it returns at once, and `run` ends after it. Before the first `run`, that one ends at once.
+        Ends within `ConnectionConfig.close_timeout_s`: a handler that is not done by then is
+        cancelled. Inside the handler it returns at once, and `run` ends after it. Before the first
+        `run`, that one ends at once.
         """
         await self._loop.stop(self.assignments.limits.close_timeout_s)
 
@@ -108,7 +114,9 @@ class OrderedWorker:
         wait_ms = BLOCK_MS if not due else max(0, int((min(due) - now()) * 1e3) + 1)
         await self.assignments.read(min(BLOCK_MS, wait_ms))
         for lease in self.assignments.assigned:
-            await self.assignments.heartbeat()  # the work on the partitions before may have taken long
+            await (
+                self.assignments.heartbeat()
+            )  # the work on the partitions before may have taken long
             if (
                 self.assignments.owns(lease)
                 and lease.in_flight
@@ -118,13 +126,18 @@ class OrderedWorker:
                 await self._process_partition(lease)
 
     async def _process_partition(self, lease: PartitionLease) -> None:
-        """Handle what is in flight, in order, until something fails or a heartbeat is due; then commit it."""
+        """Handle what is in flight, in order, until something fails or a heartbeat is due.
+
+        Then commit it.
+        """
         done: list[CompletedEntry] = []
         failed: BaseException | None = None
         if lease.attempts > self._retry.max_attempts:  # it never raised: it killed whoever had it
             return await self._dead_letter(lease, lease.in_flight[0], "delivered too often", "")
         await self.assignments.mark_started(lease)
-        limit = 1 if lease.suspect_count else len(lease.in_flight)  # one of them may be a killer: find out which
+        limit = (
+            1 if lease.suspect_count else len(lease.in_flight)
+        )  # one of them may be a killer: find out which
         for entry in lease.in_flight[:limit]:
             self._report(EventKind.RECEIVED, entry, count=lease.attempts + lease.failures)
             effects = AtomicEffects(self._stream.queue.keys)
@@ -144,7 +157,9 @@ class OrderedWorker:
 
     async def _handle(self, entry: PartitionEntry, effects: AtomicEffects) -> BaseException | None:
         if not entry.sequence:
-            return CorruptPayload(f"{entry.entry_id} is no message: another program put it into the partition")
+            return CorruptPayload(
+                f"{entry.entry_id} is no message: another program put it into the partition"
+            )
         try:
             if (result := self._handler(entry, effects)) is not None:
                 await await_result(result)
@@ -156,7 +171,9 @@ class OrderedWorker:
             return error  # nobody cancelled this worker: the handler awaited something that was cancelled
         return None
 
-    async def _on_failure(self, lease: PartitionLease, entry: PartitionEntry, error: BaseException) -> None:
+    async def _on_failure(
+        self, lease: PartitionLease, entry: PartitionEntry, error: BaseException
+    ) -> None:
         error_text = f"{type(error).__name__}: {error}"
         _log.info("%s: %s %d: %r", self.name, entry.conversation, entry.sequence, error_text)
         lease.failures += 1
@@ -167,19 +184,33 @@ class OrderedWorker:
         else:
             lease.retry_at = now() + delay_s
 
-    async def _dead_letter(self, lease: PartitionLease, entry: PartitionEntry, reason: str, error_text: str) -> None:
+    async def _dead_letter(
+        self, lease: PartitionLease, entry: PartitionEntry, reason: str, error_text: str
+    ) -> None:
         attempts = lease.attempts + max(0, lease.failures - 1)
         try:
-            await self.assignments.dead_letter(lease, entry, reason=reason, error=error_text, attempts=attempts)
+            await self.assignments.dead_letter(
+                lease, entry, reason=reason, error=error_text, attempts=attempts
+            )
         except CommandRejected as refused:  # it is neither done nor lost until that is put right
             _log.error("%s: %s", self.name, refused)
             lease.retry_at = now() + self._retry.backoff.max_s
             return
         _log.error(
-            "%s: %s %d is a dead letter: %r", self.name, entry.conversation, entry.sequence, error_text or reason
+            "%s: %s %d is a dead letter: %r",
+            self.name,
+            entry.conversation,
+            entry.sequence,
+            error_text or reason,
         )
-        self._report(EventKind.DEAD_LETTERED, entry, detail=f"{reason}: {error_text}" if error_text else reason)
+        self._report(
+            EventKind.DEAD_LETTERED,
+            entry,
+            detail=f"{reason}: {error_text}" if error_text else reason,
+        )
 
     def _report(self, kind: EventKind, entry: PartitionEntry, **details: Any) -> None:
         if self._reporter.is_on:
-            self._reporter.message(kind, entry.data, self._stream.name, actor=shown_name(self.name), **details)
+            self._reporter.message(
+                kind, entry.data, self._stream.name, actor=shown_name(self.name), **details
+            )

@@ -1,7 +1,8 @@
 """PartitionedStream: conversations spread over some streams, so that workers can share them without parting one.
 
-All messages of a conversation go to one partition, in the order of their numbers; a partition has one worker at a time
-(`ordered_worker.py`). More partitions: more workers can be busy; a conversation stays with one either way.
+All messages of a conversation go to one partition, in the order of their numbers; a partition has
+one worker at a time (`ordered_worker.py`). More partitions: more workers can be busy; a
+conversation stays with one either way.
 """
 
 from collections.abc import Sequence
@@ -12,7 +13,13 @@ from mpim_lab.errors import InvalidParameter
 from mpim_lab.keys import Name, joinable, joined, name_bytes, name_text
 from mpim_lab.mq.connection.bounds import check_whole
 from mpim_lab.mq.connection.encoding import encode_payload
-from mpim_lab.mq.ordering.sequenced_log import ID_TTL_S, AppendResult, append, encode_message_id, ttl_ms
+from mpim_lab.mq.ordering.sequenced_log import (
+    ID_TTL_S,
+    AppendResult,
+    append,
+    encode_message_id,
+    ttl_ms,
+)
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from mpim_lab.mq.streams.dead_letters import DeadLetterQueue
 
@@ -20,9 +27,12 @@ _FIELDS = (b"conversation", b"seq", b"id", b"data")
 
 
 class PartitionEntry(NamedTuple):
-    """One entry of a partition: its conversation and sequence number, message id, payload, and the entry's own id.
+    """One entry of a partition.
 
-    An entry that another program has put there has number 0; `parts` are its fields, name and value in turn, as they are.
+    Its conversation and sequence number, message id, payload, and the entry's own id.
+
+    An entry that another program has put there has number 0; `parts` are its fields, name and value
+    in turn, as they are.
     """
 
     conversation: Name
@@ -36,27 +46,41 @@ class PartitionEntry(NamedTuple):
 class PartitionedStream:
     """`PartitionedStream(mq, "orders", partitions=8)`: everybody who uses it must say the same number of partitions.
 
-    id_ttl_s: how long a message's id is remembered, so that a repeat is not appended again. Raises what
-    `ReconnectingConnection` raises; after an error with `definite` False append again, with the same id, as
-    `IdempotentProducer` does.
+    id_ttl_s: how long a message's id is remembered, so that a repeat is not appended again. Raises
+    what `ReconnectingConnection` raises; after an error with `definite` False append again, with
+    the same id, as `IdempotentProducer` does.
     """
 
-    def __init__(self, queue: MessageQueue, name: Name, *, partitions: int = 8, id_ttl_s: int = ID_TTL_S) -> None:
+    def __init__(
+        self, queue: MessageQueue, name: Name, *, partitions: int = 8, id_ttl_s: int = ID_TTL_S
+    ) -> None:
         check_whole(partitions=partitions)
         if partitions > 1_024:
             raise InvalidParameter(f"partitions={partitions}: from 1 to 1,024")
         name_bytes(name, "name of a stream", error=InvalidParameter)
-        self.queue, self.name, self.partitions, self._id_ttl_ms = queue, name, partitions, ttl_ms(id_ttl_s)
+        self.queue, self.name, self.partitions, self._id_ttl_ms = (
+            queue,
+            name,
+            partitions,
+            ttl_ms(id_ttl_s),
+        )
         self.keys = [queue.keys.partition(name, number) for number in range(partitions)]
-        self._prefixes = [queue.keys.partition_prefixes(name, number) for number in range(partitions)]
+        self._prefixes = [
+            queue.keys.partition_prefixes(name, number) for number in range(partitions)
+        ]
         self._access = queue.context(name)
 
     def partition_of(self, conversation: Name) -> int:
         """Return the partition of a conversation: the same for everybody, for ever."""
         return crc32(name_bytes(conversation, "conversation")) % self.partitions
 
-    async def append(self, conversation: Name, payload: bytes | str, id: Name | None = None) -> AppendResult:
-        """Give a message its sequence number and append it, unless its id has been sent before: atomically."""
+    async def append(
+        self, conversation: Name, payload: bytes | str, id: Name | None = None
+    ) -> AppendResult:
+        """Give a message its sequence number and append it, unless its id has been sent before.
+
+        Atomically.
+        """
         data = encode_payload(payload, self.queue.max_payload_bytes)
         raw, message_id = name_bytes(conversation, "conversation"), encode_message_id(id)
         partition = crc32(raw) % self.partitions
@@ -65,14 +89,21 @@ class PartitionedStream:
         return await append(self._access, data, names, message_id, data, self._id_ttl_ms, raw, "")
 
     def assignment_keys(self, group: Name) -> list[bytes]:
-        """Return the keys of heartbeat.lua: the group's members, then each partition's assignment."""
+        """Return the keys of heartbeat.lua.
+
+        The group's members, then each partition's assignment.
+        """
         keys = self.queue.keys
-        assignments = [keys.assignment(self.name, number, group) for number in range(self.partitions)]
+        assignments = [
+            keys.assignment(self.name, number, group) for number in range(self.partitions)
+        ]
         return [keys.members(self.name, group), *assignments]
 
     def dead_letters(self, group: Name, partition: int) -> DeadLetterQueue:
         """Return the dead letters of a group from one partition."""
-        return DeadLetterQueue(self.queue.context(self.name)._replace(key=self.keys[partition]), group)
+        return DeadLetterQueue(
+            self.queue.context(self.name)._replace(key=self.keys[partition]), group
+        )
 
     async def lag(self, group: Name) -> int:
         """Return how many entries the group has not done yet, in all partitions."""
@@ -90,7 +121,9 @@ def parse_entry(raw: tuple[bytes, list[bytes]]) -> PartitionEntry:
     try:
         one, conversation, two, sequence, three, sent_as, four, data = parts
         if (one, two, three, four) == _FIELDS and (number := int(sequence)) > 0:
-            return PartitionEntry(name_text(conversation), number, name_text(sent_as), data, entry_id.decode(), parts)
+            return PartitionEntry(
+                name_text(conversation), number, name_text(sent_as), data, entry_id.decode(), parts
+            )
     except ValueError:  # other fields, or no number
         pass
     return PartitionEntry("", 0, "", b"", entry_id.decode(), parts)

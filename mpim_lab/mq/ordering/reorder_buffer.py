@@ -1,4 +1,7 @@
-"""ReorderBuffer: messages wait in it until what comes before them is there. A rule without I/O or clock."""
+"""ReorderBuffer: messages wait in it until what comes before them is there.
+
+A rule without I/O or clock.
+"""
 
 from typing import Generic, TypeVar
 
@@ -9,10 +12,12 @@ Item = TypeVar("Item")
 
 
 class ReorderBuffer(Generic[Item]):
-    """A reorder buffer: it releases one conversation's messages in sequence order, each exactly once.
+    """A reorder buffer.
 
-    Holds at most `limit` messages; one more raises `ReorderOverflow`. `next` is the sequence number that is waited for.
-    Times are the caller's, in seconds.
+    It releases one conversation's messages in sequence order, each exactly once.
+
+    Holds at most `limit` messages; one more raises `ReorderOverflow`. `next` is the sequence number
+    that is waited for. Times are the caller's, in seconds.
 
         >>> buffer = ReorderBuffer(limit=8)
         >>> buffer.add(2, "world")
@@ -22,8 +27,8 @@ class ReorderBuffer(Generic[Item]):
         >>> buffer.add(1, "hello")          # a redelivery
         []
 
-    A gap that does not fill must not block for ever. The buffer says what is missing and since when; its owner fetches it
-    or gives it up:
+    A gap that does not fill must not block for ever. The buffer says what is missing and since
+    when; its owner fetches it or gives it up:
 
         >>> buffer.add(5, "all", now=10.0)
         []
@@ -43,7 +48,10 @@ class ReorderBuffer(Generic[Item]):
         return len(self._buffered)
 
     def add(self, sequence: int, item: Item, *, now: float = 0.0) -> list[Item]:
-        """Add one message. Return what can be released, in order; nothing for a sequence number seen before."""
+        """Add one message.
+
+        Return what can be released, in order; nothing for a sequence number seen before.
+        """
         if sequence < self.next or sequence in self._buffered:
             return []
         if sequence > self.next and len(self._buffered) >= self._limit:
@@ -62,8 +70,13 @@ class ReorderBuffer(Generic[Item]):
         return self._gap_since is not None and now - self._gap_since >= gap_timeout_s
 
     def skip_to(self, sequence: int, *, now: float = 0.0) -> list[Item]:
-        """Give up every number below `sequence` that is not here. Return what can be released then, in order."""
-        passed = [self._buffered.pop(number) for number in sorted(self._buffered) if number < sequence]
+        """Give up every number below `sequence` that is not here.
+
+        Return what can be released then, in order.
+        """
+        passed = [
+            self._buffered.pop(number) for number in sorted(self._buffered) if number < sequence
+        ]
         self.next = max(self.next, sequence)
         if passed:
             self._gap_since = None  # what is left waits for another gap

@@ -1,12 +1,15 @@
 """SequencedLog: every conversation's messages get their sequence numbers where they are written, and are read in that order.
 
-"Take a number, then publish" is two steps, and another gateway fits between them. Here one script recognises a repeated
-message id, takes the number, appends to the conversation's log and publishes: whoever is first at the server is first.
+"Take a number, then publish" is two steps, and another gateway fits between them. Here one script
+recognises a repeated message id, takes the number, appends to the conversation's log and publishes:
+whoever is first at the server is first.
 
-On the wire: the channel carries "<number> <payload>"; the log's entries have the id "<number>-0" and the fields id and
-data, so that a reader who missed some asks for exactly those numbers (`XRANGE log 17-0 19-0`).
+On the wire: the channel carries "<number> <payload>"; the log's entries have the id "<number>-0"
+and the fields id and data, so that a reader who missed some asks for exactly those numbers (`XRANGE
+log 17-0 19-0`).
 
-Pub/Sub loses what is published while a reader is away. The number tells: a gap is open, and the log has what is missing.
+Pub/Sub loses what is published while a reader is away. The number tells: a gap is open, and the log
+has what is missing.
 """
 
 from collections.abc import Sequence
@@ -27,7 +30,10 @@ APPEND = LuaScript("mq/ordering/lua/append.lua")
 
 
 class AppendResult(NamedTuple):
-    """The result of an append: the sequence number, and whether the message is new (False: its id had been sent before)."""
+    """The result of an append.
+
+    The sequence number, and whether the message is new (False: its id had been sent before).
+    """
 
     sequence: int
     is_new: bool
@@ -44,8 +50,9 @@ class SequencedMessage(NamedTuple):
 class SequencedLog:
     """A message log with sequence numbers for each conversation: `SequencedLog(mq, "chat")`.
 
-    id_ttl_s: how long a message's id is remembered, so that a repeat gets the same number; longer than a sender repeats.
-    Raises what `ReconnectingConnection` raises; after an error with `definite` False append again, with the same id.
+    id_ttl_s: how long a message's id is remembered, so that a repeat gets the same number; longer
+    than a sender repeats. Raises what `ReconnectingConnection` raises; after an error with
+    `definite` False append again, with the same id.
     """
 
     def __init__(self, queue: MessageQueue, name: Name, *, id_ttl_s: int = ID_TTL_S) -> None:
@@ -53,7 +60,9 @@ class SequencedLog:
         self.queue, self.name, self._id_ttl_ms = queue, name, ttl_ms(id_ttl_s)
         self._access = queue.context(name)
 
-    async def append(self, conversation: Name, payload: bytes | str, id: Name | None = None) -> AppendResult:
+    async def append(
+        self, conversation: Name, payload: bytes | str, id: Name | None = None
+    ) -> AppendResult:
         """Give a message its sequence number, append it, and publish it, atomically."""
         data = encode_payload(payload, self.queue.max_payload_bytes)
         message_id, keys = encode_message_id(id), self.queue.keys
@@ -73,11 +82,14 @@ class SequencedLog:
         check_whole(count=count)
         key = self._log_key(conversation)
         end = "+" if last is None else f"{last}-0"
-        raws = await self._access.connection.call("XRANGE", key, f"{first}-0", end, "COUNT", str(count))
+        raws = await self._access.connection.call(
+            "XRANGE", key, f"{first}-0", end, "COUNT", str(count)
+        )
         return [
             SequencedMessage(conversation, int(raw_id.partition(b"-")[0]), parts[3])
             for raw_id, parts in raws
-            if len(parts) == 4 and parts[2] == b"data"  # else another program's: no message of that number
+            if len(parts) == 4
+            and parts[2] == b"data"  # else another program's: no message of that number
         ]
 
     async def last_sequence(self, conversation: Name) -> int:
@@ -89,24 +101,34 @@ class SequencedLog:
         """Delete all but the last `max_entries` of a conversation. Return how many were deleted."""
         check_whole(0, max_entries=max_entries)
         key = self._log_key(conversation)
-        return int(await self._access.connection.call("XTRIM", key, "MAXLEN", "=", str(max_entries)))
+        return int(
+            await self._access.connection.call("XTRIM", key, "MAXLEN", "=", str(max_entries))
+        )
 
     def _log_key(self, conversation: Name) -> bytes:
         return self.queue.keys.log(self.name, conversation)
 
 
 def ttl_ms(id_ttl_s: int) -> str:
-    """Return how long a message's id is remembered, as append.lua takes it. Raise InvalidParameter."""
+    """Return how long a message's id is remembered, as append.lua takes it.
+
+    Raise InvalidParameter.
+    """
     check_whole(id_ttl_s=id_ttl_s)  # the server would refuse it, after the message was written
     return str(id_ttl_s * 1_000)
 
 
 def encode_message_id(id: Name | None) -> bytes:
-    """Encode the sender's id of a message; make a new one if there is none. Raise InvalidMessage."""
+    """Encode the sender's id of a message; make a new one if there is none.
+
+    Raise InvalidMessage.
+    """
     return new_message_id().encode() if id is None else name_bytes(id, "message id")
 
 
-async def append(access: StreamContext, payload: bytes, keys: Sequence[bytes], *words: bytes | str) -> AppendResult:
+async def append(
+    access: StreamContext, payload: bytes, keys: Sequence[bytes], *words: bytes | str
+) -> AppendResult:
     """Run append.lua and report what became of the message."""
     reporter, name = access.reporter, access.name
     if reporter.is_on:
@@ -117,5 +139,7 @@ async def append(access: StreamContext, payload: bytes, keys: Sequence[bytes], *
         reporter.message(EventKind.FAILED, payload, name, error=error)
         raise
     if reporter.is_on:
-        reporter.message(EventKind.ADDED, payload, name, sequence=sequence, detail="" if is_new else "known")
+        reporter.message(
+            EventKind.ADDED, payload, name, sequence=sequence, detail="" if is_new else "known"
+        )
     return AppendResult(sequence, bool(is_new))

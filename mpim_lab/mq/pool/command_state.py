@@ -1,11 +1,13 @@
 """What the pool must know about commands: which have no reply, which leave something behind, for how long they block.
 
-A server keeps state for each connection, and the next one to have the connection would be in it: commands queued by a
-MULTI, watched keys, another database or user, tracking. `ConnectionState` follows, by the commands' names, what one user
-leaves behind; the pool closes a connection that is not as it was. RESET would clear it, too, but takes the login with it, and
-would cost everybody a round trip for what few do.
+A server keeps state for each connection, and the next one to have the connection would be in it:
+commands queued by a MULTI, watched keys, another database or user, tracking. `ConnectionState`
+follows, by the commands' names, what one user leaves behind; the pool closes a connection that is
+not as it was. RESET would clear it, too, but takes the login with it, and would cost everybody a
+round trip for what few do.
 
-Lua scripts and functions leave nothing: the server restores the database itself. Commands of modules are not known here.
+Lua scripts and functions leave nothing: the server restores the database itself. Commands of
+modules are not known here.
 """
 
 from collections.abc import Sequence
@@ -15,36 +17,75 @@ from mpim_lab.errors import InvalidMessage
 Word = bytes | str | int | float
 
 _NO_REPLY = frozenset(
-    ["SUBSCRIBE", "PSUBSCRIBE", "SSUBSCRIBE", "UNSUBSCRIBE", "PUNSUBSCRIBE", "SUNSUBSCRIBE", "MONITOR", "SYNC", "PSYNC"]
+    [
+        "SUBSCRIBE",
+        "PSUBSCRIBE",
+        "SSUBSCRIBE",
+        "UNSUBSCRIBE",
+        "PUNSUBSCRIBE",
+        "SUNSUBSCRIBE",
+        "MONITOR",
+        "SYNC",
+        "PSYNC",
+    ]
 )
-_CHANGES = frozenset(["SELECT", "AUTH", "HELLO", "RESET", "QUIT", "READONLY", "READWRITE", "ASKING"])
+_CHANGES = frozenset(
+    ["SELECT", "AUTH", "HELLO", "RESET", "QUIT", "READONLY", "READWRITE", "ASKING"]
+)
 _CLIENT_CHANGES_NOTHING = frozenset(
-    ["ID", "INFO", "LIST", "GETNAME", "GETREDIR", "TRACKINGINFO", "KILL", "PAUSE", "UNPAUSE", "UNBLOCK", "HELP"]
+    [
+        "ID",
+        "INFO",
+        "LIST",
+        "GETNAME",
+        "GETREDIR",
+        "TRACKINGINFO",
+        "KILL",
+        "PAUSE",
+        "UNPAUSE",
+        "UNBLOCK",
+        "HELP",
+    ]
 )
 _BLOCKS_LAST_S = frozenset(["BLPOP", "BRPOP", "BRPOPLPUSH", "BLMOVE", "BZPOPMIN", "BZPOPMAX"])
 _BLOCKS_FIRST_S = frozenset(["BLMPOP", "BZMPOP"])
 _BLOCKS_LAST_MS = frozenset(["WAIT", "WAITAOF"])
-_READ_OPTION_WORDS = {"GROUP": 3, "COUNT": 2, "CLAIM": 2}  # of XREAD and XREADGROUP, the option's name included
+_READ_OPTION_WORDS = {
+    "GROUP": 3,
+    "COUNT": 2,
+    "CLAIM": 2,
+}  # of XREAD and XREADGROUP, the option's name included
 _BLOCKING = _BLOCKS_LAST_S | _BLOCKS_FIRST_S | _BLOCKS_LAST_MS | {"XREAD", "XREADGROUP"}
 
 
 def normalized_words(words: Sequence[Word]) -> list[str]:
-    """The words of a command in capitals; the first one may hold two ("CLIENT ID"), as redis-py takes it.
+    """The words of a command in capitals.
+
+    The first one may hold two ("CLIENT ID"), as redis-py takes it.
 
     >>> normalized_words(["client id"]), normalized_words([b"get", b"k"])
     (['CLIENT', 'ID'], ['GET', 'K'])
     """
-    text = [word.decode("utf-8", "replace") if isinstance(word, bytes) else str(word) for word in words]
+    text = [
+        word.decode("utf-8", "replace") if isinstance(word, bytes) else str(word) for word in words
+    ]
     return [word.upper() for word in [*(text[0].split() if text else []), *text[1:]]]
 
 
 def require_single_reply(words: Sequence[Word]) -> None:
-    """Raises InvalidMessage for what is not answered by one reply of its own: whoever waited would wait in vain."""
+    """Raises InvalidMessage for what is not answered by one reply of its own.
+
+    Whoever waited would wait in vain.
+    """
     if not words or not isinstance(words[0], str | bytes) or not words[0].strip():
         raise InvalidMessage(f"a command begins with its name: {words[:1]}")
     head = normalized_words(words[:2])
     if head[0] in _NO_REPLY or head[:2] == ["CLIENT", "REPLY"]:
-        advice = "MessageQueue.subscribe is for that" if "SUBSCRIBE" in head[0] else "use a connection outside the pool"
+        advice = (
+            "MessageQueue.subscribe is for that"
+            if "SUBSCRIBE" in head[0]
+            else "use a connection outside the pool"
+        )
         raise InvalidMessage(f"{' '.join(head[:2])} is not answered by one reply: {advice}")
 
 
@@ -67,10 +108,15 @@ class ConnectionState:
     @property
     def dirty_reason(self) -> str:
         """What it is not to be handed on with."""
-        return self._changed or ("MULTI without EXEC" if self._multi else "WATCH without EXEC" if self._watch else "")
+        return self._changed or (
+            "MULTI without EXEC" if self._multi else "WATCH without EXEC" if self._watch else ""
+        )
 
     def observe(self, words: Sequence[Word]) -> None:
-        """A command that is about to be sent. An error in reply may mean that it left nothing: that is not relied upon."""
+        """A command that is about to be sent.
+
+        An error in reply may mean that it left nothing: that is not relied upon.
+        """
         name, *rest = [*normalized_words(words[:2]), ""]
         if name in ("EXEC", "DISCARD"):
             self._multi = self._watch = False
@@ -80,7 +126,9 @@ class ConnectionState:
             self._watch = name == "WATCH"
         elif name in _CHANGES:
             self._changed = name
-        elif (name == "CLIENT" and rest[0] not in _CLIENT_CHANGES_NOTHING) or (name == "SCRIPT" and rest[0] == "DEBUG"):
+        elif (name == "CLIENT" and rest[0] not in _CLIENT_CHANGES_NOTHING) or (
+            name == "SCRIPT" and rest[0] == "DEBUG"
+        ):
             self._changed = f"{name} {rest[0]}"
 
 
@@ -94,7 +142,9 @@ def blocking_seconds(words: Sequence[Word]) -> float:
     >>> blocking_seconds([b"xreadgroup", "group", "block", "streams", "block", b"500", "streams", "s", ">"])
     0.5
     """
-    if normalized_words(words[:1])[0] not in _BLOCKING:  # most are not: do not read through their payloads
+    if (
+        normalized_words(words[:1])[0] not in _BLOCKING
+    ):  # most are not: do not read through their payloads
         return 0.0
     name, *rest = normalized_words(words)
     try:
@@ -110,7 +160,10 @@ def blocking_seconds(words: Sequence[Word]) -> float:
 
 
 def _read_blocks_s(rest: Sequence[str]) -> float:
-    """The same for what follows XREAD or XREADGROUP: a group, a consumer or a stream may be called BLOCK or STREAMS."""
+    """The same for what follows XREAD or XREADGROUP.
+
+    A group, a consumer or a stream may be called BLOCK or STREAMS.
+    """
     at = 0
     while rest[at] != "STREAMS":
         if rest[at] == "BLOCK":

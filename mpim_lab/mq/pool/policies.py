@@ -13,8 +13,9 @@ from mpim_lab.mq.connection.retry import Backoff
 class IdlePolicy:
     """The policy for idle connections: when one is health-checked, and when it is closed.
 
-    A server's `timeout`, a firewall's table and a load balancer all forget idle connections, mostly without a word: keep
-    `max_idle_s` below theirs. `max_lifetime_s` spreads the load anew after a server was added, and bounds what leaks there.
+    A server's `timeout`, a firewall's table and a load balancer all forget idle connections, mostly
+    without a word: keep `max_idle_s` below theirs. `max_lifetime_s` spreads the load anew after a
+    server was added, and bounds what leaks there.
 
         >>> policy = IdlePolicy(check_idle_after_s=5, max_idle_s=60, max_lifetime_s=1800)
         >>> policy.expiry_reason(opened_at=0, idle_since=100, now=161)
@@ -46,13 +47,15 @@ class IdlePolicy:
 
 @dataclass
 class CircuitBreaker:
-    """A circuit breaker: open after a failed attempt, for a while that grows with each further one (Backoff).
+    """A circuit breaker.
+
+    Open after a failed attempt, for a while that grows with each further one (Backoff).
 
     While it is open its server is passed over.
 
-    When the while is over (half open) one caller may try; the next while begins with the attempt, so that the others do not
-    all run into the same wall, and an attempt that is given up half way leaves nothing to be undone. Attempts that were
-    under way at the same time count as one.
+    When the while is over (half open) one caller may try; the next while begins with the attempt,
+    so that the others do not all run into the same wall, and an attempt that is given up half way
+    leaves nothing to be undone. Attempts that were under way at the same time count as one.
 
         >>> breaker = CircuitBreaker(Backoff(initial_s=1.0, max_s=8.0))
         >>> one, other = (breaker.on_attempt(now=9.0, jitter=1.0) for _ in range(2))
@@ -99,8 +102,9 @@ class CircuitBreaker:
 class ServerLoad:
     """How busy one server is.
 
-    `needs_eviction`: a connection to it would have to be opened and another one closed, which would not even spread them more
-    evenly. `last_acquired`: the number of its last hand-out, counted over all servers.
+    `needs_eviction`: a connection to it would have to be opened and another one closed, which would
+    not even spread them more evenly. `last_acquired`: the number of its last hand-out, counted over
+    all servers.
     """
 
     server: str
@@ -112,12 +116,15 @@ class ServerLoad:
 def least_loaded(loads: Iterable[ServerLoad]) -> str | None:
     """The server with the fewest connections in use; None if there is none.
 
-    Of equals one that costs nothing: otherwise sixteen connections to three servers would move about for ever. Of those the
-    one that was used longest ago: they take turns. Fewest in use, not fewest open: what is idle is not work.
+    Of equals one that costs nothing: otherwise sixteen connections to three servers would move
+    about for ever. Of those the one that was used longest ago: they take turns. Fewest in use, not
+    fewest open: what is idle is not work.
 
     >>> busy, other = ServerLoad("a", in_use=3), ServerLoad("b", in_use=2, last_acquired=9)
     >>> least_loaded([busy, other, ServerLoad("c", in_use=2, last_acquired=4)])
     'c'
     """
-    chosen = min(loads, key=lambda load: (load.in_use, load.needs_eviction, load.last_acquired), default=None)
+    chosen = min(
+        loads, key=lambda load: (load.in_use, load.needs_eviction, load.last_acquired), default=None
+    )
     return None if chosen is None else chosen.server

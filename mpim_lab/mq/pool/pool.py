@@ -1,15 +1,15 @@
 """Pool: a bounded number of dedicated connections, lent first come, first served.
 
-`mq.connection` carries the commands of all tasks on one connection, which is faster and enough for nearly everything.
-What must not share one: a blocking read (BLPOP, XREAD BLOCK: whatever is sent after it waits), a transaction with WATCH,
-and anything that changes the connection itself.
+`mq.connection` carries the commands of all tasks on one connection, which is faster and enough for
+nearly everything. What must not share one: a blocking read (BLPOP, XREAD BLOCK: whatever is sent
+after it waits), a transaction with WATCH, and anything that changes the connection itself.
 
 a caller ...                                  raises, if that cannot be
 joins the queue                               QueueFull (`max_waiting`), QueueClosed
 waits for a slot, at most `acquire_timeout_s` PoolTimeout: who has been out for how long
-is given an idle connection, or a new one     NotConnected, LoginRejected, after `connect_timeout_s` a server at most
-has it until it leaves the context            see PooledConnection
-gives it back, or it is closed                never: this step cannot fail, nor be cancelled
+is given an idle connection, or a new one     NotConnected, LoginRejected, after `connect_timeout_s`
+a server at most has it until it leaves the context            see PooledConnection gives it back,
+or it is closed                never: this step cannot fail, nor be cancelled
 
 | what is taken   | is given back when                                                                              |
 |-----------------|-------------------------------------------------------------------------------------------------|
@@ -19,11 +19,12 @@ gives it back, or it is closed                never: this step cannot fail, nor 
 | a socket        | its connection is closed; opening it fails, is cancelled, or takes over `connect_timeout_s`     |
 | maintenance task| the pool is closed                                                                              |
 
-What is handed on is a slot (`wait_queue.py`); which connection goes with it is decided by who has the slot, so
-that looking at one, or connecting, holds up nobody else.
+What is handed on is a slot (`wait_queue.py`); which connection goes with it is decided by who has
+the slot, so that looking at one, or connecting, holds up nobody else.
 
-A caller does not wait for a server to come back: while all are passed over (`policies.CircuitBreaker`) it hears NotConnected
-at once, which is definite, and may try again. Else callers of a dead server would hold the slots that callers of others need.
+A caller does not wait for a server to come back: while all are passed over
+(`policies.CircuitBreaker`) it hears NotConnected at once, which is definite, and may try again.
+Else callers of a dead server would hold the slots that callers of others need.
 """
 
 import asyncio
@@ -50,13 +51,14 @@ _log = logging.getLogger(__name__)
 class Pool:
     """A pool of connections that are borrowed, one caller at a time.
 
-    `async with Pool(url) as pool: async with pool.connection() as connection: await connection.call("BLPOP", "jobs", 1)`
+    `async with Pool(url) as pool: async with pool.connection() as connection: await
+    connection.call("BLPOP", "jobs", 1)`
 
-    `urls`: one server or several, whose options (socket_timeout, ...) stand above those here; never more than
-    `max_connections` are open to all of them together. Connections are opened when they are needed. One that was idle for
-    `check_idle_after_s` is asked for a sign of life before it is lent; after `max_idle_s` without use, or at the age of
-    `max_lifetime_s`, it is closed when nobody has it. What is out for longer than `leak_warning_s` is named in the stats and
-    the log.
+    `urls`: one server or several, whose options (socket_timeout, ...) stand above those here; never
+    more than `max_connections` are open to all of them together. Connections are opened when they
+    are needed. One that was idle for `check_idle_after_s` is asked for a sign of life before it is
+    lent; after `max_idle_s` without use, or at the age of `max_lifetime_s`, it is closed when
+    nobody has it. What is out for longer than `leak_warning_s` is named in the stats and the log.
     """
 
     def __init__(
@@ -77,7 +79,9 @@ class Pool:
         backoff: Backoff | None = None,
     ) -> None:
         check_times(
-            acquire_timeout_s=acquire_timeout_s, call_timeout_s=call_timeout_s, connect_timeout_s=connect_timeout_s
+            acquire_timeout_s=acquire_timeout_s,
+            call_timeout_s=call_timeout_s,
+            connect_timeout_s=connect_timeout_s,
         )
         check_times(math.inf, leak_warning_s=leak_warning_s)
         check_bounds(0.0, MAX_WAIT_S, close_timeout_s=close_timeout_s)  # 0: cut at once
@@ -105,7 +109,8 @@ class Pool:
     async def connection(self, server: str | None = None) -> AsyncIterator[PooledConnection]:
         """Borrow one; `server` is one of the urls, if it has to be that one.
 
-        Raises QueueFull, PoolTimeout, NotConnected, LoginRejected, QueueClosed; in each case nothing was sent.
+        Raises QueueFull, PoolTimeout, NotConnected, LoginRejected, QueueClosed; in each case
+        nothing was sent.
         """
         wanted = None if server is None else self._servers.resolve(server)
         ticket = await self._acquire_slot()
@@ -116,13 +121,18 @@ class Pool:
             self._release(ticket)
 
     async def _acquire_slot(self) -> Ticket:
-        """Stand in line. When this returns or raises, nobody has been overtaken and no place is lost."""
+        """Stand in line.
+
+        When this returns or raises, nobody has been overtaken and no place is lost.
+        """
         self._loop.check()
         if not self._opened or self._closed:
             raise self._not_open_error()
         try:
             caller = asyncio.current_task()
-            ticket = self._slots.acquire(caller.get_name() if caller is not None else "no task", now())
+            ticket = self._slots.acquire(
+                caller.get_name() if caller is not None else "no task", now()
+            )
             ticket.caller = caller
         except MpimError:
             self._refused += 1
@@ -141,7 +151,9 @@ class Pool:
             self._free_slot(ticket)
             self._timed_out += 1
             raise PoolTimeout(self._timeout_text()) from None
-        except BaseException:  # cancelled, perhaps at the very moment of being given the place; or the pool was closed
+        except (
+            BaseException
+        ):  # cancelled, perhaps at the very moment of being given the place; or the pool was closed
             self._free_slot(ticket)
             raise
         finally:
@@ -168,13 +180,17 @@ class Pool:
     def _free_slot(self, ticket: Ticket) -> None:
         following = self._slots.release(ticket, now())
         if following is not None and not (turn := self._turns[following]).done():
-            turn.set_result(None)  # if it is done, its task is on its way to leave, and will pass the place on
+            turn.set_result(
+                None
+            )  # if it is done, its task is on its way to leave, and will pass the place on
         self._slot_freed.set()
 
     # The end
 
     async def close(self) -> None:
-        """Send waiters away (QueueClosed); those out may finish within `close_timeout_s`, then they are cut (ConnectionLost).
+        """Send waiters away (QueueClosed).
+
+        Those out may finish within `close_timeout_s`, then they are cut (ConnectionLost).
 
         A connection that the caller itself has is not waited for. Twice is harmless.
         """
@@ -204,7 +220,11 @@ class Pool:
     async def __aenter__(self) -> Self:
         self._loop.check()
         if self._opened:
-            raise self._not_open_error() if self._closed else InvalidParameter("the pool is open already")
+            raise (
+                self._not_open_error()
+                if self._closed
+                else InvalidParameter("the pool is open already")
+            )
         self._opened = True
         self._maintenance_task = asyncio.create_task(self._maintain())
         return self
@@ -222,7 +242,12 @@ class Pool:
             for ticket in self._slots.holders:
                 if ticket not in named and ticket.held_s(now()) >= self._leak_warning_s:
                     named.add(ticket)
-                    _log.warning("%s: %r has had a connection for %.0f s", self.name, ticket.who, ticket.held_s(now()))
+                    _log.warning(
+                        "%s: %r has had a connection for %.0f s",
+                        self.name,
+                        ticket.who,
+                        ticket.held_s(now()),
+                    )
 
     # What can be seen
 
@@ -230,11 +255,16 @@ class Pool:
         """Return the state of this moment. See PoolStats."""
         at = now()
         overdue = tuple(out for out in self._checked_out(at) if out.seconds >= self._leak_warning_s)
-        line = QueueStats(self._slots.in_use, self._slots.waiting, self._timed_out, self._refused, overdue)
+        line = QueueStats(
+            self._slots.in_use, self._slots.waiting, self._timed_out, self._refused, overdue
+        )
         return pool_stats(line, self._wait_histogram, self._servers.stats(at))
 
     def _checked_out(self, at: float) -> list[CheckedOut]:
-        return [CheckedOut(ticket.who, ticket.held_s(at), ticket.server) for ticket in self._slots.holders]
+        return [
+            CheckedOut(ticket.who, ticket.held_s(at), ticket.server)
+            for ticket in self._slots.holders
+        ]
 
     def _timeout_text(self) -> str:
         longest = next(iter(self._checked_out(now())), None)

@@ -4,18 +4,33 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from mpim_lab.errors import CommandRejected, InvalidParameter, MpimError, NotConnected, PartlyAdded, WatchFailed
+from mpim_lab.errors import (
+    CommandRejected,
+    InvalidParameter,
+    MpimError,
+    NotConnected,
+    PartlyAdded,
+    WatchFailed,
+)
 from mpim_lab.mq.connection.handler import LoopAffinity
-from mpim_lab.mq.pool.command_state import ConnectionState, Word, blocking_seconds, require_single_reply
+from mpim_lab.mq.pool.command_state import (
+    ConnectionState,
+    Word,
+    blocking_seconds,
+    require_single_reply,
+)
 from mpim_lab.mq.pool.raw_connection import RawConnection
 from mpim_lab.mq.pool.wait_queue import Ticket
 
 
 class PooledConnection:
-    """A connection to one server, lent to one task until it leaves the context; it serves one command after another.
+    """A connection to one server, lent to one task until it leaves the context.
 
-    `server`: its URL without the password. `waited_s`: how long the borrower stood in line. Replies are RESP3, in bytes.
-    After the context it is dead, even if the connection behind it lives on with somebody else.
+    It serves one command after another.
+
+    `server`: its URL without the password. `waited_s`: how long the borrower stood in line. Replies
+    are RESP3, in bytes. After the context it is dead, even if the connection behind it lives on
+    with somebody else.
     """
 
     def __init__(
@@ -49,10 +64,12 @@ class PooledConnection:
     async def call(self, *words: Word, timeout_s: float | None = None) -> Any:
         """Send one command and await its reply.
 
-        timeout_s: without it the pool's `call_timeout_s`, and on top of that the time for which the command says it blocks
-        (BLPOP key 1, XREAD BLOCK 500). Raises CommandRejected; CommandTimeout and ConnectionLost, after which it is broken: a
-        blocking read may then have taken something from the server that nobody gets. Nothing was sent: NotConnected,
-        InvalidMessage (SUBSCRIBE, MONITOR, CLIENT REPLY have no reply of their own), InvalidParameter (blocks for ever).
+        timeout_s: without it the pool's `call_timeout_s`, and on top of that the time for which the
+        command says it blocks (BLPOP key 1, XREAD BLOCK 500). Raises CommandRejected;
+        CommandTimeout and ConnectionLost, after which it is broken: a blocking read may then have
+        taken something from the server that nobody gets. Nothing was sent: NotConnected,
+        InvalidMessage (SUBSCRIBE, MONITOR, CLIENT REPLY have no reply of their own),
+        InvalidParameter (blocks for ever).
         """
         require_single_reply(words)
         limit_s = self._timeout_s(words, timeout_s)
@@ -63,11 +80,16 @@ class PooledConnection:
             raise reply
         return reply
 
-    async def transaction(self, commands: Sequence[Sequence[Word]], *, timeout_s: float | None = None) -> list[Any]:
-        """MULTI, the commands and EXEC in one write; gives the commands' replies. `call("WATCH", …)` before it, if need be.
+    async def transaction(
+        self, commands: Sequence[Sequence[Word]], *, timeout_s: float | None = None
+    ) -> list[Any]:
+        """MULTI, the commands and EXEC in one write; gives the commands' replies.
 
-        Raises WatchFailed and CommandRejected: nothing was done. PartlyAdded: some failed as they were run, the others
-        are done; `ids` are the replies, `errors` says which. Otherwise as `call`.
+        `call("WATCH", …)` before it, if need be.
+
+        Raises WatchFailed and CommandRejected: nothing was done. PartlyAdded: some failed as they
+        were run, the others are done; `ids` are the replies, `errors` says which. Otherwise as
+        `call`.
         """
         commands = [tuple(words) for words in commands]
         for words in commands:
@@ -82,7 +104,11 @@ class PooledConnection:
         return _outcome(queued, outcome)
 
     def _timeout_s(self, words: Sequence[Word], timeout_s: float | None) -> float:
-        limit_s = self._call_timeout_s + max(0.0, blocking_seconds(words)) if timeout_s is None else timeout_s
+        limit_s = (
+            self._call_timeout_s + max(0.0, blocking_seconds(words))
+            if timeout_s is None
+            else timeout_s
+        )
         if not 0 < limit_s < math.inf:
             raise InvalidParameter(
                 f"{words[0]!r} may block for {limit_s:g} s: give a timeout_s that is above 0 and not infinite"
@@ -90,7 +116,10 @@ class PooledConnection:
         return limit_s
 
     def _check_usable(self) -> None:
-        """Raises WrongLoop, NotConnected. One step with the writing that follows: two tasks cannot mix their replies."""
+        """Raises WrongLoop, NotConnected.
+
+        One step with the writing that follows: two tasks cannot mix their replies.
+        """
         self._loop.check()
         if self.is_returned:
             raise NotConnected("this connection was given back to the pool; nothing was sent")
@@ -103,10 +132,16 @@ class PooledConnection:
 def _outcome(queued: list[Any], outcome: Any) -> list[Any]:
     refused = next((reply for reply in queued if isinstance(reply, MpimError)), None)
     if isinstance(outcome, MpimError):
-        raise CommandRejected(f"{refused or outcome}; nothing of the transaction was done") from outcome
+        raise CommandRejected(
+            f"{refused or outcome}; nothing of the transaction was done"
+        ) from outcome
     if outcome is None:
-        raise WatchFailed("a watched key was changed in the meantime; nothing of the transaction was done")
+        raise WatchFailed(
+            "a watched key was changed in the meantime; nothing of the transaction was done"
+        )
     errors = [reply if isinstance(reply, MpimError) else None for reply in outcome]
     if any(errors):
-        raise PartlyAdded([None if error else reply for reply, error in zip(outcome, errors, strict=True)], errors)
+        raise PartlyAdded(
+            [None if error else reply for reply, error in zip(outcome, errors, strict=True)], errors
+        )
     return list(outcome)

@@ -1,7 +1,8 @@
 """RawConnection: one dedicated connection, redis-py's: no retries, no silent reconnecting, errors of ours.
 
-redis-py connects again by itself when it is to send and is not connected; for a connection with state (WATCH, MULTI) the
-second half of a transaction would then run without the first. Here a connection that is broken stays broken.
+redis-py connects again by itself when it is to send and is not connected; for a connection with
+state (WATCH, MULTI) the second half of a transaction would then run without the first. Here a
+connection that is broken stays broken.
 """
 
 import asyncio
@@ -9,8 +10,19 @@ import contextlib
 from collections.abc import Sequence
 from typing import Any
 
-from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
-from redis.exceptions import AuthenticationError, AuthorizationError, DataError, RedisError, ResponseError
+from redis.asyncio.connection import (
+    AbstractConnection,
+    Connection,
+    SSLConnection,
+    UnixDomainSocketConnection,
+)
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    DataError,
+    RedisError,
+    ResponseError,
+)
 
 from mpim_lab.errors import (
     CommandRejected,
@@ -26,9 +38,12 @@ from mpim_lab.mq.pool.command_state import Word
 
 
 class RawConnection:
-    """One connection to one server. It belongs to one task at a time; whose turn it is is not known here.
+    """One connection to one server.
 
-    `pending_replies`: replies that are still to come. Whoever reads next reads the first of them, whoever asked for it.
+    It belongs to one task at a time; whose turn it is is not known here.
+
+    `pending_replies`: replies that are still to come. Whoever reads next reads the first of them,
+    whoever asked for it.
     """
 
     def __init__(self, address: Address, name: str = "") -> None:
@@ -44,18 +59,27 @@ class RawConnection:
         return bool(self._redis.is_connected) and not self._is_lost
 
     async def open(self, timeout_s: float) -> None:
-        """Connect and log in. Raises NotConnected or LoginRejected; whatever is raised, nothing stays open."""
+        """Connect and log in.
+
+        Raises NotConnected or LoginRejected; whatever is raised, nothing stays open.
+        """
         try:
             async with asyncio.timeout(timeout_s):
                 await self._redis.connect()  # type: ignore[no-untyped-call]
         except BaseException as error:
             await self.close()
             if isinstance(error, TimeoutError):
-                raise NotConnected(f"{self.address} did not answer within {timeout_s:g} s") from error
+                raise NotConnected(
+                    f"{self.address} did not answer within {timeout_s:g} s"
+                ) from error
             if isinstance(error, AuthenticationError | AuthorizationError | ResponseError):
                 raise LoginRejected(f"{self.address} refused the login: {error}") from error
-            if isinstance(error, Exception):  # also a host's name that cannot be one, or what a TLS library says
-                raise NotConnected(f"cannot reach {self.address}: {error or type(error).__name__}") from error
+            if isinstance(
+                error, Exception
+            ):  # also a host's name that cannot be one, or what a TLS library says
+                raise NotConnected(
+                    f"cannot reach {self.address}: {error or type(error).__name__}"
+                ) from error
             raise
 
     async def health_check(self) -> str:
@@ -65,17 +89,21 @@ class RawConnection:
         try:
             if not await self._redis.can_read():
                 return ""
-            # It has ended, or something is there to read that nobody asked for; a look that does not wait tells which
+            # It has ended, or something is there to read that nobody asked for; a look that does
+            # not wait tells which
             await self._redis.read_response(timeout=0, disconnect_on_error=False)
         except (RedisError, OSError) as error:
             return "unasked reply" if isinstance(error, ResponseError) else "ended by the server"
         return "unasked reply"
 
     async def execute(self, commands: Sequence[Sequence[Word]], timeout_s: float) -> list[Any]:
-        """Write the commands at once, read as many replies; return a reply or CommandRejected for each.
+        """Write the commands at once, read as many replies.
 
-        Raises InvalidMessage or NotConnected: nothing was written. ConnectionLost or CommandTimeout: some or all may have
-        been run, and the line is of no use any more. Cancelled in the middle of a reply, likewise.
+        Return a reply or CommandRejected for each.
+
+        Raises InvalidMessage or NotConnected: nothing was written. ConnectionLost or
+        CommandTimeout: some or all may have been run, and the line is of no use any more. Cancelled
+        in the middle of a reply, likewise.
         """
         if not self.is_open:
             raise NotConnected(f"the connection to {self.address} is broken; nothing was sent")
@@ -93,12 +121,18 @@ class RawConnection:
             raise CommandTimeout(text) from error
         except Exception as error:
             self._is_lost = True
-            raise ConnectionLost(f"lost {self.address} after {commands[0][0]!r} was sent: {error}") from error
+            raise ConnectionLost(
+                f"lost {self.address} after {commands[0][0]!r} was sent: {error}"
+            ) from error
 
     async def _reply(self) -> Any:
-        """The next reply, CommandRejected if it is an error. Cancelled, the line is as it was: the reply is still to come."""
+        """The next reply, CommandRejected if it is an error.
+
+        Cancelled, the line is as it was: the reply is still to come.
+        """
         try:
-            # without disconnect_on_error: whether to close it is the pool's question, and the naive pool answers it wrongly
+            # without disconnect_on_error: whether to close it is the pool's question, and the naive
+            # pool answers it wrongly
             reply = await self._redis.read_response(disconnect_on_error=False)
         except RedisError as error:
             if getattr(error, "status_code", None) is None and not isinstance(error, ResponseError):

@@ -1,6 +1,7 @@
 """ServerSelector: which server a connection comes from, so that no more than so many are open to all of them together.
 
-ServerPool: one server's connections: which are idle, how one is acquired, checked, opened, closed and counted.
+ServerPool: one server's connections: which are idle, how one is acquired, checked, opened, closed
+and counted.
 """
 
 import asyncio
@@ -22,17 +23,24 @@ from mpim_lab.mq.pool.wait_queue import Ticket
 class ServerPool:
     """The connections to one server; idle ones are acquired first in, first out.
 
-    Last in, first out, as in the naive pool, has one virtue: what is not needed stays idle and can be retired. But what lies
-    at the bottom is not looked at, rots unseen, and is handed out all at once when the load rises: the worst moment. First
-    in, first out uses each in turn, so that a broken one is found soon and no connection is idle for longer than it takes
-    to go round. The price: under a light, steady load the pool does not shrink. It is bounded anyway, and under no load the
-    pool's maintenance task expires what `max_idle_s` says.
+    Last in, first out, as in the naive pool, has one virtue: what is not needed stays idle and can
+    be retired. But what lies at the bottom is not looked at, rots unseen, and is handed out all at
+    once when the load rises: the worst moment. First in, first out uses each in turn, so that a
+    broken one is found soon and no connection is idle for longer than it takes to go round. The
+    price: under a light, steady load the pool does not shrink. It is bounded anyway, and under no
+    load the pool's maintenance task expires what `max_idle_s` says.
 
-    Opening and closing are awaited outside any lock: there is none. Each step that changes a count is done without awaiting.
+    Opening and closing are awaited outside any lock: there is none. Each step that changes a count
+    is done without awaiting.
     """
 
     def __init__(
-        self, address: Address, name: str, idle_policy: IdlePolicy, backoff: Backoff, connect_timeout_s: float
+        self,
+        address: Address,
+        name: str,
+        idle_policy: IdlePolicy,
+        backoff: Backoff,
+        connect_timeout_s: float,
     ) -> None:
         self.address, self.url = address, str(address)
         self.in_use = self.opened = self.opening = self.last_acquired = self.failed = 0
@@ -40,9 +48,14 @@ class ServerPool:
         self.closing: set[asyncio.Task[None]] = set()
         self.breaker = CircuitBreaker(backoff)
         self._name = name
-        self._connect_timeout_s = address.config_overrides.get("connect_timeout_s", connect_timeout_s)
+        self._connect_timeout_s = address.config_overrides.get(
+            "connect_timeout_s", connect_timeout_s
+        )
         self._idle_policy = replace(
-            idle_policy, check_idle_after_s=address.config_overrides.get("heartbeat_s", idle_policy.check_idle_after_s)
+            idle_policy,
+            check_idle_after_s=address.config_overrides.get(
+                "heartbeat_s", idle_policy.check_idle_after_s
+            ),
         )
         self._idle: deque[RawConnection] = deque()
 
@@ -57,13 +70,24 @@ class ServerPool:
         return self.opening + self.opened - self.closed.total()
 
     def load(self, crowded: int) -> ServerLoad:
-        """For the choice. `crowded`: if the pool is full, how many are open to the server with the most of them; else 0."""
-        return ServerLoad(self.url, self.in_use, 0 < crowded <= self.live + 1 and not self._idle, self.last_acquired)
+        """For the choice.
+
+        `crowded`: if the pool is full, how many are open to the server with the most of them; else
+        0.
+        """
+        return ServerLoad(
+            self.url,
+            self.in_use,
+            0 < crowded <= self.live + 1 and not self._idle,
+            self.last_acquired,
+        )
 
     def stats(self, at: float) -> ServerStats:
         """See ServerStats."""
         passed_over = self.breaker.is_open(at)
-        return ServerStats(self.in_use, self.idle, self.opened, dict(self.closed), self.failed, passed_over)
+        return ServerStats(
+            self.in_use, self.idle, self.opened, dict(self.closed), self.failed, passed_over
+        )
 
     # Acquiring and releasing
 
@@ -100,7 +124,11 @@ class ServerPool:
 
     def expire_idle(self, at: float) -> None:
         """Close the idle ones that are too old, or idle for too long."""
-        for raw in [raw for raw in self._idle if self._idle_policy.expiry_reason(raw.opened_at, raw.idle_since, at)]:
+        for raw in [
+            raw
+            for raw in self._idle
+            if self._idle_policy.expiry_reason(raw.opened_at, raw.idle_since, at)
+        ]:
             self._idle.remove(raw)
             self.discard(raw, self._idle_policy.expiry_reason(raw.opened_at, raw.idle_since, at))
 
@@ -127,17 +155,24 @@ class ServerPool:
         return None
 
     async def _health_problem(self, raw: RawConnection) -> str:
-        """Why an idle connection is not to be handed out, "" if it is well. Raises NotConnected: the server is silent."""
+        """Why an idle connection is not to be handed out, "" if it is well.
+
+        Raises NotConnected: the server is silent.
+        """
         at = now()
         if why := self._idle_policy.expiry_reason(raw.opened_at, raw.idle_since, at):
             return why
         if why := await raw.health_check():
             return why
-        if not self.breaker.failures and not self._idle_policy.needs_health_check(raw.idle_since, at):
+        if not self.breaker.failures and not self._idle_policy.needs_health_check(
+            raw.idle_since, at
+        ):
             return ""
         try:
             await raw.execute([("PING",)], self._connect_timeout_s)
-        except CommandTimeout as error:  # its other connections would be as silent: do not try them one by one
+        except (
+            CommandTimeout
+        ) as error:  # its other connections would be as silent: do not try them one by one
             raise NotConnected(f"{self.url} gives no sign of life") from error
         except MpimError:
             return "ended by the server"
@@ -157,7 +192,10 @@ class ServerPool:
 
 
 class ServerSelector:
-    """The choice of a server and one `ServerPool` for each. Callers have a slot: at most `max_connections` come at once."""
+    """The choice of a server and one `ServerPool` for each.
+
+    Callers have a slot: at most `max_connections` come at once.
+    """
 
     def __init__(
         self,
@@ -170,7 +208,8 @@ class ServerSelector:
     ) -> None:
         addresses = [Address.parse(url) for url in ([urls] if isinstance(urls, str) else urls)]
         self.pools = {
-            str(address): ServerPool(address, name, idle_policy, backoff, connect_timeout_s) for address in addresses
+            str(address): ServerPool(address, name, idle_policy, backoff, connect_timeout_s)
+            for address in addresses
         }
         if not addresses or len(self.pools) < len(addresses):
             raise InvalidParameter(f"{len(addresses)} urls: at least one, and each once")
@@ -190,12 +229,17 @@ class ServerSelector:
         return name
 
     async def acquire(self, ticket: Ticket, wanted: str | None) -> RawConnection:
-        """A connection to the least busy server that is there; each is tried once. Raises NotConnected, LoginRejected."""
+        """A connection to the least busy server that is there; each is tried once.
+
+        Raises NotConnected, LoginRejected.
+        """
         candidates = [wanted] if wanted is not None else list(self.pools)
         while True:
             at = now()
             crowded = max(pool.live for pool in self.pools.values()) if self._is_full else 0
-            here = (self.pools[url] for url in candidates if not self.pools[url].breaker.is_open(at))
+            here = (
+                self.pools[url] for url in candidates if not self.pools[url].breaker.is_open(at)
+            )
             chosen = least_loaded(pool.load(crowded) for pool in here)
             if chosen is None:
                 raise self._no_server_error([wanted] if wanted is not None else list(self.pools))
@@ -225,7 +269,9 @@ class ServerSelector:
             pool.release(raw)
 
     def _make_room(self) -> None:
-        """Before one is opened, if there are as many as may be: close an idle one, where most are open, the oldest there.
+        """Before one is opened, if there are as many as may be.
+
+        Close an idle one, where most are open, the oldest there.
 
         There is an idle one then: whoever asks has a place and no connection yet.
         """
@@ -237,7 +283,8 @@ class ServerSelector:
         pools = [self.pools[url] for url in tried]
         causes = [pool.breaker.cause for pool in pools]
         text = "; ".join(
-            f"{pool.breaker.cause} (tried again in {max(0.0, pool.breaker.open_until - now()):.2f} s)" for pool in pools
+            f"{pool.breaker.cause} (tried again in {max(0.0, pool.breaker.open_until - now()):.2f} s)"
+            for pool in pools
         )
         refused = any(isinstance(cause, LoginRejected) for cause in causes)
         error = LoginRejected(text) if refused else NotConnected(text)

@@ -12,7 +12,10 @@ REPLACED = frozenset({"ended by the server", "no sign of life", "unasked reply"}
 
 @dataclass(frozen=True)
 class CheckedOut:
-    """A connection that is in use: by which task, for how long, to which server ("" while it is being looked for)."""
+    """A connection that is in use.
+
+    By which task, for how long, to which server ("" while it is being looked for).
+    """
 
     task: str
     seconds: float
@@ -21,7 +24,10 @@ class CheckedOut:
 
 @dataclass(frozen=True)
 class ServerStats:
-    """One server's share. `is_circuit_open`: connecting failed, and the time to try again has not come."""
+    """One server's share.
+
+    `is_circuit_open`: connecting failed, and the time to try again has not come.
+    """
 
     in_use: int
     idle: int
@@ -35,9 +41,11 @@ class ServerStats:
 class PoolStats:
     """A pool's state at one moment, and what has happened since it was made.
 
-    in_use: slots taken, those that are connecting included. opened - sum(closed.values()) = idle + connections in use.
-    closed: how many, by why. replaced: of those, found unusable when somebody was to have them. waits: all who got a slot,
-    those who did not have to wait included (0 ms); p50 and p99 to 10%. timed_out, refused: PoolTimeout, QueueFull.
+    in_use: slots taken, those that are connecting included. opened - sum(closed.values()) = idle +
+        connections in use.
+    closed: how many, by why. replaced: of those, found unusable when somebody was to have them.
+    waits: all who got a slot, those who did not have to wait included (0 ms); p50 and p99 to 10%.
+    timed_out, refused: PoolTimeout, QueueFull.
     overdue: out for longer than `leak_warning_s`, longest first: this is where a leak is seen.
     """
 
@@ -77,7 +85,9 @@ class WaitHistogram:
         """Add one wait."""
         self.count += 1
         self.max_ms = max(self.max_ms, seconds * 1000)
-        self._buckets[0 if seconds <= _MIN_S else math.ceil(math.log(seconds / _MIN_S) / _STEP)] += 1
+        self._buckets[
+            0 if seconds <= _MIN_S else math.ceil(math.log(seconds / _MIN_S) / _STEP)
+        ] += 1
 
     def quantile_ms(self, share: float) -> float:
         """The wait in milliseconds that this share of all did not exceed; 0 when there was none."""
@@ -85,7 +95,11 @@ class WaitHistogram:
         for bucket in sorted(self._buckets):
             seen += self._buckets[bucket]
             if seen >= share * self.count:
-                return 0.0 if bucket == 0 else min(self.max_ms, _MIN_S * math.exp(bucket * _STEP) * 1000)
+                return (
+                    0.0
+                    if bucket == 0
+                    else min(self.max_ms, _MIN_S * math.exp(bucket * _STEP) * 1000)
+                )
         return 0.0
 
 
@@ -100,7 +114,9 @@ class QueueStats:
     overdue: tuple[CheckedOut, ...] = ()
 
 
-def pool_stats(line: QueueStats, waits: WaitHistogram, servers: dict[str, ServerStats]) -> PoolStats:
+def pool_stats(
+    line: QueueStats, waits: WaitHistogram, servers: dict[str, ServerStats]
+) -> PoolStats:
     """Put a pool's stats together."""
     closed: Counter[str] = sum((Counter(server.closed) for server in servers.values()), Counter())
     return PoolStats(

@@ -1,4 +1,7 @@
-"""SlotQueue: who has a place and who is next. The rule of the pool's fairness, without connections, clock or tasks."""
+"""SlotQueue: who has a place and who is next.
+
+The rule of the pool's fairness, without connections, clock or tasks.
+"""
 
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -9,9 +12,12 @@ from mpim_lab.mq.connection.bounds import MAX_INT, check_bounds
 
 @dataclass(eq=False)
 class Ticket:
-    """One caller's ticket: a position in the queue and, once `acquired_at` is set, a slot of the pool.
+    """One caller's ticket.
 
-    who: the name to show if it stays long. caller: whoever is not to wait for itself when the pool is closed.
+    A position in the queue and, once `acquired_at` is set, a slot of the pool.
+
+    who: the name to show if it stays long. caller: whoever is not to wait for itself when the pool
+    is closed.
     """
 
     who: str
@@ -31,11 +37,14 @@ class Ticket:
 
 
 class SlotQueue:
-    """A FIFO of slots: at most `slots` callers hold one, at most `max_waiting` wait for one, first come, first served.
+    """A FIFO of slots.
 
-    A slot that becomes free passes to the first in the queue in the same step: there is no moment at which it is free while
-    somebody waits, so whoever comes later cannot slip in. For the same reason whoever leaves, for whatever cause,
-    names the next one, even if it had been given its slot a moment before and not yet heard of it.
+    At most `slots` callers hold one, at most `max_waiting` wait for one, first come, first served.
+
+    A slot that becomes free passes to the first in the queue in the same step: there is no moment
+    at which it is free while somebody waits, so whoever comes later cannot slip in. For the same
+    reason whoever leaves, for whatever cause, names the next one, even if it had been given its
+    slot a moment before and not yet heard of it.
 
         >>> queue = SlotQueue(slots=1, max_waiting=5)
         >>> ann, ben, cid = (queue.acquire(name, now=0.0) for name in ("Ann", "Ben", "Cid"))
@@ -80,7 +89,9 @@ class SlotQueue:
             self._grant(ticket, now)
             return ticket
         if len(self._waiting) >= self.max_waiting:
-            raise QueueFull(f"all {self.slots:,} connections are in use and {self.max_waiting:,} callers wait already")
+            raise QueueFull(
+                f"all {self.slots:,} connections are in use and {self.max_waiting:,} callers wait already"
+            )
         self._waiting[ticket] = None
         return ticket
 

@@ -13,19 +13,19 @@ from mpim_lab.mq.connection.encoding import Message
 class OverflowPolicy(StrEnum):
     """What to do with a subscriber that is slower than its messages."""
 
-    WAIT = (
-        "wait"  # stop reading from the server: nothing is lost here, but the server's buffer grows until it cuts us off
-    )
+    WAIT = "wait"  # stop reading from the server: nothing is lost here, but the server's buffer grows until it cuts us off
     DROP_OLDEST = "drop oldest"  # the newest matter more: positions, prices
     DISCONNECT = "disconnect"  # end the subscription with SlowSubscriber: fail fast
 
 
 class SubscriberBuffer:
-    """A bounded buffer: at most `max_messages` messages wait until a handler, or whoever listens, asks.
+    """A bounded buffer.
 
-    `pause` and `resume` stop and restart the reading of the connection (policy WAIT); `dropped` is told of every message
-    thrown away (DROP_OLDEST, or it came after the end). With DISCONNECT `put` returns False once the buffer is full, and the
-    reader gets SlowSubscriber after what is held.
+    At most `max_messages` messages wait until a handler, or whoever listens, asks.
+
+    `pause` and `resume` stop and restart the reading of the connection (policy WAIT); `dropped` is
+    told of every message thrown away (DROP_OLDEST, or it came after the end). With DISCONNECT `put`
+    returns False once the buffer is full, and the reader gets SlowSubscriber after what is held.
 
     | a message leaves by | then it is ...                                      |
     |---------------------|-----------------------------------------------------|
@@ -45,7 +45,9 @@ class SubscriberBuffer:
     ) -> None:
         check_whole(max_messages=max_messages)
         if overflow_policy not in list(OverflowPolicy):
-            raise InvalidParameter(f"overflow_policy={overflow_policy!r}: must be one of {', '.join(OverflowPolicy)}")
+            raise InvalidParameter(
+                f"overflow_policy={overflow_policy!r}: must be one of {', '.join(OverflowPolicy)}"
+            )
         self.max_messages, self.overflow_policy = max_messages, OverflowPolicy(overflow_policy)
         self.subscription_count = 0  # subscriptions that put messages in
         self.is_paused = False
@@ -62,10 +64,15 @@ class SubscriberBuffer:
         if self._closed_by is not None:
             self._dropped(message)
             return True
-        if len(self._messages) >= self.max_messages and self.overflow_policy is not OverflowPolicy.WAIT:
+        if (
+            len(self._messages) >= self.max_messages
+            and self.overflow_policy is not OverflowPolicy.WAIT
+        ):
             if self.overflow_policy is OverflowPolicy.DISCONNECT:
                 self.close(
-                    SlowSubscriber(f"the handler was {self.max_messages} messages behind: its subscription was ended")
+                    SlowSubscriber(
+                        f"the handler was {self.max_messages} messages behind: its subscription was ended"
+                    )
                 )
                 return False
             self._dropped(self._messages.popleft())
@@ -84,9 +91,12 @@ class SubscriberBuffer:
         return True
 
     async def get(self) -> Message:
-        """The oldest message; waits for one. Raises what the buffer was ended with, after what it held.
+        """The oldest message; waits for one.
 
-        Asking for the next one says that the last one is handled. A caller that is cancelled takes nothing.
+        Raises what the buffer was ended with, after what it held.
+
+        Asking for the next one says that the last one is handled. A caller that is cancelled takes
+        nothing.
         """
         if self._is_handling:
             self._is_handling = False
@@ -120,7 +130,10 @@ class SubscriberBuffer:
                 return reader.set_result(None)
 
     async def join(self, stall_timeout_s: float) -> None:
-        """Wait until everything taken in so far is handled. Raises HandlerTimeout when for `stall_timeout_s` nothing was."""
+        """Wait until everything taken in so far is handled.
+
+        Raises HandlerTimeout when for `stall_timeout_s` nothing was.
+        """
         wanted = self._accepted_count
         while self.handled_count < wanted:
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()

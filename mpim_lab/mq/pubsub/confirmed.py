@@ -1,12 +1,15 @@
-"""Publisher confirms, end to end: the subscriber acknowledges what it has handled; only then does `send` return "delivered".
+"""Publisher confirms, end to end: the subscriber acknowledges what it has handled.
 
-Pub/Sub itself can only hand a message to whoever listens now. What it cannot know, the two ends must tell each other (the
-end-to-end argument: Saltzer, Reed, Clark, "End-to-end arguments in system design", 1984). The price: a second message for
-each one, and a repeat may arrive twice (at least once). The message waits in the sender's memory: if the sender
-dies, it is gone; that takes a stream (chapter 2).
+Only then does `send` return "delivered".
 
-On the wire: the message is "<id> <text>" on `user:<uid>`, the acknowledgement is "<id>" on `confirm:<uid>`. The id is
-everything before the first blank, however long.
+Pub/Sub itself can only hand a message to whoever listens now. What it cannot know, the two ends
+must tell each other (the end-to-end argument: Saltzer, Reed, Clark, "End-to-end arguments in system
+design", 1984). The price: a second message for each one, and a repeat may arrive twice (at least
+once). The message waits in the sender's memory: if the sender dies, it is gone; that takes a stream
+(chapter 2).
+
+On the wire: the message is "<id> <text>" on `user:<uid>`, the acknowledgement is "<id>" on
+`confirm:<uid>`. The id is everything before the first blank, however long.
 """
 
 import asyncio
@@ -28,8 +31,8 @@ from mpim_lab.mq.pubsub.queue import MessageQueue
 class AckedPublisher:
     """A publisher to one user that repeats each message until it is acknowledged, at most `max_attempts` times.
 
-    An attempt is over when the server says that nobody listens, when publishing fails, or after `ack_timeout_s`, which
-    may be changed at any time.
+    An attempt is over when the server says that nobody listens, when publishing fails, or after
+    `ack_timeout_s`, which may be changed at any time.
     """
 
     def __init__(
@@ -54,7 +57,10 @@ class AckedPublisher:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._is_listening = False
         await self._queue.unsubscribe(ack_channel(self._uid))
@@ -64,14 +70,19 @@ class AckedPublisher:
         for acked in waiting:
             acked.set()
         if waiting:
-            self._queue.reporter.message(EventKind.CONFIRMED, message.payload, user_channel(self._uid))
+            self._queue.reporter.message(
+                EventKind.CONFIRMED, message.payload, user_channel(self._uid)
+            )
 
     async def send(self, uid: str, payload: bytes | str) -> str:
-        """Send "<id> <text>"; return "delivered" if the subscriber acknowledged it, otherwise "unconfirmed": perhaps handled.
+        """Send "<id> <text>".
 
-        Raises what no repeat can change: InvalidMessage (also for a payload without an id: nothing could confirm it),
-        QueueClosed, NotConnected (this is not open). It takes at most `max_attempts` times what one publish, `ack_timeout_s`
-        and a pause of the backoff take.
+        Return "delivered" if the subscriber acknowledged it, otherwise "unconfirmed": perhaps
+        handled.
+
+        Raises what no repeat can change: InvalidMessage (also for a payload without an id: nothing
+        could confirm it), QueueClosed, NotConnected (this is not open). It takes at most
+        `max_attempts` times what one publish, `ack_timeout_s` and a pause of the backoff take.
         """
         if not self._is_listening:
             raise NotConnected("not open: write `async with AckedPublisher(…) as sender:`")
@@ -86,7 +97,10 @@ class AckedPublisher:
 
     @contextlib.contextmanager
     def _ack_awaited(self, id: bytes) -> Iterator[asyncio.Event]:
-        """Yield what is set when this message is acknowledged. Several may wait for the same one: sent twice at once."""
+        """Yield what is set when this message is acknowledged.
+
+        Several may wait for the same one: sent twice at once.
+        """
         if not id:
             raise InvalidMessage("a message that is to be confirmed begins with its id")
         acked, waiting = asyncio.Event(), self._unacked.setdefault(id, [])
@@ -114,24 +128,39 @@ class AckingSubscriber:
     """A subscriber of one user's messages that acknowledges each one after its handler has returned."""
 
     def __init__(
-        self, queue: MessageQueue, uid: str, handler: Callable[[Message], Awaitable[None]], *, max_buffered: int = 1_000
+        self,
+        queue: MessageQueue,
+        uid: str,
+        handler: Callable[[Message], Awaitable[None]],
+        *,
+        max_buffered: int = 1_000,
     ) -> None:
         check_handler(handler)
         check_bounds(1, MAX_INT, max_buffered=max_buffered)
-        self._queue, self._uid, self._handler, self._max_buffered = queue, uid, handler, max_buffered
+        self._queue, self._uid, self._handler, self._max_buffered = (
+            queue,
+            uid,
+            handler,
+            max_buffered,
+        )
 
     async def __aenter__(self) -> Self:
         await self.start()
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         await self.stop()
 
     async def start(self) -> None:
         """Subscribe."""
-        await self._queue.subscribe(user_channel(self._uid), self._handle, max_buffered=self._max_buffered)
+        await self._queue.subscribe(
+            user_channel(self._uid), self._handle, max_buffered=self._max_buffered
+        )
 
     async def stop(self) -> None:
         """Unsubscribe, and return when what has arrived is handled."""

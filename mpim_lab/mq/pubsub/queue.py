@@ -1,9 +1,12 @@
-"""MessageQueue: publish to channels, subscribe with a handler. At most once: whoever is away misses it.
+"""MessageQueue: publish to channels, subscribe with a handler.
 
-A published message passes `publish` here, `RespConnection.send`, the server, `RespConnection.data_received` at the other end,
-`Subscriptions.on_push`, and the handler.
+At most once: whoever is away misses it.
 
-Source: https://valkey.io/topics/pubsub/ and RESP3, https://github.com/redis/redis-specifications/blob/master/protocol/RESP3.md
+A published message passes `publish` here, `RespConnection.send`, the server,
+`RespConnection.data_received` at the other end, `SubscriptionTable.on_push`, and the handler.
+
+Source: https://valkey.io/topics/pubsub/ and RESP3,
+https://github.com/redis/redis-specifications/blob/master/protocol/RESP3.md
 """
 
 import asyncio
@@ -24,15 +27,15 @@ from mpim_lab.mq.connection.layout_check import LayoutCheck, LayoutCheckedConnec
 from mpim_lab.mq.connection.reconnecting import ReconnectingConnection
 from mpim_lab.mq.connection.resp import ignore_result
 from mpim_lab.mq.pubsub.buffer import OverflowPolicy, SubscriberBuffer
-from mpim_lab.mq.pubsub.subscriptions import (
+from mpim_lab.mq.pubsub.subscription import (
     Decode,
     Handler,
     MessageIterator,
     Subscription,
-    Subscriptions,
     call_inline,
     decode_then,
 )
+from mpim_lab.mq.pubsub.subscription_table import SubscriptionTable
 from mpim_lab.mq.streams.stream import Stream
 
 _MAX_PREFIXES = 4_096
@@ -41,10 +44,11 @@ _MAX_PREFIXES = 4_096
 class MessageQueue:
     """A queue over one Redis or Valkey server, for the tasks of one event loop.
 
-    url: redis://, rediss:// or unix://, with user, password and db as redis-py reads them. name: who reports to the
-    `observer`, and the client's name on the server. prefix: put before every key and channel, and taken off again.
-    Connections that break come back by themselves and subscribe again; what was published meanwhile is gone, and the
-    observer and `on_gap(seconds)` are told how long the gap was.
+    url: redis://, rediss:// or unix://, with user, password and db as redis-py reads them. name:
+    who reports to the `observer`, and the client's name on the server. prefix: put before every key
+    and channel, and taken off again. Connections that break come back by themselves and subscribe
+    again; what was published meanwhile is gone, and the observer and `on_gap(seconds)` are told how
+    long the gap was.
     """
 
     def __init__(
@@ -65,34 +69,51 @@ class MessageQueue:
         self.name, self.max_payload_bytes = name, max_payload_bytes
         self.reporter, self._is_reporting = Reporter(name, observer), observer is not None
         self.prefix, self.keys = prefix, Keys(prefix)
-        self._publish_prefixes: dict[Name, bytes] = {}  # channel → what every PUBLISH to it begins with
-        self._subscriptions = table = Subscriptions(self.keys, self.reporter)
-        common: dict[str, Any] = {"name": name, "config": config, "observer": observer, "sleep": sleep}
+        self._publish_prefixes: dict[
+            Name, bytes
+        ] = {}  # channel → what every PUBLISH to it begins with
+        self._subscriptions = table = SubscriptionTable(self.keys, self.reporter)
+        common: dict[str, Any] = {
+            "name": name,
+            "config": config,
+            "observer": observer,
+            "sleep": sleep,
+        }
         self._closing: asyncio.Task[None] | None = None
         self._commands = ReconnectingConnection(address, **common)
         self._layout_check = LayoutCheck(self._commands, self.keys)
         self._key_commands = LayoutCheckedConnection(self._commands, self._layout_check)
         self._subscriber_link = table.link = ReconnectingConnection(
-            address, on_push=table.on_push, resubscribe_commands=table.resubscribe_commands, on_gap=on_gap, **common
+            address,
+            on_push=table.on_push,
+            resubscribe_commands=table.resubscribe_commands,
+            on_gap=on_gap,
+            **common,
         )
 
     # Life
 
     async def open(self) -> None:
-        """Connect. Raises NotConnected or LoginRejected. The second connection is made by the first `subscribe`."""
+        """Connect.
+
+        Raises NotConnected or LoginRejected. The second connection is made by the first
+        `subscribe`.
+        """
         await self._commands.open()
 
     async def close(self) -> None:
         """Finish what was begun, within `close_timeout_s`: handlers what has arrived, commands what was written.
 
-        Handlers that are not done by then are cancelled. Idempotent; it goes on if its caller is cancelled. A handler may
-        close its own queue: then that handler is not waited for.
+        Handlers that are not done by then are cancelled. Idempotent; it goes on if its caller is
+        cancelled. A handler may close its own queue: then that handler is not waited for.
         """
         self._commands.check_loop()
         if self._closing is None:
             self._closing = asyncio.create_task(self._close())
             self._closing.add_done_callback(ignore_result)
-        elif self._subscriptions.is_called_by_handler:  # another handler closes, and waits for this one
+        elif (
+            self._subscriptions.is_called_by_handler
+        ):  # another handler closes, and waits for this one
             return
         await asyncio.shield(self._closing)
 
@@ -132,7 +153,8 @@ class MessageQueue:
     async def publish(self, channel: Name, payload: bytes | str) -> int:
         """Publish, and return the number of subscribers the server handed the message to.
 
-        Raises InvalidMessage (nothing was sent) and what `ReconnectingConnection` raises; look at the error's `definite`.
+        Raises InvalidMessage (nothing was sent) and what `ReconnectingConnection` raises; look at
+        the error's `definite`.
         """
         try:
             prefix = self._publish_prefixes[channel]
@@ -178,13 +200,23 @@ class MessageQueue:
     # Streams
 
     def stream(self, name: Name, *, max_entries: int | None = None) -> Stream:
-        """A stream of this queue (chapter 2); nothing is sent yet. `max_entries`: keep about so many, forget the oldest."""
-        return Stream(self.context(name), max_payload_bytes=self.max_payload_bytes, max_entries=max_entries)
+        """A stream of this queue (chapter 2); nothing is sent yet.
+
+        `max_entries`: keep about so many, forget the oldest.
+        """
+        return Stream(
+            self.context(name), max_payload_bytes=self.max_payload_bytes, max_entries=max_entries
+        )
 
     def context(self, name: Name) -> StreamContext:
-        """Return what the parts that build on this queue share: the key called `name`, and the connections."""
+        """Return what the parts that build on this queue share.
+
+        The key called `name`, and the connections.
+        """
         key = self.keys.stream(name)
-        return StreamContext(name, key, self._key_commands, self._new_connection, self.reporter, self.keys)
+        return StreamContext(
+            name, key, self._key_commands, self._new_connection, self.reporter, self.keys
+        )
 
     @property
     def connection(self) -> ReconnectingConnection:
@@ -194,7 +226,11 @@ class MessageQueue:
     def _new_connection(self, name: Name) -> LayoutCheckedConnection:
         """A connection for reads that wait; the queue that reads closes it."""
         own = ReconnectingConnection(
-            self._address, name=shown_name(name), config=self._config, observer=self._observer, sleep=self._sleep
+            self._address,
+            name=shown_name(name),
+            config=self._config,
+            observer=self._observer,
+            sleep=self._sleep,
         )
         return LayoutCheckedConnection(own, self._layout_check)
 
@@ -212,15 +248,22 @@ class MessageQueue:
     ) -> None:
         """Have `handler(message)` called for each message; returns once the server has confirmed.
 
-        A plain handler is called at once, an async one from a buffer of at most `max_buffered` messages; `overflow_policy`
-        says what then. A handler that raises is reported; the next message comes. `pattern`: a glob (`user:*`). `decode`:
-        gives the messages that a payload holds, for senders that batch or compress (`FrameDecoder`).
-        Raises InvalidMessage, AlreadySubscribed, and what `ReconnectingConnection` raises.
+        A plain handler is called at once, an async one from a buffer of at most `max_buffered`
+        messages; `overflow_policy` says what then. A handler that raises is reported; the next
+        message comes. `pattern`: a glob (`user:*`). `decode`: gives the messages that a payload
+        holds, for senders that batch or compress (`FrameDecoder`). Raises InvalidMessage,
+        AlreadySubscribed, and what `ReconnectingConnection` raises.
         """
         check_handler(handler)
-        buffer = self._subscriptions.new_buffer(max_buffered, overflow_policy) if is_async(handler) else None
+        buffer = (
+            self._subscriptions.new_buffer(max_buffered, overflow_policy)
+            if is_async(handler)
+            else None
+        )
         deliver = call_inline(handler, self.reporter) if buffer is None else buffer.put
-        await self._subscriptions.add(self._subscription(channel, deliver, buffer, handler, decode, pattern))
+        await self._subscriptions.add(
+            self._subscription(channel, deliver, buffer, handler, decode, pattern)
+        )
 
     def _subscription(
         self,
@@ -235,12 +278,17 @@ class MessageQueue:
         if decode is not None:
             deliver = decode_then(deliver, decode, self.reporter)
         handler = handler if buffer is not None else None
-        return Subscription(channel, deliver, buffer, handler, pattern=pattern, decodes=decode is not None)
+        return Subscription(
+            channel, deliver, buffer, handler, pattern=pattern, decodes=decode is not None
+        )
 
     async def unsubscribe(self, channel: Name, *, pattern: bool = False) -> None:
-        """Stop: what has arrived is still handled, nothing after that. A channel without a handler is no error.
+        """Stop: what has arrived is still handled, nothing after that.
 
-        Returns after `timeout_s` for the server's answer and `close_timeout_s` for the handler at the latest.
+        A channel without a handler is no error.
+
+        Returns after `timeout_s` for the server's answer and `close_timeout_s` for the handler at
+        the latest.
         """
         self._commands.check_loop()
         await self._subscriptions.remove(channel, pattern=pattern)
@@ -248,7 +296,8 @@ class MessageQueue:
     async def drain(self) -> None:
         """Wait until everything the server has sent to this queue's handlers so far is handled.
 
-        Raises HandlerTimeout when for `timeout_s` nothing was handled. A handler that asks does not wait for itself.
+        Raises HandlerTimeout when for `timeout_s` nothing was handled. A handler that asks does not
+        wait for itself.
         """
         self._commands.check_loop()
         await self._subscriptions.drain()
@@ -264,8 +313,8 @@ class MessageQueue:
     ) -> AsyncIterator[AsyncIterator[Message]]:
         """Give the messages of several channels and patterns as one async iterator.
 
-        It ends when the queue is closed, or the last of them is unsubscribed. Raises as `subscribe` does; with
-        `overflow_policy="disconnect"` the iterator raises SlowSubscriber.
+        It ends when the queue is closed, or the last of them is unsubscribed. Raises as `subscribe`
+        does; with `overflow_policy="disconnect"` the iterator raises SlowSubscriber.
         """
         wanted = [(name, False) for name in channels] + [(name, True) for name in patterns]
         if not wanted:

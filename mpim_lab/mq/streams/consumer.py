@@ -1,4 +1,6 @@
-"""Consumer: one member of a group. Reads ahead, within a bound, and takes over what dead members left behind.
+"""Consumer: one member of a group.
+
+Reads ahead, within a bound, and takes over what dead members left behind.
 
 A connection of its own, because a read that waits holds up whatever comes after it.
 
@@ -46,19 +48,24 @@ _log = logging.getLogger(__name__)
 
 
 class Consumer:
-    """Use as a context, and as an async iterator of deliveries; acknowledge each one when its work is done.
+    """Use as a context, and as an async iterator of deliveries.
 
-    name: no other living consumer's. A later one of the same name takes it over: this one's next `fetch` raises LeaseLost,
-    and what it has in flight stays its own until it has left.
-    batch_size: entries asked for at once. max_in_flight: read and not acknowledged; then reading waits for acknowledgements.
-    prefetch: the server reads the next ones while these are handled, as long as there are many: faster, and whoever dies
-    leaves two batches behind.
-    claim_idle_ms: after so long another member's entry counts as abandoned; None: never. The same for all members.
-    heartbeat: what is in flight is kept alive, however long its work takes, so that slow is not dead, as long as the event
-    loop is not blocked for longer than `claim_idle_ms`. False: an entry is idle from its delivery on; then `claim_idle_ms`
-    is longer than the handling of a whole batch.
-    On leaving, what is unfinished is released; it may be opened again. Raises what `ReconnectingConnection` raises; after an
-    error, or a fetch that was cancelled, the next `fetch` picks up what was on its way.
+    Acknowledge each one when its work is done.
+
+    name: no other living consumer's. A later one of the same name takes it over: this one's next
+    `fetch` raises LeaseLost, and what it has in flight stays its own until it has left.
+    batch_size: entries asked for at once. max_in_flight: read and not acknowledged; then reading
+        waits for acknowledgements.
+    prefetch: the server reads the next ones while these are handled, as long as there are many:
+    faster, and whoever dies leaves two batches behind.
+    claim_idle_ms: after so long another member's entry counts as abandoned; None: never. The same
+        for all members.
+    heartbeat: what is in flight is kept alive, however long its work takes, so that slow is not
+    dead, as long as the event loop is not blocked for longer than `claim_idle_ms`. False: an entry
+    is idle from its delivery on; then `claim_idle_ms` is longer than the handling of a whole batch.
+    On leaving, what is unfinished is released; it may be opened again. Raises what
+    `ReconnectingConnection` raises; after an error, or a fetch that was cancelled, the next `fetch`
+    picks up what was on its way.
     """
 
     def __init__(
@@ -74,17 +81,18 @@ class Consumer:
     ) -> None:
         check_whole(batch_size=batch_size, max_in_flight=max_in_flight)
         check_whole(claim_idle_ms=1 if claim_idle_ms is None else claim_idle_ms)
-        self.group, self.name, self.shown_name = group, same_name(name, "name of a consumer"), shown_name(name)
+        self.group, self.shown_name = group, shown_name(name)
+        self.name = same_name(name, "name of a consumer")
         self.claim_idle_ms, self.heartbeat = claim_idle_ms, heartbeat
         self._raw_name = name_bytes(name, "consumer")
         self._batch_size, self._max_in_flight, self._prefetch = batch_size, max_in_flight, prefetch
-        self._heartbeat_s = min(claim_idle_ms or LEASE_MS, LEASE_MS) / 3e3 if heartbeat else math.inf
+        self._heartbeat_s = (
+            min(claim_idle_ms or LEASE_MS, LEASE_MS) / 3e3 if heartbeat else math.inf
+        )
         self._is_reporting = group.context.reporter.is_on
         self._has_capacity = asyncio.Event()
         self._fetch_lock = asyncio.Lock()  # whoever fetches
-        self.has_lost = (
-            False  # something in flight has passed on since the last fetch: ask `holds` before working on it
-        )
+        self.has_lost = False  # something in flight has passed on since the last fetch: ask `holds` before working on it
         self._membership: Membership | None = None
         self._heartbeat_task: asyncio.Task[None] | None = None
         self._reset_state()
@@ -94,7 +102,8 @@ class Consumer:
         self._link = self.group.context.new_connection(self.shown_name)
         self._in_flight: dict[bytes, Delivery] = {}  # by raw id
         self._requested: asyncio.Future[Any] | None = None  # to a read, which nobody has taken yet
-        self._undelivered: list[Delivery] = []  # in flight, but the fetch that was to give them was cancelled
+        # In flight, but the fetch that was to give them was cancelled.
+        self._undelivered: list[Delivery] = []
         self._error: MpimError | None = None  # what the heartbeat met: for the next fetch
         self._is_alone, self._claim_at = True, 0.0
         self._own_pending: PendingScan | None = None
@@ -108,14 +117,21 @@ class Consumer:
             self._own_pending = PendingScan(self.group, idle_ms=0, owner=self.name)
 
     def _scan_of_abandoned(self) -> PendingScan | None:
-        """What nobody keeps alive: whoever's; at least an earlier life's of my name that may still be at work."""
+        """What nobody keeps alive: whoever's.
+
+        At least an earlier life's of my name that may still be at work.
+        """
         if self.claim_idle_ms is not None:
             return PendingScan(self.group, idle_ms=self.claim_idle_ms, owner=None)
-        return None if self._is_alone else PendingScan(self.group, idle_ms=LEASE_MS, owner=self.name)
+        return (
+            None if self._is_alone else PendingScan(self.group, idle_ms=LEASE_MS, owner=self.name)
+        )
 
     async def __aenter__(self) -> Self:
         if self._membership is not None:
-            raise InvalidParameter(f"{self.shown_name} is open already: make a second one, with a name of its own")
+            raise InvalidParameter(
+                f"{self.shown_name} is open already: make a second one, with a name of its own"
+            )
         self._membership = membership = Membership(self.group, self.name)
         try:
             await self._link.open()
@@ -137,20 +153,31 @@ class Consumer:
                 self._own_pending, self._abandoned = None, self._scan_of_abandoned()
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         try:
             if kind is None or issubclass(kind, Exception | asyncio.CancelledError):
                 async with asyncio.timeout(self._link.config.close_timeout_s * RELEASE_SHARE):
-                    await self._stop_heartbeats()  # a sign of life after the farewell would bring the name back
+                    # Before the farewell: a sign of life after it would bring the name back.
+                    await self._stop_heartbeats()
                     await self._release_and_leave()
         except (MpimError, TimeoutError) as left:
-            _log.warning("%s: leaving: %s; others claim what it had", self.shown_name, left or "no answer in time")
+            _log.warning(
+                "%s: leaving: %s; others claim what it had",
+                self.shown_name,
+                left or "no answer in time",
+            )
         finally:
             await self._close()
 
     async def _release_and_leave(self) -> None:
-        """Give back what is in flight, and the name; again if a line breaks over it. All of it may be done twice."""
+        """Give back what is in flight, and the name; again if a line breaks over it.
+
+        All of it may be done twice.
+        """
         for failures in itertools.count(1):
             try:
                 await self.release_all()
@@ -195,14 +222,18 @@ class Consumer:
                     self._error = error
                     self._has_capacity.set()
 
-    async def _send_heartbeat(self, membership: Membership, in_flight: Sequence[Delivery] = ()) -> None:
+    async def _send_heartbeat(
+        self, membership: Membership, in_flight: Sequence[Delivery] = ()
+    ) -> None:
         await self._acquire_name()
         for gone in await membership.heartbeat(self._link.client_id, in_flight):
             if self._in_flight.get(gone.raw_id) is gone:
                 self.has_lost = True
                 self.discard(gone)
         if not membership.owns_name:
-            raise LeaseLost(f"another consumer began as {self.shown_name!r}: give each a name of its own")
+            raise LeaseLost(
+                f"another consumer began as {self.shown_name!r}: give each a name of its own"
+            )
 
     # Reading
 
@@ -212,7 +243,9 @@ class Consumer:
                 yield delivery
 
     async def fetch(self, timeout_ms: int = BLOCK_MS) -> list[Delivery]:
-        """What has become mine: leftovers, abandoned entries, new ones; empty if there is nothing in time, or no room.
+        """What has become mine: leftovers, abandoned entries, new ones.
+
+        Empty if there is nothing in time, or no room.
 
         Several tasks may ask, one after the other: each entry goes to one of them.
         """
@@ -237,7 +270,9 @@ class Consumer:
         self._in_flight.update(zip(raw_ids(deliveries), deliveries, strict=True))
         if self._is_reporting:
             for delivery in deliveries:
-                self.group.report(EventKind.RECEIVED, delivery, count=delivery.deliveries, actor=self.shown_name)
+                self.group.report(
+                    EventKind.RECEIVED, delivery, count=delivery.deliveries, actor=self.shown_name
+                )
         if self._prefetch and len(deliveries) >= min(room, self._batch_size):
             try:
                 await self._request_next()
@@ -260,9 +295,8 @@ class Consumer:
             return []
 
     async def _next(self, room: int, until: float) -> list[Delivery]:
-        if (
-            self._requested is not None
-        ):  # first of all: to the server it is mine already, it would be found as a leftover
+        if self._requested is not None:
+            # First of all: to the server it is mine already, it would be found as a leftover.
             return await self._await_requested(self._requested, until)
         await self._acquire_name()
         found = await self._recover_pending(room) or await self._claim(room)
@@ -277,11 +311,14 @@ class Consumer:
 
     def _read_command(self, capacity: int, block_ms: int) -> bytes:
         count, wait_ms = str(min(capacity, self._batch_size)), str(max(1, block_ms))
-        words = ("XREADGROUP", "GROUP", self.group.raw_name, self._raw_name, "COUNT", count, "BLOCK", wait_ms)
-        return encode_command(*words, "STREAMS", self.group.context.key, ">")
+        words = ("XREADGROUP", "GROUP", self.group.raw_name, self._raw_name, "COUNT", count)
+        return encode_command(*words, "BLOCK", wait_ms, "STREAMS", self.group.context.key, ">")
 
     async def _await_requested(self, reply: asyncio.Future[Any], until: float) -> list[Delivery]:
-        """What the server has answered to a read; one that is cancelled here, or too slow, is left for the next fetch."""
+        """What the server has answered to a read.
+
+        One that is cancelled here, or too slow, is left for the next fetch.
+        """
         if not reply.done():
             await asyncio.wait([reply], timeout=max(0.0, until - now()))
             if not reply.done():
@@ -293,20 +330,29 @@ class Consumer:
         return deliveries
 
     async def _request_next(self) -> None:
-        """Ask for more before what is here is handled, and have the question leave: the server reads while we work."""
+        """Ask for more before what is here is handled, and have the question leave.
+
+        The server reads while we work.
+        """
         room, connection = self._max_in_flight - len(self._in_flight), self._link.connection
-        if room > 0 and not (connection.is_blocked or self._own_pending is not None or self._may_claim):
-            self._requested = connection.send_blocking(self._read_command(room, BLOCK_MS), BLOCK_MS / 1e3)
+        if room > 0 and not (
+            connection.is_blocked or self._own_pending is not None or self._may_claim
+        ):
+            self._requested = connection.send_blocking(
+                self._read_command(room, BLOCK_MS), BLOCK_MS / 1e3
+            )
             connection.flush()
             await asyncio.sleep(0)
 
     async def _recover_pending(self, room: int) -> list[Delivery]:
-        """What the server says is mine and I do not have: an answer that was lost on the way, an earlier life of mine."""
+        """What the server says is mine and I do not have.
+
+        An answer that was lost on the way, an earlier life of mine.
+        """
         while (scan := self._own_pending) is not None:
             if self._membership is not None:
-                await self._send_heartbeat(
-                    self._membership
-                )  # mine as long as nobody else has begun under the same name
+                # Mine as long as nobody else has begun under the same name.
+                await self._send_heartbeat(self._membership)
             lines = await scan.next_page(room, exclude=self._in_flight)
             deliveries = await self.group.redeliver(self.name, lines)
             if scan.at_end and self._own_pending is scan:
@@ -328,7 +374,9 @@ class Consumer:
                 self._claim_at = now() + scan.idle_ms / 2e3
             deliveries = await self.group.claim_ids(self.name, lines, idle_ms=scan.idle_ms)
             for delivery in deliveries:
-                self.group.report(EventKind.CLAIMED, delivery, count=delivery.deliveries, actor=self.shown_name)
+                self.group.report(
+                    EventKind.CLAIMED, delivery, count=delivery.deliveries, actor=self.shown_name
+                )
             if self._membership is not None:
                 for other in {name_bytes(line.consumer) for line in lines} - {self._raw_name}:
                     await self._membership.remove(other)
@@ -345,7 +393,10 @@ class Consumer:
     # Finishing
 
     def ack(self, delivery: Delivery) -> "asyncio.Future[None]":
-        """Acknowledge; await it to know that the server has done it. All of one loop turn leave as one command."""
+        """Acknowledge; await it to know that the server has done it.
+
+        All of one loop turn leave as one command.
+        """
         self.discard(delivery)
         return self.group.ack_coalesced(delivery, actor=self.shown_name)
 
@@ -368,18 +419,26 @@ class Consumer:
         self._has_capacity.set()
 
     def holds(self, delivery: Delivery) -> bool:
-        """Whether it is in flight still: neither finished, nor claimed by another, nor trimmed, as far as is known."""
+        """Whether it is in flight still.
+
+        Neither finished, nor claimed by another, nor trimmed, as far as is known.
+        """
         return delivery.raw_id in self._in_flight
 
     def reset(self, *, keep: Collection[Delivery] = ()) -> None:
         """After an error nobody works on what is in flight, save for `keep`: the next fetch asks the server what is mine."""
-        self._in_flight = {key: held for key in raw_ids(keep) if (held := self._in_flight.get(key)) is not None}
+        self._in_flight = {
+            key: held for key in raw_ids(keep) if (held := self._in_flight.get(key)) is not None
+        }
         self._undelivered = []
         self._rescan_own_pending()
         self._has_capacity.set()
 
     async def redeliver(self, delivery: Delivery) -> Delivery | None:
-        """Count one more delivery of an entry in flight; None if it is not mine any more, or not there: its slot is free."""
+        """Count one more delivery of an entry in flight.
+
+        None if it is not mine any more, or not there: its slot is free.
+        """
         try:
             taken = await self.group.redeliver(self.name, [delivery])
         except (MpimError, asyncio.CancelledError):  # done or not: it is looked for where it is
@@ -396,10 +455,15 @@ class Consumer:
         """Give back what is in flight, for others to take at once."""
         if self._requested is not None:
             with contextlib.suppress(CommandRejected):  # not everybody may; then it is waited for
-                if not self._requested.done():  # it would go on waiting there, and take what comes after we have left
-                    await self.group.context.connection.call("CLIENT", "UNBLOCK", str(self._link.client_id))
+                # It would go on waiting there, and take what comes after we have left.
+                if not self._requested.done():
+                    await self.group.context.connection.call(
+                        "CLIENT", "UNBLOCK", str(self._link.client_id)
+                    )
             with contextlib.suppress(MpimError):  # what a broken line swallowed is found below
-                came = await self._await_requested(self._requested, now() + self._link.config.timeout_s)
+                came = await self._await_requested(
+                    self._requested, now() + self._link.config.timeout_s
+                )
                 self._in_flight.update(zip(raw_ids(came), came, strict=True))
         held = list(self._in_flight.values())
         released = await self.group.release(self.name, held)

@@ -1,10 +1,14 @@
-"""DeadLetterQueue: what a group gave up, with the reason; to be read, redriven or deleted by a person.
+"""DeadLetterQueue: what a group gave up, with the reason.
 
-A dead letter is an entry of a stream of its own. First come six fields of ours, then the entry's own, byte for byte and
-in their order: repeated names, names that are not UTF-8, thousands of them. Which are ours is said by their place, not by
-their names, so an entry may have fields called "id" or "reason", too:
+To be read, redriven or deleted by a person.
 
-    stream orders  group billing  id 17-0  reason "tries used up"  error "KeyError: 'tea'"  deliveries 5  |  data …
+A dead letter is an entry of a stream of its own. First come six fields of ours, then the entry's
+own, byte for byte and in their order: repeated names, names that are not UTF-8, thousands of them.
+Which are ours is said by their place, not by their names, so an entry may have fields called "id"
+or "reason", too:
+
+    stream orders  group billing  id 17-0  reason "tries used up"  error "KeyError: 'tea'"
+    deliveries 5  |  data …
 
 What becomes of an entry that is given up:
 
@@ -23,8 +27,9 @@ What becomes of an entry that is given up:
 | raises, `definite`               | here as before                                                               |
 | raises, not `definite`           | one or the other; a repeat returns None if it is in its stream already         |
 
-An entry of 50,000 fields keeps the server busy for 0.1 s in either step, one of 200,000 for a second, one of 500,000 for
-some ten: then the answer comes too late, CommandTimeout is raised, and the step is done all the same.
+An entry of 50,000 fields keeps the server busy for 0.1 s in either step, one of 200,000 for a
+second, one of 500,000 for some ten: then the answer comes too late, CommandTimeout is raised, and
+the step is done all the same.
 """
 
 from typing import NamedTuple
@@ -44,10 +49,13 @@ _MAX_ERROR_CHARS = 500
 
 
 class DeadLetter(NamedTuple):
-    """One entry that was given up: its own `id` here, where it came from, why, and its fields as they were.
+    """One entry that was given up.
 
-    stream: the stream's key. error: the first 500 characters of it. pairs: the entry's fields, name and value, all of them
-    and in their order. What another program has put here has no origin: `stream` is empty and all fields are its own.
+    Its own `id` here, where it came from, why, and its fields as they were.
+
+    stream: the stream's key. error: the first 500 characters of it. pairs: the entry's fields, name
+    and value, all of them and in their order. What another program has put here has no origin:
+    `stream` is empty and all fields are its own.
     """
 
     id: str
@@ -66,23 +74,37 @@ class DeadLetter(NamedTuple):
 
 
 class DeadLetterQueue:
-    """The dead-letter queue of one group: a stream of its own, in the same slot as the group's stream."""
+    """The dead-letter queue of one group.
+
+    A stream of its own, in the same slot as the group's stream.
+    """
 
     def __init__(self, access: StreamContext, group: Name) -> None:
         self._context, self._group, self._link = access, group, access.connection
         self.key = access.keys.dead_letters(access.key, group)
 
     async def move(self, entry: Entry, *, reason: str, error: str, deliveries: int) -> bool:
-        """Move an entry from the group to here, in one atomic step; return False if it was not pending any more.
+        """Move an entry from the group to here, in one atomic step.
 
-        Raises what `ReconnectingConnection` raises, as the table above says: CommandRejected, say, when the key is no stream.
+        Return False if it was not pending any more.
+
+        Raises what `ReconnectingConnection` raises, as the table above says: CommandRejected, say,
+        when the key is no stream.
         """
         fields = self.encode_fields(entry, reason=reason, error=error, deliveries=deliveries)
         keys = [self._context.key, self.key]
-        return await DEAD_LETTER.run(self._link, keys, self._group, entry.raw_id, b"*", *fields) is not None
+        return (
+            await DEAD_LETTER.run(self._link, keys, self._group, entry.raw_id, b"*", *fields)
+            is not None
+        )
 
-    def encode_fields(self, entry: Entry, *, reason: str, error: str, deliveries: int) -> list[bytes]:
-        """Return the fields of a dead letter, name and value in turn: ours, then the entry's own."""
+    def encode_fields(
+        self, entry: Entry, *, reason: str, error: str, deliveries: int
+    ) -> list[bytes]:
+        """Return the fields of a dead letter, name and value in turn.
+
+        Ours, then the entry's own.
+        """
         about = (reason, error[:_MAX_ERROR_CHARS], str(deliveries))
         ours = (self._context.key, _encoded(self._group), entry.raw_id, *map(_encoded, about))
         return [part for pair in (*zip(_HEADER, ours, strict=True), *entry.pairs) for part in pair]
@@ -94,7 +116,9 @@ class DeadLetterQueue:
         return [_parse(parse_entry(raw)) for raw in raws]
 
     async def redrive(self, id: str) -> str | None:
-        """Put one back at the end of its stream, as a new entry; return its id, or None if it is not here.
+        """Put one back at the end of its stream, as a new entry.
+
+        Return its id, or None if it is not here.
 
         The stream's other groups get it as well, once more: their handlers must be idempotent.
         """
@@ -117,9 +141,13 @@ def _encoded(word: Name) -> bytes:
 
 def _parse(entry: Entry) -> DeadLetter:
     pairs, ours = entry.pairs, len(_HEADER)
-    if len(pairs) <= ours or any(pair[0] != name for pair, name in zip(pairs, _HEADER, strict=False)):
+    if len(pairs) <= ours or any(
+        pair[0] != name for pair, name in zip(pairs, _HEADER, strict=False)
+    ):
         return DeadLetter(entry.id, "", "", "", "put here by another program", "", 0, pairs)
     stream, group, *about, deliveries = (value for _, value in pairs[:ours])
     origin, reason, error = (value.decode(errors="backslashreplace") for value in about)
     count = int(deliveries) if deliveries.isdigit() and len(deliveries) < 20 else 0
-    return DeadLetter(entry.id, name_text(stream), name_text(group), origin, reason, error, count, pairs[ours:])
+    return DeadLetter(
+        entry.id, name_text(stream), name_text(group), origin, reason, error, count, pairs[ours:]
+    )

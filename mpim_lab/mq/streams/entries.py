@@ -1,12 +1,19 @@
-"""Entries: what a stream holds, and how the server sends it. Decoded when asked for: most readers want `data` only."""
+"""Entries: what a stream holds, and how the server sends it.
+
+Decoded when asked for: most readers want `data` only.
+"""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 DATA = "data"
 _DATA_NAME = b"data"
-_FIELD_NAMES: dict[bytes, str] = {_DATA_NAME: DATA}  # spelled once: a name is decoded once, not once an entry
-Pairs = tuple[tuple[bytes, bytes], ...]  # an entry's fields, name and value: all of them, in their order
+_FIELD_NAMES: dict[bytes, str] = {
+    _DATA_NAME: DATA
+}  # spelled once: a name is decoded once, not once an entry
+Pairs = tuple[
+    tuple[bytes, bytes], ...
+]  # an entry's fields, name and value: all of them, in their order
 
 
 class Entry:
@@ -40,8 +47,9 @@ class Entry:
     def fields(self) -> dict[str, bytes]:
         r"""Name → value; a dict of the caller's own.
 
-        Of fields with the same name the last one counts. A name that is not UTF-8 has its bytes as Python writes those of
-        file names, so that no two become the same: `name.encode(errors="surrogateescape")` gives them back.
+        Of fields with the same name the last one counts. A name that is not UTF-8 has its bytes as
+        Python writes those of file names, so that no two become the same:
+        `name.encode(errors="surrogateescape")` gives them back.
 
             >>> Entry(b"1-0", [b"\xff", b"1", b"\xfe", b"2", b"\xfe", b"3"]).fields
             {'\udcff': b'1', '\udcfe': b'3'}
@@ -56,7 +64,10 @@ class Entry:
 
     @property
     def data(self) -> bytes:
-        """The field "data": what `Stream.add` writes when it is given a payload; empty if there is none."""
+        """The field "data": what `Stream.add` writes when it is given a payload.
+
+        Empty if there is none.
+        """
         parts = self._parts
         if len(parts) == 2:
             return parts[1] if parts[0] == _DATA_NAME else b""
@@ -112,7 +123,9 @@ class Delivery(Entry):
 
 def raw_ids(entries: Iterable[Entry]) -> list[bytes]:
     """The ids as the server has them."""
-    return [entry._id for entry in entries]  # not raw_id: this runs twice for each entry that is consumed
+    return [
+        entry._id for entry in entries
+    ]  # not raw_id: this runs twice for each entry that is consumed
 
 
 def parse_entries(reply: Any) -> list[Entry]:

@@ -1,4 +1,6 @@
-"""ConsumerGroup: several consumers share out one stream; each entry is somebody's until it is acknowledged.
+"""ConsumerGroup: several consumers share out one stream.
+
+Each entry is somebody's until it is acknowledged.
 
 | state of an entry | how it gets there      | where it is                                                        |
 |-------------------|------------------------|--------------------------------------------------------------------|
@@ -7,16 +9,19 @@
 | acknowledged      | `ack`                  | in the stream only                                                 |
 | dead              | `dead_letter`          | in the dead letters                                                |
 
-A consumer that dies leaves its entries pending. The server gives them to nobody: another consumer must claim what has
-been idle for too long. The first may not be dead but slow, so an entry may be handled twice: at least once.
+A consumer that dies leaves its entries pending. The server gives them to nobody: another consumer
+must claim what has been idle for too long. The first may not be dead but slow, so an entry may be
+handled twice: at least once.
 
-What a consumer does to its own entries it does only as long as they are its own: in its name, and delivered as often as it
-was told (own_entries.lua). Whoever claimed one since, a later life of the same name too, has made that number higher.
+What a consumer does to its own entries it does only as long as they are its own: in its name, and
+delivered as often as it was told (own_entries.lua). Whoever claimed one since, a later life of the
+same name too, has made that number higher.
 
-A group that the server has lost (NOGROUP: destroyed, or a restart without persistence) is made again where it was: at the
-last id that it was given as far as its members know. What was delivered before is not delivered again; what its members
-have in flight is pending again; what a dead member had in flight is lost with the list. In another stream of the same name,
-whose ids are lower, everything is new.
+A group that the server has lost (NOGROUP: destroyed, or a restart without persistence) is made
+again where it was: at the last id that it was given as far as its members know. What was delivered
+before is not delivered again; what its members have in flight is pending again; what a dead member
+had in flight is lost with the list. In another stream of the same name, whose ids are lower,
+everything is new.
 
 Source: https://valkey.io/topics/streams-intro/#consumer-groups
 
@@ -49,7 +54,10 @@ class AckCoalescer:
         self._coalescer: Coalescer[str, None] = Coalescer(self._send, max_items=MAX_IDS)
 
     def submit(self, id: str) -> "asyncio.Future[None]":
-        """Acknowledge at the end of this loop turn; the future is done when the server has done it."""
+        """Acknowledge at the end of this loop turn.
+
+        The future is done when the server has done it.
+        """
         return self._coalescer.submit(id)
 
     async def _send(self, ids: Sequence[str]) -> Sequence[None]:
@@ -73,19 +81,29 @@ class PendingEntry(NamedTuple):
 
 
 class ConsumerGroup:
-    """One group of one stream: `await stream.group("billing")`. Raises what `ReconnectingConnection` raises."""
+    """One group of one stream: `await stream.group("billing")`.
+
+    Raises what `ReconnectingConnection` raises.
+    """
 
     def __init__(self, access: StreamContext, name: Name) -> None:
         name = same_name(name, "group")
         self.context, self.name, self.dead_letters = access, name, DeadLetterQueue(access, name)
         self.raw_name = name_bytes(name, "group")
-        self._link, self._ack_coalescer = access.connection, AckCoalescer(access.connection, access.key, self.raw_name)
-        self._last_delivered_id = b"0-0"  # the last id that it was given, as far as anybody here knows
+        self._link, self._ack_coalescer = (
+            access.connection,
+            AckCoalescer(access.connection, access.key, self.raw_name),
+        )
+        self._last_delivered_id = (
+            b"0-0"  # the last id that it was given, as far as anybody here knows
+        )
 
     async def create(self, start: str = "0") -> bool:
         """Make it, and the stream; False if it was there already, wherever it stands."""
         try:
-            await self._link.call("XGROUP", "CREATE", self.context.key, self.raw_name, start, "MKSTREAM")
+            await self._link.call(
+                "XGROUP", "CREATE", self.context.key, self.raw_name, start, "MKSTREAM"
+            )
             is_new = True
         except CommandRejected as error:
             if error.code != "BUSYGROUP":
@@ -95,14 +113,19 @@ class ConsumerGroup:
         return is_new
 
     def record_delivered(self, raw_id: bytes) -> None:
-        """Note that the group was given all up to this id; if it must be made again, it begins after that."""
+        """Note that the group was given all up to this id.
+
+        If it must be made again, it begins after that.
+        """
         if _order(raw_id) > _order(self._last_delivered_id):
             self._last_delivered_id = raw_id
 
     async def recreate(self, consumer: Name, in_flight: Sequence[Delivery]) -> None:
         """Make a group again that the server has lost, where it was, with what a consumer has in flight."""
         words = (self.raw_name, name_bytes(consumer), self._last_delivered_id)
-        await RECREATE_GROUP.run(self._link, [self.context.key], *words, *with_delivery_counts(in_flight))
+        await RECREATE_GROUP.run(
+            self._link, [self.context.key], *words, *with_delivery_counts(in_flight)
+        )
 
     async def _info(self) -> dict[bytes, Any]:
         for raw in await self._link.call("XINFO", "GROUPS", self.context.key):
@@ -114,10 +137,15 @@ class ConsumerGroup:
 
     async def ack(self, *ids: str | bytes) -> int:
         """Say that these are handled; gives how many were pending, whoever had them."""
-        return int(await self._link.call("XACK", self.context.key, self.raw_name, *ids)) if ids else 0
+        return (
+            int(await self._link.call("XACK", self.context.key, self.raw_name, *ids)) if ids else 0
+        )
 
     def ack_coalesced(self, delivery: Delivery, *, actor: Name) -> "asyncio.Future[None]":
-        """Acknowledge with all others of this loop turn in one command; the future is done when the server has done it."""
+        """Acknowledge with all others of this loop turn in one command.
+
+        The future is done when the server has done it.
+        """
         answer = self._ack_coalescer.submit(delivery.entry.id)
         if self.context.reporter.is_on:
             answer.add_done_callback(lambda done: self._on_acked(delivery, done, actor))
@@ -132,7 +160,9 @@ class ConsumerGroup:
     async def pending(
         self, *, count: int = 100, idle_ms: int = 0, consumer: Name | None = None, first: str = "-"
     ) -> list[PendingEntry]:
-        """Unacknowledged entries, oldest first: idle for at least `idle_ms`, of one consumer or of all.
+        """Unacknowledged entries, oldest first.
+
+        Idle for at least `idle_ms`, of one consumer or of all.
 
         first: from this id on ("(id": above it), so that one page may follow the other.
         """
@@ -140,29 +170,40 @@ class ConsumerGroup:
         check_whole(0, idle_ms=idle_ms)
         idle = ("IDLE", str(idle_ms)) if idle_ms else ()
         whose = () if consumer is None else (name_bytes(consumer),)
-        raws = await self._link.call("XPENDING", self.context.key, self.raw_name, *idle, first, "+", str(count), *whose)
-        return [PendingEntry(raw[0].decode(), name_text(raw[1]), int(raw[2]), int(raw[3])) for raw in raws]
+        raws = await self._link.call(
+            "XPENDING", self.context.key, self.raw_name, *idle, first, "+", str(count), *whose
+        )
+        return [
+            PendingEntry(raw[0].decode(), name_text(raw[1]), int(raw[2]), int(raw[3]))
+            for raw in raws
+        ]
 
     async def claim(
         self, consumer: Name, *, idle_ms: int, count: int = 100, owner: Name | None = None
     ) -> list[Delivery]:
         """Take over what has been idle for at least `idle_ms`: its consumer is dead, or slow beyond what you allow.
 
-        Two that claim at once do not get the same entry: claiming ends its idleness. Entries that were deleted
-        meanwhile are dropped from the pending list.
+        Two that claim at once do not get the same entry: claiming ends its idleness. Entries that
+        were deleted meanwhile are dropped from the pending list.
         """
         lines = await self.pending(count=count, idle_ms=idle_ms, consumer=owner)
         return await self.claim_ids(consumer, lines, idle_ms=idle_ms)
 
-    async def claim_ids(self, consumer: Name, found: Sequence[PendingEntry], *, idle_ms: int) -> list[Delivery]:
+    async def claim_ids(
+        self, consumer: Name, found: Sequence[PendingEntry], *, idle_ms: int
+    ) -> list[Delivery]:
         """Claim what was found in the pending list, as far as it is still idle enough."""
         if not found:
             return []
         who, ids = name_bytes(consumer), [line.id for line in found]
-        raws = await self._link.call("XCLAIM", self.context.key, self.raw_name, who, str(idle_ms), *ids)
+        raws = await self._link.call(
+            "XCLAIM", self.context.key, self.raw_name, who, str(idle_ms), *ids
+        )
         return await self._claimed(raws, {line.id.encode(): line.deliveries for line in found})
 
-    async def redeliver(self, consumer: Name, lines: Sequence[PendingEntry] | Sequence[Delivery]) -> list[Delivery]:
+    async def redeliver(
+        self, consumer: Name, lines: Sequence[PendingEntry] | Sequence[Delivery]
+    ) -> list[Delivery]:
         """Deliver a consumer's own entries once more, as far as they are its own and there."""
         if not lines:
             return []
@@ -171,49 +212,75 @@ class ConsumerGroup:
 
     async def _claimed(self, raws: list[Any], before: dict[bytes, int]) -> list[Delivery]:
         claimed = [Delivery(raw[0], raw[1], before[raw[0]] + 1) for raw in raws if raw is not None]
-        if len(claimed) < len(raws):  # before version 7 the server leaves it to us to finish what was trimmed
+        if len(claimed) < len(
+            raws
+        ):  # before version 7 the server leaves it to us to finish what was trimmed
             there = set(raw_ids(claimed))
             await self._finish_trimmed([raw_id for raw_id in before if raw_id not in there])
         return claimed
 
     async def _finish_trimmed(self, ids: list[bytes]) -> None:
-        gone = [raw_id for raw_id in ids if not await self._link.call("XRANGE", self.context.key, raw_id, raw_id)]
+        gone = [
+            raw_id
+            for raw_id in ids
+            if not await self._link.call("XRANGE", self.context.key, raw_id, raw_id)
+        ]
         await self.ack(*gone)
 
-    async def release(self, consumer: Name, lines: Sequence[PendingEntry] | Sequence[Delivery]) -> set[bytes]:
-        """Give a consumer's own entries back: they count as idle for long, so that the next claim takes them at once.
+    async def release(
+        self, consumer: Name, lines: Sequence[PendingEntry] | Sequence[Delivery]
+    ) -> set[bytes]:
+        """Give a consumer's own entries back.
+
+        They count as idle for long, so that the next claim takes them at once.
 
         Gives the ids of those that were still its own.
         """
         released: set[bytes] = set()
         for first in range(0, len(lines), MAX_IDS):
             released.update(
-                await self._run_own_entries("release", consumer, with_delivery_counts(lines[first : first + MAX_IDS]))
+                await self._run_own_entries(
+                    "release", consumer, with_delivery_counts(lines[first : first + MAX_IDS])
+                )
             )
         return released
 
-    async def _run_own_entries(self, what: str, consumer: Name, counted_ids: list[bytes | str]) -> list[Any]:
+    async def _run_own_entries(
+        self, what: str, consumer: Name, counted_ids: list[bytes | str]
+    ) -> list[Any]:
         words = (self.raw_name, name_bytes(consumer), what, *counted_ids)
         return list(await REDELIVER_OR_RELEASE.run(self._link, [self.context.key], *words))
 
     async def dead_letter(self, delivery: Delivery, *, reason: str, error: str = "") -> bool:
-        """Move an entry to the dead-letter queue, in one atomic step; return False if somebody else finished it meanwhile."""
+        """Move an entry to the dead-letter queue, in one atomic step.
+
+        Return False if somebody else finished it meanwhile.
+        """
         is_moved = await self.dead_letters.move(
             delivery.entry, reason=reason, error=error, deliveries=delivery.deliveries
         )
         if is_moved:
-            self.report(EventKind.DEAD_LETTERED, delivery, detail=f"{reason}: {error}" if error else reason)
+            self.report(
+                EventKind.DEAD_LETTERED, delivery, detail=f"{reason}: {error}" if error else reason
+            )
         return is_moved
 
     async def lag(self) -> int | None:
-        """How many entries nobody in this group has been given yet; None where the server cannot tell (deletions)."""
+        """How many entries nobody in this group has been given yet.
+
+        None where the server cannot tell (deletions).
+        """
         info = await self._info()
         lag = info.get(b"lag")  # servers before version 7 do not have it
         if not lag:
             return None if lag is None else 0
-        after = b"(" + info[b"last-delivered-id"]  # Redis 7.0 counts what was trimmed before it was given, for ever
+        after = (
+            b"(" + info[b"last-delivered-id"]
+        )  # Redis 7.0 counts what was trimmed before it was given, for ever
         is_behind = await self._link.call("XRANGE", self.context.key, after, "+", "COUNT", "1")
-        return min(int(lag), int(await self._link.call("XLEN", self.context.key))) if is_behind else 0
+        return (
+            min(int(lag), int(await self._link.call("XLEN", self.context.key))) if is_behind else 0
+        )
 
     def report(
         self,

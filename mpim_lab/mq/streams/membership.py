@@ -1,4 +1,6 @@
-"""Membership: one life of one consumer's name. The name belongs to the latest life, and the one before is told so.
+"""Membership: one life of one consumer's name.
+
+The name belongs to the latest life, and the one before is told so.
 
 | the life ...                            | then its lease ...                          | and its name in the group ...      |
 |-----------------------------------------|---------------------------------------------|------------------------------------|
@@ -26,10 +28,17 @@ HEARTBEAT, LEAVE = (
 
 
 class Membership:
-    """The lease on a consumer's name, renewed by `beat`. Raises what `ReconnectingConnection` raises."""
+    """The lease on a consumer's name, renewed by `beat`.
+
+    Raises what `ReconnectingConnection` raises.
+    """
 
     def __init__(self, group: ConsumerGroup, consumer: Name) -> None:
-        self._group, self._name, self._commands = group, name_bytes(consumer, "consumer"), group.context.connection
+        self._group, self._name, self._commands = (
+            group,
+            name_bytes(consumer, "consumer"),
+            group.context.connection,
+        )
         self._key, self._incarnation = self._lease_key(consumer), new_message_id()
         self.owns_name = True
         self.has_joined = False  # the server has answered `begin`
@@ -39,14 +48,19 @@ class Membership:
         return access.keys.consumer_lease(access.key, self._group.raw_name, consumer)
 
     async def join(self, client_id: int) -> bool:
-        """Take the name; gives False if an earlier life may still be at work, whose entries are not ours to take yet.
+        """Take the name.
 
-        After an error it may be tried again; if it had got through, who had the name before is not known any more.
+        Gives False if an earlier life may still be at work, whose entries are not ours to take yet.
+
+        After an error it may be tried again; if it had got through, who had the name before is not
+        known any more.
         """
         words = ("SET", self._key, f"{client_id} {self._incarnation}", "PX", str(LEASE_MS), "GET")
         before = await self._commands.call(*words)
         earlier, _, life = (before or b"").partition(b" ")
-        is_alone = not before or (life != self._incarnation.encode() and not await self._is_connected(earlier))
+        is_alone = not before or (
+            life != self._incarnation.encode() and not await self._is_connected(earlier)
+        )
         self.has_joined = True
         return is_alone
 
@@ -57,9 +71,12 @@ class Membership:
             return True
 
     async def heartbeat(self, client_id: int, in_flight: Sequence[Delivery]) -> list[Delivery]:
-        """Give a sign of life; gives what is not ours any more: acknowledged, trimmed, or claimed by somebody else.
+        """Give a sign of life.
 
-        After it `has_name` says whether no later life has taken the name; what is in flight is kept all the same.
+        Gives what is not ours any more: acknowledged, trimmed, or claimed by somebody else.
+
+        After it `has_name` says whether no later life has taken the name; what is in flight is kept
+        all the same.
         """
         gone: list[Delivery] = []
         for first in range(0, max(1, len(in_flight)), MAX_IDS):
@@ -72,15 +89,24 @@ class Membership:
                 self._name,
                 *with_delivery_counts(some),
             )
-            self.owns_name, *known = await HEARTBEAT.run(self._commands, [self._key, self._group.context.key], *words)
+            self.owns_name, *known = await HEARTBEAT.run(
+                self._commands, [self._key, self._group.context.key], *words
+            )
             if known:
                 self._group.record_delivered(known[0])
                 kept = set(known[1])
-                gone += [held for raw_id, held in zip(raw_ids(some), some, strict=True) if raw_id not in kept]
+                gone += [
+                    held
+                    for raw_id, held in zip(raw_ids(some), some, strict=True)
+                    if raw_id not in kept
+                ]
         return gone
 
     async def leave(self) -> None:
-        """Give the name up; it is removed from the group if it has nothing pending, and no later life."""
+        """Give the name up.
+
+        It is removed from the group if it has nothing pending, and no later life.
+        """
         await self._run_leave(self._key, self._name, self._incarnation)
 
     async def remove(self, consumer: Name) -> None:
@@ -88,4 +114,6 @@ class Membership:
         await self._run_leave(self._lease_key(consumer), name_bytes(consumer), "")
 
     async def _run_leave(self, key: bytes, consumer: bytes, life: str) -> None:
-        await LEAVE.run(self._commands, [key, self._group.context.key], self._group.raw_name, consumer, life)
+        await LEAVE.run(
+            self._commands, [key, self._group.context.key], self._group.raw_name, consumer, life
+        )

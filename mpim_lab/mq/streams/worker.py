@@ -1,4 +1,6 @@
-"""Worker: a consumer with a handler. Acknowledges what was handled, retries what failed, dead-letters what cannot be handled.
+"""Worker: a consumer with a handler.
+
+Acknowledges what was handled, retries what failed, dead-letters what cannot be handled.
 
 | the handler ...                          | then the entry is ...                                                    |
 |------------------------------------------|--------------------------------------------------------------------------|
@@ -17,8 +19,8 @@
 | raises                                   | any other error, NotConnected at its beginning, its own cancellation;    |
 |                                          | LeaseLost when another worker has begun under the same name              |
 
-Never acknowledged before it was handled, never lost, never tried for ever. However it ends, what it had in flight is given
-back, its tasks have ended, and it may be run again.
+Never acknowledged before it was handled, never lost, never tried for ever. However it ends, what it
+had in flight is given back, its tasks have ended, and it may be run again.
 """
 
 import asyncio
@@ -33,7 +35,12 @@ from mpim_lab.errors import CommandRejected, InvalidParameter, MpimError
 from mpim_lab.events import EventKind, now
 from mpim_lab.keys import Name
 from mpim_lab.mq.connection.bounds import check_whole
-from mpim_lab.mq.connection.handler import StoppableLoop, TaskCancellation, check_handler, reject_result
+from mpim_lab.mq.connection.handler import (
+    StoppableLoop,
+    TaskCancellation,
+    check_handler,
+    reject_result,
+)
 from mpim_lab.mq.connection.retry import RetryPolicy
 from mpim_lab.mq.streams.consumer import BLOCK_MS, Consumer
 from mpim_lab.mq.streams.entries import Delivery, Entry
@@ -46,11 +53,11 @@ _log = logging.getLogger(__name__)
 class Worker:
     """Run a handler on what one member of a group gets: `await worker.run()`, and `await worker.stop()` from elsewhere.
 
-    name: no other living worker's. The later one of two goes on, the earlier one's `run` raises LeaseLost once it has
-    finished what it had in flight.
-    handler: plain or async. concurrency: how many async handlers at once; 1 keeps the order in which entries were read.
-    The other options are Consumer's. What waits for its next try is kept alive by the consumer's heartbeat; without one
-    the delays are shorter than `claim_idle_ms`.
+    name: no other living worker's. The later one of two goes on, the earlier one's `run` raises
+    LeaseLost once it has finished what it had in flight.
+    handler: plain or async. concurrency: how many async handlers at once; 1 keeps the order in
+    which entries were read. The other options are Consumer's. What waits for its next try is kept
+    alive by the consumer's heartbeat; without one the delays are shorter than `claim_idle_ms`.
     """
 
     def __init__(
@@ -69,7 +76,9 @@ class Worker:
         self._group, self._handler, self._retry = group, handler, retry or RetryPolicy()
         self._concurrency, self._is_reporting = concurrency, group.context.reporter.is_on
         self._check_retry_delays()
-        self._retry_heap: list[tuple[float, str, Delivery]] = []  # a heap: when a failed delivery is due again
+        self._retry_heap: list[
+            tuple[float, str, Delivery]
+        ] = []  # a heap: when a failed delivery is due again
         self._loop = StoppableLoop()
 
     def _check_retry_delays(self) -> None:
@@ -79,10 +88,12 @@ class Worker:
             raise InvalidParameter(f"{said}: without a heartbeat others would claim what waits")
 
     async def run(self) -> None:
-        """Work until `stop`. Raises NotConnected if there is no first connection; a line that breaks later is waited for.
+        """Work until `stop`.
 
-        Raises InvalidParameter if it runs already, LeaseLost, and what is not `transient` of what `ReconnectingConnection`
-        raises.
+        Raises NotConnected if there is no first connection; a line that breaks later is waited for.
+
+        Raises InvalidParameter if it runs already, LeaseLost, and what is not `transient` of what
+        `ReconnectingConnection` raises.
         """
         with self._loop:
             try:
@@ -94,8 +105,9 @@ class Worker:
     async def stop(self) -> None:
         """Finish the handlers that run, give back the rest, and wait until `run` has returned.
 
-        Ends within `ConnectionConfig.close_timeout_s`: handlers that are not done by then are cancelled. Inside a handler it
-        returns at once, and `run` ends after it. Before the first `run`, that one ends at once.
+        Ends within `ConnectionConfig.close_timeout_s`: handlers that are not done by then are
+        cancelled. Inside a handler it returns at once, and `run` ends after it. Before the first
+        `run`, that one ends at once.
         """
         await self._loop.stop(self._group.context.connection.config.close_timeout_s)
 
@@ -114,9 +126,13 @@ class Worker:
             again = await self.consumer.redeliver(failed) if self.consumer.holds(failed) else None
             if again is None:
                 return []
-            self._group.report(EventKind.RETRIED, again, count=again.deliveries, actor=self.consumer.shown_name)
+            self._group.report(
+                EventKind.RETRIED, again, count=again.deliveries, actor=self.consumer.shown_name
+            )
             return [again]
-        due_ms = BLOCK_MS if not self._retry_heap else int((self._retry_heap[0][0] - now()) * 1e3) + 1
+        due_ms = (
+            BLOCK_MS if not self._retry_heap else int((self._retry_heap[0][0] - now()) * 1e3) + 1
+        )
         return await self.consumer.fetch(min(BLOCK_MS, due_ms))
 
     async def _handle_all(self, deliveries: Sequence[Delivery]) -> None:
@@ -132,26 +148,45 @@ class Worker:
         for answer in acks:
             await answer
 
-    async def _handle_in_order(self, deliveries: Sequence[Delivery], acks: list["asyncio.Future[None]"]) -> None:
-        """Handle in order. What a plain handler did is acknowledged together at the end, the rest as soon as it is done."""
+    async def _handle_in_order(
+        self, deliveries: Sequence[Delivery], acks: list["asyncio.Future[None]"]
+    ) -> None:
+        """Handle in order.
+
+        What a plain handler did is acknowledged together at the end, the rest as soon as it is
+        done.
+        """
         done: list[Delivery] = []
         try:
             await self._handle_each(deliveries, done, acks)
-        except (Exception, asyncio.CancelledError):  # not when the process goes down: then nothing more is said
+        except (
+            Exception,
+            asyncio.CancelledError,
+        ):  # not when the process goes down: then nothing more is said
             await self.consumer.ack_all(done)
             raise
         await self.consumer.ack_all(done)
 
     async def _handle_each(
-        self, deliveries: Sequence[Delivery], done: list[Delivery], acks: list["asyncio.Future[None]"]
+        self,
+        deliveries: Sequence[Delivery],
+        done: list[Delivery],
+        acks: list["asyncio.Future[None]"],
     ) -> None:
-        handler, consumer, loop, cancellations = self._handler, self.consumer, self._loop, TaskCancellation()
+        handler, consumer, loop, cancellations = (
+            self._handler,
+            self.consumer,
+            self._loop,
+            TaskCancellation(),
+        )
         for delivery in deliveries:
             if loop.is_stopping:
                 break
             if consumer.has_lost and not consumer.holds(delivery):
                 continue  # claimed by another while those before it were handled
-            if delivery.deliveries > self._retry.max_attempts:  # it never raised: it killed whoever had it
+            if (
+                delivery.deliveries > self._retry.max_attempts
+            ):  # it never raised: it killed whoever had it
                 await self._dead_letter(delivery, "delivered too often", "")
                 continue
             try:
@@ -180,7 +215,9 @@ class Worker:
 
     async def _failed(self, delivery: Delivery, error: BaseException) -> None:
         said, who = f"{type(error).__name__}: {error}", self.consumer.shown_name
-        _log.info("%s: entry %s, delivery %d: %s", who, delivery.entry.id, delivery.deliveries, said)
+        _log.info(
+            "%s: entry %s, delivery %d: %s", who, delivery.entry.id, delivery.deliveries, said
+        )
         self._group.report(EventKind.FAILED, delivery, error=error, actor=who)
         delay_s = self._retry.delay_s(delivery.deliveries, random.random())
         if delay_s is None:
@@ -196,22 +233,32 @@ class Worker:
             if refused.transient or group_is_gone(refused):
                 raise
             _log.error("%s: entry %s cannot be dead-lettered: %s", who, delivery.entry.id, refused)
-            heapq.heappush(self._retry_heap, (now() + self._retry.backoff.max_s, delivery.entry.id, delivery))
+            heapq.heappush(
+                self._retry_heap, (now() + self._retry.backoff.max_s, delivery.entry.id, delivery)
+            )
             return
         if is_moved:
-            _log.error("%s: entry %s is a dead letter: %s %r", who, delivery.entry.id, reason, error)
+            _log.error(
+                "%s: entry %s is a dead letter: %s %r", who, delivery.entry.id, reason, error
+            )
         self.consumer.discard(delivery)
 
 
 async def _all(works: Sequence[Coroutine[Any, Any, None]]) -> None:
-    """Run them as tasks and wait for all, also when a line breaks under one of them: what the others have is finished.
+    """Run them as tasks and wait for all, also when a line breaks under one of them.
 
-    When this is cancelled, or one of them meets something worse, the others are cancelled and waited for.
+    What the others have is finished.
+
+    When this is cancelled, or one of them meets something worse, the others are cancelled and
+    waited for.
     """
     tasks = [asyncio.create_task(work) for work in works]
     try:
         done, running = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-        if all(task.cancelled() or isinstance(task.exception(), MpimError | None) for task in done) and running:
+        if (
+            all(task.cancelled() or isinstance(task.exception(), MpimError | None) for task in done)
+            and running
+        ):
             await asyncio.wait(running)
     finally:
         running = {task for task in tasks if not task.done()}

@@ -1,7 +1,10 @@
-"""API soak: random schedules over the public API on a real server; a failing one prints its seed and a minimal schedule.
+"""API soak: random schedules over the public API on a real server.
 
-`python -m mpim_lab.soak.api.campaign --from 1 --count 20000` plays some 20,000 steps, beginning with seed 1; it says
-with which seed to go on. `--seed 17` plays that one again, and `--steps listen:5 publish:17 leave:3` these steps.
+A failing one prints its seed and a minimal schedule.
+
+`python -m mpim_lab.soak.api.campaign --from 1 --count 20000` plays some 20,000 steps, beginning
+with seed 1; it says with which seed to go on. `--seed 17` plays that one again, and `--steps
+listen:5 publish:17 leave:3` these steps.
 """
 
 import argparse
@@ -59,7 +62,10 @@ class Result:
 
 
 class Host:
-    """The server on which schedules are played one after the other; it syncs every write, as it is going to be killed."""
+    """The server on which schedules are played one after the other.
+
+    It syncs every write, as it is going to be killed.
+    """
 
     def __init__(self, options: Options) -> None:
         self.options = options
@@ -113,14 +119,22 @@ def play_seeds(seeds: Sequence[int], options: Options) -> Result:
     return result
 
 
-def soak(first: int, count: int, options: Options, processes: int = 2) -> Iterator[tuple[int, Result]]:
-    """Play seeds from `first` on until `count` steps are played; gives after each part the next seed and the result."""
+def soak(
+    first: int, count: int, options: Options, processes: int = 2
+) -> Iterator[tuple[int, Result]]:
+    """Play seeds from `first` on until `count` steps are played.
+
+    Gives after each part the next seed and the result.
+    """
     total, seed = Result(), first
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, mp_context=context) as pool:
         running: set[Future[Result]] = set()
         while running or total.steps < count:
-            while len(running) < processes and total.steps + len(running) * SEEDS_AT_ONCE * options.steps < count:
+            while (
+                len(running) < processes
+                and total.steps + len(running) * SEEDS_AT_ONCE * options.steps < count
+            ):
                 running.add(pool.submit(play_seeds, range(seed, seed + SEEDS_AT_ONCE), options))
                 seed += SEEDS_AT_ONCE
             if not running:
@@ -133,18 +147,29 @@ def soak(first: int, count: int, options: Options, processes: int = 2) -> Iterat
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m mpim_lab.soak.api.campaign", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m mpim_lab.soak.api.campaign", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--from", dest="first", type=int, default=1, help="the first seed")
     parser.add_argument("--count", type=int, default=20_000, help="how many steps, at least")
     parser.add_argument("--server", help="another server's program, such as redis-server")
     parser.add_argument("--steps-per-schedule", type=int, default=40)
     parser.add_argument("--only", nargs="*", default=[], help="these areas or actions")
-    parser.add_argument("--without", nargs="*", default=[], help="not these areas, actions or checks")
-    parser.add_argument("--shrink", type=int, default=80, help="so many runs to make a failing schedule short; 0: none")
+    parser.add_argument(
+        "--without", nargs="*", default=[], help="not these areas, actions or checks"
+    )
+    parser.add_argument(
+        "--shrink",
+        type=int,
+        default=80,
+        help="so many runs to make a failing schedule short; 0: none",
+    )
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--seed", type=int, help="play this one again")
     parser.add_argument("--steps", nargs="*", help="play these steps")
-    parser.add_argument("--stop-after", type=int, default=10, help="so many failed schedules are enough")
+    parser.add_argument(
+        "--stop-after", type=int, default=10, help="so many failed schedules are enough"
+    )
     return parser
 
 
@@ -168,7 +193,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = Options(given.server, given.steps_per_schedule, only, without, given.shrink)
     if given.steps is not None or given.seed is not None:
         seed = given.seed or 0
-        return int(_replay(seed, parse_steps(given.steps) if given.steps else options.schedule(seed), options))
+        return int(
+            _replay(
+                seed, parse_steps(given.steps) if given.steps else options.schedule(seed), options
+            )
+        )
     began, reported, last = time.monotonic(), 0, (given.first, Result())
     for last in soak(given.first, given.count, options, given.processes):
         result = last[1]
@@ -177,7 +206,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         reported = len(result.reports)
         seconds = time.monotonic() - began
         print(
-            f"{seconds:6.0f} s  {result.steps:,} steps, {result.schedules:,} schedules, {reported} failed", flush=True
+            f"{seconds:6.0f} s  {result.steps:,} steps, {result.schedules:,} schedules, {reported} failed",
+            flush=True,
         )
         if reported >= given.stop_after:
             break

@@ -1,4 +1,7 @@
-"""Invariants of what is kept: streams, effects, ordered conversations, batches; and of the pool. Table: api_invariants."""
+"""Invariants of what is kept: streams, effects, ordered conversations, batches; and of the pool.
+
+Table: api_invariants.
+"""
 
 import asyncio
 import inspect
@@ -15,7 +18,9 @@ Bounded = Callable[[Call], Awaitable[Outcome]]
 SOON_S = 5.0  # for what comes by itself: reconnecting, claims, retries
 
 
-async def eventually(w: World, kind: str, what: str, holds: Callable[[], Any], timeout_s: float = SOON_S) -> None:
+async def eventually(
+    w: World, kind: str, what: str, holds: Callable[[], Any], timeout_s: float = SOON_S
+) -> None:
     """Wait until something holds: True, or a text that says what is wrong. Raises Violation."""
     deadline, said = w.clock() + timeout_s, None
     while w.clock() < deadline:
@@ -36,11 +41,15 @@ async def streams(w: World, bounded: Bounded) -> None:
     part = api_streams.part_of(w)
     for member in part.members:
         is_stale = member.slot.life != member.life or member.slot.state != "open"
-        if member.state != "ended" and (member.kind == "consumer" or is_stale or member.state == "ending"):
+        if member.state != "ended" and (
+            member.kind == "consumer" or is_stale or member.state == "ending"
+        ):
             running = api_members.end_member(w, member)
             await bounded(Call(f"{member.name} leaves at rest", running, END_S + 4 * CALL_S))
     for model in part.streams.values():
-        if any(group.is_made for group in model.groups.values()):  # whoever is left must be able to go on
+        if any(
+            group.is_made for group in model.groups.values()
+        ):  # whoever is left must be able to go on
             call = api_streams.add_to(w, w.open_slots()[0], model, [f"{w.next()}:ok".encode()])
             if not (outcome := await bounded(call)).is_ok:
                 raise Violation("works", f"adding at rest: {outcome}")
@@ -55,7 +64,13 @@ async def _at_rest(w: World, bounded: Bounded, group: api_streams.Group) -> None
     key = w.prefix + group.stream.name
     if not any(each.group is group for each in part.running("worker")):
         slot = w.open_slots()[0]
-        await bounded(Call(f"finisher of {group.name}", api_members.start_worker(w, slot, group, "finisher"), CALL_S))
+        await bounded(
+            Call(
+                f"finisher of {group.name}",
+                api_members.start_worker(w, slot, group, "finisher"),
+                CALL_S,
+            )
+        )
 
     async def is_done() -> Any:
         infos = [pairs(raw) for raw in await w.admin("XINFO", "GROUPS", key)]
@@ -63,10 +78,12 @@ async def _at_rest(w: World, bounded: Bounded, group: api_streams.Group) -> None
         if info is None:
             return "the group is gone"
         last = await w.admin("XREVRANGE", key, "+", "-", "COUNT", 1)
-        read_all = not last or api_streams.id_key(info["last-delivered-id"].decode()) >= api_streams.id_key(
-            last[0][0].decode()
-        )
-        return (read_all and info["pending"] == 0) or f"{key}/{group.name}: {info}, last entry {last and last[0]}"
+        read_all = not last or api_streams.id_key(
+            info["last-delivered-id"].decode()
+        ) >= api_streams.id_key(last[0][0].decode())
+        return (
+            read_all and info["pending"] == 0
+        ) or f"{key}/{group.name}: {info}, last entry {last and last[0]}"
 
     await eventually(w, "not handled", "at rest", is_done)
     await api_streams.still_deleted(w, group.stream)
@@ -76,7 +93,9 @@ async def _at_rest(w: World, bounded: Bounded, group: api_streams.Group) -> None
         entry = raw.decode()
         is_claimed = entry in group.stream.added and api_streams.id_key(entry) > group.claims_above
         if is_claimed and not group.was_deleted and not group.handled[entry] and entry not in dead:
-            raise Violation("never handled", f"{key}/{group.name}: {entry} {group.stream.added[entry]!r}")
+            raise Violation(
+                "never handled", f"{key}/{group.name}: {entry} {group.stream.added[entry]!r}"
+            )
 
 
 async def part_letters(w: World, group: api_streams.Group) -> Any:
@@ -86,13 +105,18 @@ async def part_letters(w: World, group: api_streams.Group) -> Any:
 
 
 async def _nothing_lost(w: World, model: api_streams.StreamModel) -> None:
-    there = {raw[0].decode(): raw[1] for raw in await w.admin("XRANGE", w.prefix + model.name, "-", "+")}
+    there = {
+        raw[0].decode(): raw[1] for raw in await w.admin("XRANGE", w.prefix + model.name, "-", "+")
+    }
     for entry, payload in model.added.items():
         if entry not in there and api_streams.id_key(entry) > model.trimmed_up_to:
             raise Violation("lost", f"{model.name}: {entry} {payload!r} was acknowledged")
     for parts in there.values():
         if parts[1] in model.refused:
-            raise Violation("not definite", f"{model.name}: {parts[1]!r} is there, and its error said that it is not")
+            raise Violation(
+                "not definite",
+                f"{model.name}: {parts[1]!r} is there, and its error said that it is not",
+            )
 
 
 def pairs(raw: list[Any]) -> dict[str, Any]:
@@ -125,9 +149,13 @@ async def ordered(w: World, bounded: Bounded) -> None:
     for member in part.members:
         is_stale = member.slot.life != member.life or member.slot.state != "open"
         if member.state != "ended" and (is_stale or member.state == "ending"):
-            await bounded(Call(f"{member.name} leaves", api_work.end_in_order(member), END_S + 4 * CALL_S))
+            await bounded(
+                Call(f"{member.name} leaves", api_work.end_in_order(member), END_S + 4 * CALL_S)
+            )
     if not any(each.state == "running" for each in part.members):
-        await bounded(Call("finisher in order", api_work.start_in_order(w, slot, "finisher", 5), CALL_S))
+        await bounded(
+            Call("finisher in order", api_work.start_in_order(w, slot, "finisher", 5), CALL_S)
+        )
     stream = api_work.stream_of(slot)
 
     async def is_done() -> Any:
@@ -148,7 +176,9 @@ async def ordered(w: World, bounded: Bounded) -> None:
 def _check_talk(part: api_work.Work, talk: str, told: list[str], dead: set[str]) -> None:
     if len(set(told)) < len(told):
         raise Violation("told twice", f"{talk}: {told}")
-    mine = {each: number for each, number in part.acknowledged.items() if part.sent[each][0] == talk}
+    mine = {
+        each: number for each, number in part.acknowledged.items() if part.sent[each][0] == talk
+    }
     if missing := mine.keys() - set(told) - dead:
         raise Violation("never told", f"{talk}: {sorted(missing)}")
     numbers = [mine[each] for each in told if each in mine]
@@ -165,17 +195,25 @@ async def batch(w: World, bounded: Bounded) -> None:
     for sender in part.batchers:
         if sender.state != "closed":
             running = sender.batcher.close()
-            await bounded(Call(f"batcher {sender.number}.close() at rest", running, api_senders.CLOSE_BATCHER_S))
+            await bounded(
+                Call(
+                    f"batcher {sender.number}.close() at rest", running, api_senders.CLOSE_BATCHER_S
+                )
+            )
     entries = await w.admin("XRANGE", w.prefix + api_senders.BATCHED, "-", "+")
     there = {raw[0].decode(): raw[1][1] for raw in entries}
     for entry, payload in part.added.items():
         if there.get(entry) != payload:
             raise Violation("lost", f"batched {entry} {payload!r} is {there.get(entry)!r}")
     if wrong := part.refused & set(there.values()):
-        raise Violation("not definite", f"{wrong} are there, and their errors said that they are not")
+        raise Violation(
+            "not definite", f"{wrong} are there, and their errors said that they are not"
+        )
     for sender in part.batchers:
         numbers = [
-            int(n) for who, _, n in (raw.decode().partition(".") for raw in there.values()) if who == str(sender.number)
+            int(n)
+            for who, _, n in (raw.decode().partition(".") for raw in there.values())
+            if who == str(sender.number)
         ]
         if numbers != sorted(set(numbers)):
             raise Violation("out of order", f"batcher {sender.number}: {numbers}")
@@ -185,9 +223,13 @@ async def pool(w: World, bounded: Bounded) -> None:
     """Nobody is out, and every connection is of use."""
     part = api_senders.part_of(w)
     pool = part.pool
-    if pool is not None and part.pool_state == "closing":  # its close was cancelled, perhaps before it began
+    if (
+        pool is not None and part.pool_state == "closing"
+    ):  # its close was cancelled, perhaps before it began
         running = pool.close()
-        await bounded(Call(f"pool{part.pool_life}.close() at rest", running, LIMITS.close_timeout_s + CALL_S))
+        await bounded(
+            Call(f"pool{part.pool_life}.close() at rest", running, LIMITS.close_timeout_s + CALL_S)
+        )
         part.pool_state = "closed"
     if pool is None or part.pool_state != "open":
         return
@@ -207,7 +249,9 @@ async def pool(w: World, bounded: Bounded) -> None:
 
     async def all_of_use() -> Any:
         await ready.reset()
-        outcomes = await asyncio.gather(*(use() for _ in range(api_senders.POOL_MAX)), return_exceptions=True)
+        outcomes = await asyncio.gather(
+            *(use() for _ in range(api_senders.POOL_MAX)), return_exceptions=True
+        )
         errors = [repr(outcome) for outcome in outcomes if outcome is not None]
         return not errors or ", ".join(errors)
 

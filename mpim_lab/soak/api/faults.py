@@ -14,7 +14,9 @@ from mpim_lab.soak.api.world import Call, World, pick
 _LAST_S = (0.005, 0.03, 0.03, 0.12, 0.12, 0.6)  # the last: longer than a time-out
 
 
-def _lasting(name: str, begin: Callable[[World], Any], end: Callable[[World], Any]) -> Callable[..., Call | None]:
+def _lasting(
+    name: str, begin: Callable[[World], Any], end: Callable[[World], Any]
+) -> Callable[..., Call | None]:
     """An action: begin, and end after a moment."""
 
     def action(w: World, rng: random.Random) -> Call | None:
@@ -36,7 +38,14 @@ def _lasting(name: str, begin: Callable[[World], Any], end: Callable[[World], An
         def done(outcome: Any) -> None:
             w.fault = ""
 
-        return Call(f"FAULT {name} for {lasts_s * 1e3:.0f} ms", fault(), 12.0, done, modes=("aside",), is_judged=False)
+        return Call(
+            f"FAULT {name} for {lasts_s * 1e3:.0f} ms",
+            fault(),
+            12.0,
+            done,
+            modes=("aside",),
+            is_judged=False,
+        )
 
     return action
 
@@ -49,23 +58,36 @@ def cut(w: World, rng: random.Random) -> Call | None:
 
     async def cutting() -> None:
         w.faults += 1
-        ids = sorted((each["name"], each["id"]) for each in await clients(w) if each["name"] in w.names)
+        ids = sorted(
+            (each["name"], each["id"]) for each in await clients(w) if each["name"] in w.names
+        )
         ids = ids[number % len(ids) :] if ids else []
         for _, client_id in ids if everything else ids[:1]:
             await w.admin("CLIENT", "KILL", "ID", client_id)
 
-    return Call(f"FAULT cut {'all' if everything else number}", cutting(), 5.0, modes=("wait",), is_judged=False)
+    return Call(
+        f"FAULT cut {'all' if everything else number}",
+        cutting(),
+        5.0,
+        modes=("wait",),
+        is_judged=False,
+    )
 
 
 async def clients(w: World) -> list[dict[str, str]]:
     """CLIENT LIST, without the asking connection."""
     text = (await w.admin("CLIENT", "LIST")).decode()
-    lines = [dict(word.partition("=")[::2] for word in line.split(" ")) for line in text.splitlines()]
+    lines = [
+        dict(word.partition("=")[::2] for word in line.split(" ")) for line in text.splitlines()
+    ]
     return [line for line in lines if "client" not in line.get("cmd", "")]
 
 
 def lose(w: World, rng: random.Random) -> Call | None:
-    """Break the second queue's line at one of its next commands: before the server has it, or before its answer."""
+    """Break the second queue's line at one of its next commands.
+
+    Before the server has it, or before its answer.
+    """
     which = rng.choice(("drop_request", "drop_reply"))
     name = rng.choice((None, "XADD", "EVALSHA", "XREADGROUP", "SUBSCRIBE", "XACK"))
     w.is_armed = True
@@ -98,7 +120,10 @@ FAULT_ACTIONS = {
         ),
         1,
     ),
-    "partition": (_lasting("partition", lambda w: w.proxy.partition(), lambda w: w.proxy.heal()), 2),
+    "partition": (
+        _lasting("partition", lambda w: w.proxy.partition(), lambda w: w.proxy.heal()),
+        2,
+    ),
     "cut": (cut, 4),
     "lose": (lose, 3),
     "release": (release, 2),

@@ -26,6 +26,7 @@ from mpim_lab.soak.api import streams as api_streams
 from mpim_lab.soak.api import work as api_work
 from mpim_lab.soak.api.data_invariants import Bounded, eventually, pairs
 from mpim_lab.soak.api.faults import clients
+from mpim_lab.soak.api.listeners import end_listener
 from mpim_lab.soak.api.world import CALL_S, END_S, Call, QueueSlot, Violation, World
 
 
@@ -55,7 +56,9 @@ async def _works(w: World, bounded: Bounded) -> None:
     for slot in w.open_slots():
 
         async def answers(slot: QueueSlot = slot) -> Any:
-            outcome = await bounded(Call(f"{slot.name}.subscriber_count() at rest", slot.queue.subscriber_count("x")))
+            outcome = await bounded(
+                Call(f"{slot.name}.subscriber_count() at rest", slot.queue.subscriber_count("x"))
+            )
             return outcome.is_ok or str(outcome)
 
         await eventually(w, "works", f"{slot.name} at rest", answers)
@@ -89,7 +92,9 @@ async def _pubsub(w: World, bounded: Bounded) -> None:
         patterns = len({sub.key[2] for sub in alive if sub.key[3]})
         has = await w.admin("PUBSUB", "NUMPAT")
         ok = actual == expected and has == patterns
-        return ok or f"the server has {actual}, {has} patterns; the model {dict(expected)}, {patterns}"
+        return (
+            ok or f"the server has {actual}, {has} patterns; the model {dict(expected)}, {patterns}"
+        )
 
     await eventually(w, "subscriptions", "at rest", agrees)
     await _probe(w, alive)
@@ -135,10 +140,16 @@ async def check_end(w: World, bounded: Bounded) -> None:
             await bounded(Call(f"{member.name} leaves at the end", running, END_S + 2 * CALL_S))
     for each in api_work.part_of(w).members:
         if each.state != "ended":
-            await bounded(Call(f"{each.name} leaves at the end", api_work.end_in_order(each), END_S + 2 * CALL_S))
+            await bounded(
+                Call(
+                    f"{each.name} leaves at the end",
+                    api_work.end_in_order(each),
+                    END_S + 2 * CALL_S,
+                )
+            )
     for listener in w.part("pubsub", api_pubsub.PubSub).listeners:
         if listener.task is not None and not listener.task.done():
-            await bounded(Call("leave at the end", api_pubsub.end_listener(listener), END_S + 3 * CALL_S))
+            await bounded(Call("leave at the end", end_listener(listener), END_S + 3 * CALL_S))
     pool = api_senders.part_of(w).pool
     if pool is not None:
         await bounded(Call("pool.close() at the end", pool.close(), END_S))
@@ -165,13 +176,20 @@ async def _consumers(w: World) -> None:
     part = api_streams.part_of(w)
     for model in part.streams.values():
         for group in model.groups.values():
-            raws = await w.admin("XINFO", "CONSUMERS", w.prefix + model.name, group.name) if group.is_made else []
-            names = {pairs(raw)["name"].decode() for raw in raws} if isinstance(raws, list) else set()
+            raws = (
+                await w.admin("XINFO", "CONSUMERS", w.prefix + model.name, group.name)
+                if group.is_made
+                else []
+            )
+            names = (
+                {pairs(raw)["name"].decode() for raw in raws} if isinstance(raws, list) else set()
+            )
             for name in names:
                 lives = [each for each in part.members if each.group is group and each.name == name]
                 if lives and max(lives, key=lambda each: each.ended_at).left_well:
                     raise Violation(
-                        "consumers", f"{name} left {model.name}/{group.name} in good order and is still there"
+                        "consumers",
+                        f"{name} left {model.name}/{group.name} in good order and is still there",
                     )
 
 

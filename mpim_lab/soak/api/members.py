@@ -1,4 +1,7 @@
-"""Members of groups for schedules: workers, and consumers that are led by hand. The model is in api_streams."""
+"""Members of groups for schedules: workers, and consumers that are led by hand.
+
+The model is in api_streams.
+"""
 
 import asyncio
 import random
@@ -35,7 +38,9 @@ def _handler(w: World, group: Group, is_async: bool) -> Callable[[Entry], Any]:
         if known is not None and known != entry.data:
             w.violate("another payload", f"{entry.id} is {known!r} and came as {entry.data!r}")
         if id_key(entry.id) <= group.not_up_to:
-            w.violate("old entry", f"{entry.id} was there before {group.name!r} was made with start='$'")
+            w.violate(
+                "old entry", f"{entry.id} was there before {group.name!r} was made with start='$'"
+            )
         behaviour = entry.data.decode().partition(":")[2]
         if behaviour == "poison":
             return "raise"
@@ -72,7 +77,12 @@ def _handler(w: World, group: Group, is_async: bool) -> Callable[[Entry], Any]:
 def work(w: World, rng: random.Random) -> Call | None:
     """Start a worker; its name may be that of one that has left, or is just leaving."""
     slot = pick(rng, w.open_slots())
-    made = [group for model in part_of(w).streams.values() for group in model.groups.values() if group.is_made]
+    made = [
+        group
+        for model in part_of(w).streams.values()
+        for group in model.groups.values()
+        if group.is_made
+    ]
     group: Group | None = pick(rng, made)
     if slot is None or group is None:
         return None
@@ -80,17 +90,30 @@ def work(w: World, rng: random.Random) -> Call | None:
     if not is_free(w, group, name):
         return None
     in_hand = rng.choice((1, 2, 5, 100))
-    options = {"batch_size": rng.choice((1, 5, 100)), "max_in_flight": in_hand, "prefetch": rng.random() < 0.3}
-    running = start_worker(w, slot, group, name, is_async=is_async, concurrency=concurrency, **options)
+    options = {
+        "batch_size": rng.choice((1, 5, 100)),
+        "max_in_flight": in_hand,
+        "prefetch": rng.random() < 0.3,
+    }
+    running = start_worker(
+        w, slot, group, name, is_async=is_async, concurrency=concurrency, **options
+    )
     shown = f"{'async' if is_async else 'plain'}, concurrency={concurrency}, {options}"
-    return Call(f"{slot.name}: Worker({group.stream.name}/{group.name}, {name!r}, {shown})", running, CALL_S)
+    return Call(
+        f"{slot.name}: Worker({group.stream.name}/{group.name}, {name!r}, {shown})", running, CALL_S
+    )
 
 
 def is_free(w: World, group: Group, name: str) -> bool:
-    """Whether nobody alive has a name; it is taken from now on. Two of one name at once are the user's mistake."""
+    """Whether nobody alive has a name; it is taken from now on.
+
+    Two of one name at once are the user's mistake.
+    """
     lives = [each for each in part_of(w).members if each.name == name and each.group is group]
     begun = part_of(w).begun
-    if begun[group.stream.name, group.name, name] > len(lives) or any(each.state == "running" for each in lives):
+    if begun[group.stream.name, group.name, name] > len(lives) or any(
+        each.state == "running" for each in lives
+    ):
         return False
     begun[group.stream.name, group.name, name] += 1
     return True
@@ -125,7 +148,11 @@ async def _run(w: World, member: Member) -> None:
     except Exception as error:
         w.violate("worker ended", f"{member.name}: {type(error).__name__}: {error}")
     else:
-        if member.state == "running" and member.slot.life == member.life and member.slot.state == "open":
+        if (
+            member.state == "running"
+            and member.slot.life == member.life
+            and member.slot.state == "open"
+        ):
             w.violate("worker ended", f"{member.name}: run() returned by itself")
     finally:
         member.state, member.ended_at = "ended", now()
@@ -148,7 +175,10 @@ async def end_member(w: World, member: Member, *, cancel: bool = False) -> None:
     assert member.task is not None
     member.state = "ending" if member.state == "running" else member.state
     well = (
-        w.faults == member.faults and not w.is_armed and member.slot.life == member.life and member.slot.state == "open"
+        w.faults == member.faults
+        and not w.is_armed
+        and member.slot.life == member.life
+        and member.slot.state == "open"
     )
     well = well and member.slot.queue.is_connected
     if cancel:
@@ -168,7 +198,12 @@ async def end_member(w: World, member: Member, *, cancel: bool = False) -> None:
 def consume(w: World, rng: random.Random) -> Call | None:
     """Begin to consume by hand."""
     slot = pick(rng, w.open_slots())
-    made = [group for model in part_of(w).streams.values() for group in model.groups.values() if group.is_made]
+    made = [
+        group
+        for model in part_of(w).streams.values()
+        for group in model.groups.values()
+        if group.is_made
+    ]
     group: Group | None = pick(rng, made)
     if slot is None or group is None:
         return None
@@ -178,10 +213,21 @@ def consume(w: World, rng: random.Random) -> Call | None:
     in_hand = rng.choice((1, 2, 5, 100))
 
     async def starting() -> None:
-        handle = await slot.queue.stream(group.stream.name).group(group.name, start=GROUPS[group.name])
-        consumer = Consumer(handle, name, batch_size=5, max_in_flight=in_hand, claim_idle_ms=CLAIM_IDLE_MS)
+        handle = await slot.queue.stream(group.stream.name).group(
+            group.name, start=GROUPS[group.name]
+        )
+        consumer = Consumer(
+            handle, name, batch_size=5, max_in_flight=in_hand, claim_idle_ms=CLAIM_IDLE_MS
+        )
         member = Member(
-            "consumer", name, group, slot, slot.life, consumer, actor=(actor := Actor(name)), faults=w.faults
+            "consumer",
+            name,
+            group,
+            slot,
+            slot.life,
+            consumer,
+            actor=(actor := Actor(name)),
+            faults=w.faults,
         )
         part_of(w).members.append(member)
         w.names.add(name)
@@ -230,7 +276,10 @@ def fetch(w: World, rng: random.Random) -> Call | None:
         came = await consumer.fetch(FETCH_MS)
         for delivery in came:
             if id_key(delivery.entry.id) <= group.not_up_to:
-                w.violate("old entry", f"{delivery.entry.id} was there before {group.name!r} was made with start='$'")
+                w.violate(
+                    "old entry",
+                    f"{delivery.entry.id} was there before {group.name!r} was made with start='$'",
+                )
         member.held += came
         return len(came)
 
@@ -246,7 +295,9 @@ def end_consumer(w: World, rng: random.Random) -> Call | None:
     cancel = rng.random() < 0.4
     member.state = "ending"
     text = f"{'cancel' if cancel else 'leave'} consumer {member.name} of {member.group.stream.name}/{member.group.name}"
-    return Call(text, end_member(w, member, cancel=cancel), END_S + 4 * CALL_S, modes=("wait", "aside"))
+    return Call(
+        text, end_member(w, member, cancel=cancel), END_S + 4 * CALL_S, modes=("wait", "aside")
+    )
 
 
 MEMBER_ACTIONS = {

@@ -1,7 +1,8 @@
-"""Pub/Sub for schedules: subscribe, unsubscribe, listen, leave, publish, drain, close and open again; and their model.
+"""Pub/Sub for schedules: subscribe, unsubscribe, publish, drain, close and open again; their model.
 
-A message's payload says what its handler does: `17:hang`. At rest every handler behaves, and a probe to each channel must
-reach each open subscription exactly once, and the server must count exactly those.
+A message's payload says what its handler does: `17:hang`. At rest every handler behaves, and a
+probe to each channel must reach each open subscription exactly once, and the server must count
+exactly those.
 """
 
 import asyncio
@@ -11,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from mpim_lab.errors import AlreadySubscribed, QueueClosed, SlowSubscriber
+from mpim_lab.errors import AlreadySubscribed
 from mpim_lab.mq.connection.encoding import Message
 from mpim_lab.soak.api.world import (
     CALL_S,
@@ -64,11 +65,16 @@ class PubSub:
     listeners: list[Listener] = field(default_factory=list)
 
     def alive(self, slot: QueueSlot) -> list[Sub]:
-        """Subscriptions of a queue's present life that may be there."""
-        return [sub for sub in self.subs if sub.key[:2] == (slot.number, slot.life) and sub.state != "closed"]
+        """What is subscribed in a queue's present life that may be there."""
+        return [
+            sub
+            for sub in self.subs
+            if sub.key[:2] == (slot.number, slot.life) and sub.state != "closed"
+        ]
 
 
-def _part(w: World) -> PubSub:
+def part_of(w: World) -> PubSub:
+    """What the model knows of Pub/Sub."""
     part: PubSub = w.part("pubsub", PubSub)
     return part
 
@@ -108,12 +114,15 @@ def _async(w: World, sub: Sub, slot: QueueSlot) -> Callable[[Message], Any]:
             await asyncio.sleep(0.01)
         elif behaviour == "hang":
             await w.released.wait()
-        elif behaviour == "leave" and sub.state in ("opening", "open"):  # once: later the name may be another's
+        elif behaviour == "leave" and sub.state in (
+            "opening",
+            "open",
+        ):  # once: later the name may be another's
             sub.state = "unknown"
             await slot.queue.unsubscribe(sub.key[2], pattern=sub.key[3])
         elif behaviour == "close" and slot.state == "open":
             slot.state = "closing"
-            for each in _part(w).alive(slot):
+            for each in part_of(w).alive(slot):
                 each.state = "unknown"
             try:
                 async with asyncio.timeout(END_S + 1.0):
@@ -136,19 +145,29 @@ def subscribe(w: World, rng: random.Random) -> Call | None:
     if slot is None:
         return None
     sub = Sub((slot.number, slot.life, channel, pattern), policy)
-    taken = [each for each in _part(w).alive(slot) if each.key == sub.key]
-    _part(w).subs.append(sub)
+    taken = [each for each in part_of(w).alive(slot) if each.key == sub.key]
+    part_of(w).subs.append(sub)
     (gate := w.gate(sub.key)).begin()
     handler = _async(w, sub, slot) if is_async else _plain(w, sub)
     running = slot.queue.subscribe(
         channel, handler, pattern=pattern, max_buffered=rng.choice((2, 100)), overflow_policy=policy
     )
     kind = "async" if is_async else "plain"
-    text = f"{slot.name}.subscribe({channel!r}, {kind}, pattern={pattern}, overflow_policy={policy!r})"
-    return Call(text, running, 2 * CALL_S, lambda outcome: _subscribed(w, [sub], taken, outcome, [gate]))
+    text = (
+        f"{slot.name}.subscribe({channel!r}, {kind}, pattern={pattern}, overflow_policy={policy!r})"
+    )
+    return Call(
+        text,
+        running,
+        2 * CALL_S,
+        lambda outcome: judge_subscribed(w, [sub], taken, outcome, [gate]),
+    )
 
 
-def _subscribed(w: World, subs: list[Sub], taken: list[Sub], outcome: Outcome, gates: list[Any]) -> None:
+def judge_subscribed(
+    w: World, subs: list[Sub], taken: list[Sub], outcome: Outcome, gates: list[Any]
+) -> None:
+    """Judge a subscribe or listen that has ended, and note what is open now."""
     mixed = sum(gate.end() for gate in gates) > 0  # all of them are to end
     slot = w.slots[subs[0].key[0]]
     mixed |= slot.state != "open" or slot.life != subs[0].key[1]
@@ -159,7 +178,9 @@ def _subscribed(w: World, subs: list[Sub], taken: list[Sub], outcome: Outcome, g
             sub.state = "unknown"
         else:
             sub.state = "open"
-    states = {sub.state for sub in taken if sub.policy != "disconnect"}  # a slow one may have been ended
+    states = {
+        sub.state for sub in taken if sub.policy != "disconnect"
+    }  # a slow one may have been ended
     if isinstance(outcome.error, AlreadySubscribed) and not taken and not mixed:
         w.violate("already subscribed", f"nobody has {subs[0].key}")
     if outcome.is_ok and "open" in states and not mixed:
@@ -171,9 +192,11 @@ def unsubscribe(w: World, rng: random.Random) -> Call | None:
     slot = pick(rng, w.open_slots())
     if slot is None:
         return None
-    alive = _part(w).alive(slot)
+    alive = part_of(w).alive(slot)
     sub = pick(rng, alive)
-    channel, pattern = sub.key[2:] if sub is not None and rng.random() < 0.9 else rng.choice(CHANNELS)
+    channel, pattern = (
+        sub.key[2:] if sub is not None and rng.random() < 0.9 else rng.choice(CHANNELS)
+    )
     key = (slot.number, slot.life, channel, pattern)
     ended = [each for each in alive if each.key == key]
     (gate := w.gate(key)).begin()
@@ -196,7 +219,9 @@ def publish(w: World, rng: random.Random) -> Call | None:
     if slot is None:
         return None
     channel = rng.choice(CHANNELS[:3])[0]
-    payloads = [f"{w.next()}:{w.behaviour(rng, BEHAVIOURS)}" for _ in range(rng.choice((1, 1, 2, 6)))]
+    payloads = [
+        f"{w.next()}:{w.behaviour(rng, BEHAVIOURS)}" for _ in range(rng.choice((1, 1, 2, 6)))
+    ]
 
     async def all_of_them() -> None:
         for outcome in await asyncio.gather(
@@ -208,138 +233,11 @@ def publish(w: World, rng: random.Random) -> Call | None:
     return Call(f"{slot.name}.publish({channel!r}, {' '.join(payloads)})", all_of_them())
 
 
-def listen(w: World, rng: random.Random) -> Call | None:
-    """Begin to listen to one, two or three names."""
-    slot = pick(rng, w.open_slots())
-    names = rng.sample(CHANNELS, rng.choice((1, 2, 2, 3)))
-    max_buffered, policy = rng.choice((2, 2, 100)), rng.choice(("wait", "wait", "drop oldest", "disconnect"))
-    if slot is None:
-        return None
-    listener = Listener(slot, [Sub((slot.number, slot.life, *name), policy) for name in names])
-    for sub in listener.subs:
-        sub.listener = listener
-    keys = [sub.key for sub in listener.subs]
-    taken = [sub for sub in _part(w).alive(slot) if sub.key in keys]
-    _part(w).subs += listener.subs
-    _part(w).listeners.append(listener)
-    gates = [w.gate(key) for key in keys]
-    for gate in gates:
-        gate.begin()
-    channels, patterns = [n for n, p in names if not p], [n for n, p in names if p]
-    context = slot.queue.listen(*channels, patterns=patterns, max_buffered=max_buffered, overflow_policy=policy)
-
-    def done(outcome: Outcome) -> None:
-        listener.state = "open" if outcome.is_ok else "closed"
-        _subscribed(w, listener.subs, taken, outcome, gates)
-
-    text = (
-        f"{slot.name}.listen({', '.join(channels + patterns)}, max_buffered={max_buffered}, overflow_policy={policy!r})"
-    )
-    return Call(text, _begin_listening(w, listener, context), (len(names) + 1) * CALL_S, done)
-
-
-async def _begin_listening(w: World, listener: Listener, context: Any) -> None:
-    entered = asyncio.Event()
-    task = listener.task = w.own(_read(w, listener, context, entered), "listener")
-    waiting = asyncio.ensure_future(entered.wait())
-    try:
-        await asyncio.wait([waiting, task], return_when=asyncio.FIRST_COMPLETED)
-    except asyncio.CancelledError:
-        task.cancel()
-        await asyncio.wait([task])
-        raise
-    finally:
-        waiting.cancel()
-    if not entered.is_set():
-        await task
-
-
-async def _read(w: World, listener: Listener, context: Any, entered: asyncio.Event) -> None:
-    try:
-        async with context as messages:
-            entered.set()
-            while not listener.may_leave.is_set():
-                if not (listener.want or w.calm):
-                    listener.news.clear()
-                    await listener.news.wait()
-                    continue
-                listener.want = max(0, listener.want - 1)
-                listener.is_reading = True
-                message = await anext(messages, None)
-                listener.is_reading = False
-                if message is None:
-                    _ended(w, listener)
-                    break
-                _deliver(w, listener, message)
-    except SlowSubscriber:
-        for sub in listener.subs:
-            sub.state = sub.state if sub.state == "closed" else "unknown"
-    finally:
-        listener.is_reading = False
-        if entered.is_set():
-            listener.state = "closed"
-
-
-def _ended(w: World, listener: Listener) -> None:
-    slot = listener.slot
-    for sub in listener.subs:
-        if sub.state == "open" and slot.state == "open" and sub.key[:2] == (slot.number, slot.life):
-            w.violate("listen ended", f"its channel {sub.key[2]!r} is open")
-
-
-def _deliver(w: World, listener: Listener, message: Message) -> None:
-    name = message.channel if message.pattern is None else message.pattern
-    for sub in listener.subs:
-        if sub.key[2:] == (name, message.pattern is not None) and message.text.endswith(":probe"):
-            sub.probes += 1
-
-
-def read_some(w: World, rng: random.Random) -> Call | None:
-    """Have a listener read on for a few messages."""
-    listener = pick(rng, [each for each in _part(w).listeners if each.state == "open"])
-    if listener is None:
-        return None
-    listener.want += rng.choice((1, 2, 5, 100))
-    listener.news.set()
-    return Call(f"read {listener.want} from a listener of {listener.slot.name}", asyncio.sleep(0), modes=("wait",))
-
-
-def leave(w: World, rng: random.Random) -> Call | None:
-    """Leave a listen: after a message, or cancelled while it waits for one."""
-    listener = pick(rng, [each for each in _part(w).listeners if each.state == "open"])
-    if listener is None:
-        return None
-    gates = [w.gate(sub.key) for sub in listener.subs]
-    for gate in gates:
-        gate.begin()
-    for sub in listener.subs:
-        sub.state = sub.state if sub.state == "closed" else "unknown"
-
-    def done(outcome: Outcome) -> None:
-        for sub, gate in zip(listener.subs, gates, strict=True):
-            if not gate.end() and outcome.is_ok:
-                sub.state = "closed"
-
-    text = f"leave the listen of {listener.slot.name} ({', '.join(sub.key[2] for sub in listener.subs)})"
-    limit_s = END_S + len(gates) * CALL_S
-    return Call(text, end_listener(listener), limit_s, done, modes=("wait", "aside"))
-
-
-async def end_listener(listener: Listener) -> None:
-    """Have it leave, and wait until it has."""
-    task = listener.task
-    assert task is not None
-    listener.may_leave.set()
-    listener.news.set()
-    if listener.is_reading:
-        task.cancel()
-    await asyncio.wait([task])
-    if not task.cancelled() and (error := task.exception()) is not None and not isinstance(error, QueueClosed):
-        raise error
-
-
 def drain(w: World, rng: random.Random) -> Call | None:
-    """Wait until everything is handled; cancelled if that is not so soon, as it waits for handlers."""
+    """Wait until everything is handled.
+
+    Cancelled if that is not so soon, as it waits for handlers.
+    """
     slot = pick(rng, w.open_slots())
     if slot is None:
         return None
@@ -357,7 +255,7 @@ def close_queue(w: World, rng: random.Random) -> Call | None:
     slot = pick(rng, w.open_slots())
     if slot is None:
         return None
-    subs = _part(w).alive(slot)
+    subs = part_of(w).alive(slot)
     gates = [w.gate(sub.key) for sub in subs]
     for gate in gates:
         gate.begin()
@@ -384,7 +282,9 @@ def open_queue(w: World, rng: random.Random) -> Call | None:
     slot.state = "opening"
 
     def done(outcome: Outcome) -> None:
-        if not isinstance(outcome.error, asyncio.CancelledError):  # else it may be open: it is closed at rest
+        if not isinstance(
+            outcome.error, asyncio.CancelledError
+        ):  # else it may be open: it is closed at rest
             slot.state = "open" if outcome.is_ok else "closed"
 
     return Call(f"{slot.name}.open()", queue.open(), 2 * LIMITS.connect_timeout_s, done)
@@ -394,9 +294,6 @@ PUBSUB_ACTIONS = {
     "subscribe": (subscribe, 6),
     "unsubscribe": (unsubscribe, 4),
     "publish": (publish, 10),
-    "listen": (listen, 3),
-    "read": (read_some, 2),
-    "leave": (leave, 2),
     "drain": (drain, 1),
     "close": (close_queue, 1),
     "open": (open_queue, 2),

@@ -55,7 +55,10 @@ class Runner:
         self.played = Played()
 
     async def play(self, steps: Sequence[Step]) -> None:
-        """Play all steps, let everything come to rest, end everything; stop at the first violation."""
+        """Play all steps, let everything come to rest, end everything.
+
+        Stop at the first violation.
+        """
         asyncio.get_running_loop().set_exception_handler(self._unhandled)
         beat = asyncio.create_task(self._clock.measure())
         try:
@@ -82,7 +85,9 @@ class Runner:
                 continue
             self.played.steps.append(step)
             mode = step.mode if step.mode in call.modes else call.modes[0]
-            self.played.said.append(f"{step!s:<28}{call.text}" + {"wait": "", "cancel": " ✗", "aside": " …"}[mode])
+            self.played.said.append(
+                f"{step!s:<28}{call.text}" + {"wait": "", "cancel": " ✗", "aside": " …"}[mode]
+            )
             await self._begin(call, mode, step.number % _MAX_TURNS)
             self._look(w)
         self.played.said.append("-- rest")
@@ -110,20 +115,30 @@ class Runner:
         else:
             self._aside.append((task, call, begun))
 
-    async def _finish(self, task: asyncio.Task[Any], call: Call, begun: float, *, is_cancelled: bool = False) -> None:
+    async def _finish(
+        self, task: asyncio.Task[Any], call: Call, begun: float, *, is_cancelled: bool = False
+    ) -> None:
         while not task.done():
             left_s = begun + call.limit_s + SLACK_S - self._clock()
             if left_s <= 0:
                 raise Violation("hang", f"{call.text} did not end within {call.limit_s:g} s")
             await asyncio.wait([task], timeout=left_s)
         outcome = _outcome_of(task)
-        if inspect.getcoroutinestate(call.running) == inspect.CORO_CREATED:  # cancelled before it began
+        if (
+            inspect.getcoroutinestate(call.running) == inspect.CORO_CREATED
+        ):  # cancelled before it began
             call.running.close()
             call.ended(outcome)
         error = outcome.error
-        if error is None or isinstance(error, MpimError | ValueError | TypeError) or not call.is_judged:
+        if (
+            error is None
+            or isinstance(error, MpimError | ValueError | TypeError)
+            or not call.is_judged
+        ):
             if error is None and is_cancelled and call.is_judged:
-                raise Violation("swallowed", f"{call.text} returned {outcome.value!r} although it was cancelled")
+                raise Violation(
+                    "swallowed", f"{call.text} returned {outcome.value!r} although it was cancelled"
+                )
         elif not isinstance(error, asyncio.CancelledError):
             raise Violation("foreign error", f"{call.text} raised {error!r}") from error
         elif not is_cancelled:
@@ -147,7 +162,9 @@ class Runner:
 
     def _unhandled(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
-        self.played.violations.append(Violation("unhandled", f"{context.get('message')}: {error!r}"))
+        self.played.violations.append(
+            Violation("unhandled", f"{context.get('message')}: {error!r}")
+        )
 
 
 async def _told(call: Call) -> Any:
@@ -164,7 +181,9 @@ async def _told(call: Call) -> Any:
 def _outcome_of(task: asyncio.Task[Any]) -> Outcome:
     if task.cancelled():
         return Outcome(error=asyncio.CancelledError())
-    return Outcome(error=task.exception()) if task.exception() is not None else Outcome(task.result())
+    return (
+        Outcome(error=task.exception()) if task.exception() is not None else Outcome(task.result())
+    )
 
 
 async def _made_ready(server: EmbeddedServer) -> None:
@@ -179,16 +198,26 @@ async def _made_ready(server: EmbeddedServer) -> None:
     await admin("FLUSHALL")
 
 
-def play(server: EmbeddedServer, seed: int, steps: Sequence[Step], without: Collection[str] = ()) -> Played:
-    """Play a schedule in an event loop of its own; what is left of it afterwards is a violation, too."""
+def play(
+    server: EmbeddedServer, seed: int, steps: Sequence[Step], without: Collection[str] = ()
+) -> Played:
+    """Play a schedule in an event loop of its own.
+
+    What is left of it afterwards is a violation, too.
+    """
     played = _play(server, seed, steps, without)
     forget(played.violations)
     return played
 
 
-def _play(server: EmbeddedServer, seed: int, steps: Sequence[Step], without: Collection[str]) -> Played:
+def _play(
+    server: EmbeddedServer, seed: int, steps: Sequence[Step], without: Collection[str]
+) -> Played:
     runner, loop, left = Runner(server, seed, without), asyncio.new_event_loop(), []
-    hook, sys.unraisablehook = sys.unraisablehook, lambda args: left.append(f"{args.exc_value!r} in {args.object!r}")
+    hook, sys.unraisablehook = (
+        sys.unraisablehook,
+        lambda args: left.append(f"{args.exc_value!r} in {args.object!r}"),
+    )
     try:
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
@@ -206,7 +235,10 @@ def _play(server: EmbeddedServer, seed: int, steps: Sequence[Step], without: Col
 
 
 def forget(violations: Sequence[Violation] = ()) -> None:
-    """Collect what a failed schedule, or something else before the first one, has left: the next one is not to blame."""
+    """Collect what a failed schedule, or something else before the first one, has left.
+
+    The next one is not to blame.
+    """
     for violation in violations:  # its traceback holds everything
         violation.__traceback__ = violation.__context__ = violation.__cause__ = None
     with warnings.catch_warnings():

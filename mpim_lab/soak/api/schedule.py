@@ -1,9 +1,12 @@
-"""Schedule: a list of steps over the public API, chosen by one seed; and how a failing one is made short.
+"""Schedule: a list of steps over the public API, chosen by one seed.
 
-A step is an action's name and a number. The number decides everything else: which object, which payload, whether the call
-is awaited, cancelled after so many loop iterations, or left running while the next steps begin. An action whose
-precondition does not hold is passed over. So any part of a schedule is a schedule too, and it can be shrunk by leaving
-steps out. Source: Zeller and Hildebrandt, "Simplifying and isolating failure-inducing input", 2002 (delta debugging).
+And how a failing one is made short.
+
+A step is an action's name and a number. The number decides everything else: which object, which
+payload, whether the call is awaited, cancelled after so many loop iterations, or left running while
+the next steps begin. An action whose precondition does not hold is passed over. So any part of a
+schedule is a schedule too, and it can be shrunk by leaving steps out. Source: Zeller and
+Hildebrandt, "Simplifying and isolating failure-inducing input", 2002 (delta debugging).
 """
 
 import random
@@ -37,7 +40,9 @@ class Step(NamedTuple):
         action, _, rest = text.partition(":")
         number, _, mode = rest.partition(":")
         if not number.isdecimal() or mode not in ("", *MODES):
-            raise InvalidParameter(f"{text!r} is no step: write ACTION:NUMBER, or ACTION:NUMBER:MODE with {MODES}")
+            raise InvalidParameter(
+                f"{text!r} is no step: write ACTION:NUMBER, or ACTION:NUMBER:MODE with {MODES}"
+            )
         return cls(action, int(number), mode or "wait")
 
 
@@ -60,12 +65,19 @@ def schedule_of(seed: int, steps: int, areas: Mapping[str, Mapping[str, int]]) -
     else:
         weighted = dict(actions)
     picked = rng.choices(list(weighted), list(weighted.values()), k=steps)
-    calm = rng.random() < 0.3  # neither cancelled nor left running: what fails here is easiest to understand
+    calm = (
+        rng.random() < 0.3
+    )  # neither cancelled nor left running: what fails here is easiest to understand
     modes = ["wait"] * steps if calm else rng.choices(MODES, _SHARES, k=steps)
-    return [Step(action, rng.randrange(10_000), mode) for action, mode in zip(picked, modes, strict=True)]
+    return [
+        Step(action, rng.randrange(10_000), mode)
+        for action, mode in zip(picked, modes, strict=True)
+    ]
 
 
-def shrunk(steps: Sequence[Step], fails: Callable[[list[Step]], bool], budget: int = 80) -> list[Step]:
+def shrunk(
+    steps: Sequence[Step], fails: Callable[[list[Step]], bool], budget: int = 80
+) -> list[Step]:
     """Leave out what is not needed for the failure, and simplify what is left, in at most `budget` runs.
 
     fails: whether a shorter schedule fails in the same way.

@@ -68,7 +68,13 @@ def batch(w: World, rng: random.Random) -> Call | None:
     def done(outcome: Outcome) -> None:
         sender.state = "open" if outcome.is_ok else "closed"
 
-    return Call(f"{slot.name}: Batcher {sender.number}, small={small}", batcher.open(), 2 * CALL_S, done, ("wait",))
+    return Call(
+        f"{slot.name}: Batcher {sender.number}, small={small}",
+        batcher.open(),
+        2 * CALL_S,
+        done,
+        ("wait",),
+    )
 
 
 def publish(w: World, rng: random.Random) -> Call | None:
@@ -104,7 +110,9 @@ def publish(w: World, rng: random.Random) -> Call | None:
                 raise outcome
 
     limit_s = 0.3 + GIVE_UP_S + 3 * CALL_S
-    shown = f"batcher {sender.number}.publish{'_many' if whole else ''}({b' '.join(payloads).decode()})"
+    shown = (
+        f"batcher {sender.number}.publish{'_many' if whole else ''}({b' '.join(payloads).decode()})"
+    )
     return Call(shown, all_of_them(), limit_s)
 
 
@@ -181,7 +189,10 @@ def borrow(w: World, rng: random.Random) -> Call | None:
 
 async def _use(w: World, connection: PooledConnection, how: str) -> None:
     key = f"{w.prefix}pooled"
-    words: dict[str, tuple[Any, ...]] = {"incr": ("INCR", key), "block": ("BLPOP", key + ":none", "0.05")}
+    words: dict[str, tuple[Any, ...]] = {
+        "incr": ("INCR", key),
+        "block": ("BLPOP", key + ":none", "0.05"),
+    }
     if how == "transaction":
         await connection.call("WATCH", key)
         await connection.transaction([("INCR", key), ("GET", key)])
@@ -203,7 +214,9 @@ def close_pool(w: World, rng: random.Random) -> Call | None:
     def done(outcome: Outcome) -> None:
         part.pool_state = "closed" if outcome.is_ok else "closing"
 
-    return Call(f"pool{part.pool_life}.close()", part.pool.close(), LIMITS.close_timeout_s + CALL_S, done)
+    return Call(
+        f"pool{part.pool_life}.close()", part.pool.close(), LIMITS.close_timeout_s + CALL_S, done
+    )
 
 
 BATCH_ACTIONS = {

@@ -1,4 +1,6 @@
-"""Streams for schedules: add, groups, trim, delete a group; and the model. Members are in api_members.
+"""Streams for schedules: add, groups, trim, delete a group; and the model.
+
+Members are in api_members.
 
 | an entry whose add was acknowledged ...       | then at rest, for each group that covers it                        |
 |-----------------------------------------------|--------------------------------------------------------------------|
@@ -95,7 +97,9 @@ class Streams:
 
     streams: dict[str, StreamModel] = field(default_factory=dict)
     members: list[Member] = field(default_factory=list)
-    begun: Counter[tuple[str, str, str]] = field(default_factory=Counter)  # starts by stream, group, name
+    begun: Counter[tuple[str, str, str]] = field(
+        default_factory=Counter
+    )  # starts by stream, group, name
 
     def running(self, kind: str) -> list[Member]:
         """Members that nobody has asked to leave."""
@@ -123,7 +127,10 @@ def add(w: World, rng: random.Random) -> Call | None:
     slot, model = pick(rng, w.open_slots()), part_of(w).streams[rng.choice(STREAMS)]
     if slot is None:
         return None
-    payloads = [f"{w.next()}:{w.behaviour(rng, BEHAVIOURS)}".encode() for _ in range(rng.choice((1, 1, 3, 8)))]
+    payloads = [
+        f"{w.next()}:{w.behaviour(rng, BEHAVIOURS)}".encode()
+        for _ in range(rng.choice((1, 1, 3, 8)))
+    ]
     return add_to(w, slot, model, payloads)
 
 
@@ -142,7 +149,9 @@ def add_to(w: World, slot: QueueSlot, model: StreamModel, payloads: list[bytes])
         if outcome.is_ok:
             model.added.update(zip(outcome.value, payloads, strict=True))
         elif isinstance(outcome.error, PartlyAdded):
-            for payload, added, error in zip(payloads, outcome.error.ids, outcome.error.errors, strict=True):
+            for payload, added, error in zip(
+                payloads, outcome.error.ids, outcome.error.errors, strict=True
+            ):
                 if added is not None:
                     model.added[str(added)] = payload
                 elif error is not None and error.definite:
@@ -160,9 +169,14 @@ async def still_deleted(w: World, model: StreamModel) -> None:
         if group.was_deleted and not w.fault:
             try:
                 infos = await w.admin("XINFO", "GROUPS", w.prefix + model.name)
-            except (OSError, EOFError):  # the server is killed just now: whoever comes next asks again
+            except (
+                OSError,
+                EOFError,
+            ):  # the server is killed just now: whoever comes next asks again
                 return
-            there = isinstance(infos, list) and any(info[1] == group.name.encode() for info in infos)
+            there = isinstance(infos, list) and any(
+                info[1] == group.name.encode() for info in infos
+            )
             group.was_deleted = not there
             group.claims_above = (w.now_ms() + 1, 0) if there else group.claims_above
 
@@ -204,7 +218,9 @@ def trim(w: World, rng: random.Random) -> Call | None:
         model.trimmed_up_to = (w.now_ms() + int(later_s * 1e3), 0)
 
     running = slot.queue.stream(model.name).trim(max_entries=keep, exact=True)
-    return Call(f"{slot.name}.stream({model.name!r}).trim(max_entries={keep})", running, CALL_S, done)
+    return Call(
+        f"{slot.name}.stream({model.name!r}).trim(max_entries={keep})", running, CALL_S, done
+    )
 
 
 def delete_group(w: World, rng: random.Random) -> Call | None:
@@ -219,7 +235,19 @@ def delete_group(w: World, rng: random.Random) -> Call | None:
         group.claims_above = (w.now_ms() + 1, 0)
 
     running = w.admin("XGROUP", "DESTROY", w.prefix + model.name, group.name)
-    return Call(f"XGROUP DESTROY {model.name} {group.name}", running, 5.0, done, modes=("wait",), is_judged=False)
+    return Call(
+        f"XGROUP DESTROY {model.name} {group.name}",
+        running,
+        5.0,
+        done,
+        modes=("wait",),
+        is_judged=False,
+    )
 
 
-STREAM_ACTIONS = {"add": (add, 10), "join": (join, 4), "trim": (trim, 2), "delete_group": (delete_group, 1)}
+STREAM_ACTIONS = {
+    "add": (add, 10),
+    "join": (join, 4),
+    "trim": (trim, 2),
+    "delete_group": (delete_group, 1),
+}

@@ -1,7 +1,8 @@
 """Idempotency and ordered streams for schedules; and their model.
 
-Effects are written by the code under test in one step with its records, on keys of the world's own: `effect:<id>` is counted
-up once for each id; `told:<conversation>` is a list, with each message once, in the order of their numbers.
+Effects are written by the code under test in one step with its records, on keys of the world's own:
+`effect:<id>` is counted up once for each id; `told:<conversation>` is a list, with each message
+once, in the order of their numbers.
 """
 
 import asyncio
@@ -37,7 +38,10 @@ PARTITIONS = 2
 
 @dataclass
 class Work:
-    """What the model knows. `ids`: of idempotent runs, with whether one has returned; `sent`: id → conversation, payload."""
+    """What the model knows.
+
+    `ids`: of idempotent runs, with whether one has returned; `sent`: id → conversation, payload.
+    """
 
     ids: dict[str, bool] = field(default_factory=dict)
     sent: dict[str, tuple[str, str]] = field(default_factory=dict)
@@ -80,7 +84,10 @@ def run_once(w: World, rng: random.Random) -> Call | None:
 
 def once(w: World, slot: QueueSlot, id: str, behaviour: str) -> Call:
     """Run idempotent work that behaves in some way."""
-    store, expected = IdempotencyStore(slot.queue, "pay", lease_ms=LEASE_MS), f"result of {id}".encode()
+    store, expected = (
+        IdempotencyStore(slot.queue, "pay", lease_ms=LEASE_MS),
+        f"result of {id}".encode(),
+    )
 
     async def work(effects: AtomicEffects) -> bytes:
         effects.add("INCRBY", f"effect:{id}", 1)
@@ -135,11 +142,20 @@ def append(w: World, rng: random.Random) -> Call | None:
         part.sent[sent_id] = (talk, payload)
 
     def done(outcome: Outcome) -> None:
-        if outcome.is_ok and part.acknowledged.setdefault(sent_id, outcome.value.sequence) != outcome.value.sequence:
-            w.violate("two numbers", f"{sent_id} has {part.acknowledged[sent_id]} and {outcome.value.sequence}")
+        if (
+            outcome.is_ok
+            and part.acknowledged.setdefault(sent_id, outcome.value.sequence)
+            != outcome.value.sequence
+        ):
+            w.violate(
+                "two numbers",
+                f"{sent_id} has {part.acknowledged[sent_id]} and {outcome.value.sequence}",
+            )
 
     running = stream_of(slot).append(talk, payload, sent_id)
-    return Call(f"{slot.name}: append({talk!r}, {payload!r}, {sent_id!r})", running, 2 * CALL_S, done)
+    return Call(
+        f"{slot.name}: append({talk!r}, {payload!r}, {sent_id!r})", running, 2 * CALL_S, done
+    )
 
 
 def _handler(w: World, part: Work) -> Any:
@@ -172,14 +188,22 @@ def work_in_order(w: World, rng: random.Random) -> Call | None:
     if slot is None or any(each.name == name for each in part.members if each.state == "running"):
         return None
     text = f"{slot.name}: OrderedWorker('talks', {name!r})"
-    return Call(text, start_in_order(w, slot, name, rng.choice((1, 5, 100))), CALL_S, modes=("wait",))
+    return Call(
+        text, start_in_order(w, slot, name, rng.choice((1, 5, 100))), CALL_S, modes=("wait",)
+    )
 
 
 async def start_in_order(w: World, slot: QueueSlot, name: str, batch_size: int) -> OrderedMember:
     """Start an ordered worker."""
     part = part_of(w)
     worker = OrderedWorker(
-        stream_of(slot), "readers", name, _handler(w, part), retry=RETRY, batch_size=batch_size, lease_ms=LEASE_MS
+        stream_of(slot),
+        "readers",
+        name,
+        _handler(w, part),
+        retry=RETRY,
+        batch_size=batch_size,
+        lease_ms=LEASE_MS,
     )
     member = OrderedMember(name, slot, slot.life, worker)
     part.members.append(member)
@@ -200,7 +224,11 @@ async def _run(w: World, member: OrderedMember) -> None:
     except Exception as error:
         w.violate("ordered worker ended", f"{member.name}: {type(error).__name__}: {error}")
     else:
-        if member.state == "running" and member.slot.life == member.life and member.slot.state == "open":
+        if (
+            member.state == "running"
+            and member.slot.life == member.life
+            and member.slot.state == "open"
+        ):
             w.violate("ordered worker ended", f"{member.name}: run() returned by itself")
     finally:
         member.state = "ended"

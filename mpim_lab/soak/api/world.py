@@ -1,7 +1,7 @@
 """World: the objects of one schedule, what the model says about them, and how a call is judged.
 
-An action chooses its objects, notes in the model that it begins, and gives a `Call`. The runner awaits, cancels or leaves
-it; how it ended goes back to the model by `Call.ended`.
+An action chooses its objects, notes in the model that it begins, and gives a `Call`. The runner
+awaits, cancels or leaves it; how it ended goes back to the model by `Call.ended`.
 """
 
 import asyncio
@@ -24,10 +24,16 @@ from mpim_lab.mq.pubsub.queue import MessageQueue
 
 TIMEOUT_S = 0.5
 LIMITS = ConnectionConfig(
-    timeout_s=TIMEOUT_S, close_timeout_s=0.5, connect_timeout_s=0.5, heartbeat_s=0.5, backoff=Backoff(0.01, 0.1)
+    timeout_s=TIMEOUT_S,
+    close_timeout_s=0.5,
+    connect_timeout_s=0.5,
+    heartbeat_s=0.5,
+    backoff=Backoff(0.01, 0.1),
 )
 CALL_S = 2 * TIMEOUT_S  # a place in line, then an answer
-END_S = 2 * LIMITS.close_timeout_s + CALL_S  # handlers finish or are cancelled, then the last command
+END_S = (
+    2 * LIMITS.close_timeout_s + CALL_S
+)  # handlers finish or are cancelled, then the last command
 _BEAT_S = 0.02
 Ended = Callable[["Outcome"], None]
 
@@ -100,7 +106,10 @@ def _as_word(word: str | bytes | int) -> str | bytes:
 
 @dataclass
 class Gate:
-    """Calls in flight on one name. If two were at the same time, nobody can say what is right: `mixed`."""
+    """Calls in flight on one name.
+
+    If two were at the same time, nobody can say what is right: `mixed`.
+    """
 
     calls: int = 0
     mixed: bool = False
@@ -161,7 +170,9 @@ class World:
     without: names of checks, and of handlers' behaviours, that are left out.
     """
 
-    def __init__(self, server: EmbeddedServer, seed: int, clock: Clock, without: Collection[str] = ()) -> None:
+    def __init__(
+        self, server: EmbeddedServer, seed: int, clock: Clock, without: Collection[str] = ()
+    ) -> None:
         self.server, self.admin, self.prefix = server, Admin(server), f"s{seed}:"
         self.clock, self.without = clock, without
         self.proxy = FaultProxy(server.url)
