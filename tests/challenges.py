@@ -1,36 +1,32 @@
-"""What the tests of all challenges share: bad solutions fail, every time, with the same words, for the reason expected."""
+"""What the tests of all challenges share: right solutions pass, wrong ones break the guarantee that they break."""
 
-import asyncio
+import pytest
 
 from tests.support import REPEATS
 
-
-async def assert_each_fails(challenge, complaints):
-    """Check each bad solution REPEATS times, all at once.
-
-    It fails for the reason expected, with the same words.
-    """
-    places = asyncio.Semaphore(6)
-
-    async def check(bad):
-        async with places:
-            return await challenge().check(bad)
-
-    outcomes = await asyncio.gather(*(check(bad) for bad in complaints for _ in range(REPEATS)))
-    for index, (bad, complaint) in enumerate(complaints.items()):
-        first, *others = outcomes[REPEATS * index : REPEATS * (index + 1)]
-        assert not first.passed, bad
-        assert complaint in repr(first), f"{bad}: {first!r}"
-        assert {repr(first)} == {repr(again) for again in (first, *others)}, (
-            f"{bad}: {first!r}, {others!r}"
-        )
+IS_THOROUGH = REPEATS > 1
+# `make test` tries one wrong solution for each guarantee, `make load` all of them.
+thorough = pytest.mark.skipif(not IS_THOROUGH, reason="`make load` tries all of them")
 
 
-async def assert_all_pass(*checks):
-    """Every outcome is a pass; otherwise the assertion shows the stories."""
-    outcomes = await asyncio.gather(*checks)
-    failed = [repr(outcome) for outcome in outcomes if not outcome.passed]
-    assert not failed, "\n".join(failed)
+async def assert_passes(challenge, solution):
+    """A right solution passes: the first schedules in `make test`, all of them in `make load`."""
+    result = await challenge().check(solution, quick=not IS_THOROUGH)
+    assert result.passed, f"{solution.__name__}: {result!r}"
+    assert result.explored > 0
+
+
+async def assert_fails(challenge, solution, guarantee, *, text=""):
+    """A wrong solution fails every time, for one of these guarantees; 0 is the interface."""
+    made = challenge()
+    allowed = guarantee if isinstance(guarantee, tuple) else (guarantee,)
+    for _ in range(REPEATS):
+        result = await made.check(solution)
+        assert not result.passed, f"{solution.__name__} passed"
+        assert result.failure is not None, f"{solution.__name__}: {result!r}"
+        number = int(result.failure.guarantee.partition(":")[0] or 0)
+        assert number in allowed, f"{solution.__name__}: {result!r}"
+        assert text in repr(result), f"{solution.__name__}: {result!r}"
 
 
 def assert_hints_come_one_at_a_time(*challenges):

@@ -12,7 +12,11 @@ from mpim_lab.chapters.ch02_streams.naive import (
 )
 from mpim_lab.chapters.ch02_streams.solutions import ClaimingWorker, DeadLetteringWorker
 from mpim_lab.mq.streams.consumer import Consumer
-from tests.challenges import assert_all_pass, assert_each_fails, assert_hints_come_one_at_a_time
+from tests.legacy_challenges import (
+    assert_all_pass,
+    assert_each_fails,
+    assert_hints_come_one_at_a_time,
+)
 
 
 class ClaimsByHand(ClaimingWorker):

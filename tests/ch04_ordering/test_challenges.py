@@ -2,7 +2,11 @@
 
 from mpim_lab.chapters.ch04_ordering.challenges import number_in_one_step, put_in_order
 from mpim_lab.chapters.ch04_ordering.solutions import SEND, AtomicGateway, BoundedReorderBuffer
-from tests.challenges import assert_all_pass, assert_each_fails, assert_hints_come_one_at_a_time
+from tests.legacy_challenges import (
+    assert_all_pass,
+    assert_each_fails,
+    assert_hints_come_one_at_a_time,
+)
 
 
 class AsItComes(BoundedReorderBuffer):

@@ -6,7 +6,11 @@ import contextlib
 from mpim_lab.chapters.ch05_batching.challenges import close_the_batch, lose_nothing
 from mpim_lab.chapters.ch05_batching.solutions import OutcomeBatcher
 from mpim_lab.errors import MpimError
-from tests.challenges import assert_all_pass, assert_each_fails, assert_hints_come_one_at_a_time
+from tests.legacy_challenges import (
+    assert_all_pass,
+    assert_each_fails,
+    assert_hints_come_one_at_a_time,
+)
 from tests.support import REPEATS
 
 

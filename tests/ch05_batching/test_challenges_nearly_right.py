@@ -7,7 +7,7 @@ from mpim_lab.chapters.ch05_batching.challenges import close_the_batch, lose_not
 from mpim_lab.chapters.ch05_batching.solutions import OutcomeBatcher
 from mpim_lab.errors import MpimError
 from tests.ch05_batching.test_challenges import Naive, Timed
-from tests.challenges import assert_each_fails
+from tests.legacy_challenges import assert_each_fails
 
 
 class ClearsAfterTheSend(Timed):

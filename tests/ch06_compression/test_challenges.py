@@ -10,7 +10,11 @@ from mpim_lab.chapters.ch06_compression.solutions import (
     BoundedUnpacker,
     SelfDescribingCodec,
 )
-from tests.challenges import assert_all_pass, assert_each_fails, assert_hints_come_one_at_a_time
+from tests.legacy_challenges import (
+    assert_all_pass,
+    assert_each_fails,
+    assert_hints_come_one_at_a_time,
+)
 from tests.support import REPEATS
 
 

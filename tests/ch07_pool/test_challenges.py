@@ -5,7 +5,11 @@ import asyncio
 from mpim_lab.chapters.ch07_pool.challenges import give_nothing_broken_back
 from mpim_lab.chapters.ch07_pool.solutions import CheckedLease
 from mpim_lab.errors import MpimError
-from tests.challenges import assert_all_pass, assert_each_fails, assert_hints_come_one_at_a_time
+from tests.legacy_challenges import (
+    assert_all_pass,
+    assert_each_fails,
+    assert_hints_come_one_at_a_time,
+)
 from tests.support import REPEATS
 
 

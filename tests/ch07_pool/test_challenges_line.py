@@ -5,7 +5,11 @@ import asyncio
 from mpim_lab.chapters.ch07_pool.challenges import first_come_first_served
 from mpim_lab.chapters.ch07_pool.solutions import FairPool
 from mpim_lab.errors import PoolTimeout
-from tests.challenges import assert_all_pass, assert_each_fails, assert_hints_come_one_at_a_time
+from tests.legacy_challenges import (
+    assert_all_pass,
+    assert_each_fails,
+    assert_hints_come_one_at_a_time,
+)
 from tests.support import REPEATS
 
 

@@ -5,7 +5,11 @@ import contextvars
 
 from mpim_lab.chapters.ch08_im.challenges import routes_without_ghosts
 from mpim_lab.chapters.ch08_im.solutions import OwnedRoutes
-from tests.challenges import assert_all_pass, assert_each_fails, assert_hints_come_one_at_a_time
+from tests.legacy_challenges import (
+    assert_all_pass,
+    assert_each_fails,
+    assert_hints_come_one_at_a_time,
+)
 from tests.support import REPEATS
 
 LUA_HASH = (

@@ -2,7 +2,11 @@
 
 from mpim_lab.chapters.ch08_im.challenges import tell_the_whole_group
 from mpim_lab.chapters.ch08_im.solutions import GroupFanOut
-from tests.challenges import assert_all_pass, assert_each_fails, assert_hints_come_one_at_a_time
+from tests.legacy_challenges import (
+    assert_all_pass,
+    assert_each_fails,
+    assert_hints_come_one_at_a_time,
+)
 from tests.support import REPEATS
 
 

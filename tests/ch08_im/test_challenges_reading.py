@@ -2,7 +2,11 @@
 
 from mpim_lab.chapters.ch08_im.challenges import read_in_order
 from mpim_lab.chapters.ch08_im.solutions import OrderedClientReader
-from tests.challenges import assert_all_pass, assert_each_fails, assert_hints_come_one_at_a_time
+from tests.legacy_challenges import (
+    assert_all_pass,
+    assert_each_fails,
+    assert_hints_come_one_at_a_time,
+)
 from tests.support import REPEATS
 
 

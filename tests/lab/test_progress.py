@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from mpim_lab.lab.exercise.challenge import Challenge, TrialFailure
+from mpim_lab.lab.exercise.legacy_challenge import Challenge, TrialFailure
 from mpim_lab.lab.exercise.progress import load_progress, progress_path, record_attempt
 
 

@@ -3,8 +3,8 @@
 from typing import Any
 
 from mpim_lab.chapters.ch01_pubsub.experiment import PubSubDelivery
-from mpim_lab.lab.exercise.challenge import Challenge, Trial, TrialFailure, message_history
 from mpim_lab.lab.exercise.experiment import Result
+from mpim_lab.lab.exercise.legacy_challenge import Challenge, Trial, TrialFailure, message_history
 
 
 def _trial(fault: str, seed: int, check: Any) -> Trial:

@@ -5,8 +5,8 @@ from typing import Any
 
 from mpim_lab.chapters.ch02_streams.experiment import StreamDelivery
 from mpim_lab.events import EventKind
-from mpim_lab.lab.exercise.challenge import Challenge, Trial, TrialFailure, first_violation
 from mpim_lab.lab.exercise.experiment import Result
+from mpim_lab.lab.exercise.legacy_challenge import Challenge, Trial, TrialFailure, first_violation
 
 _INTERFACE = (
     "Write a class with `__init__(self, group, name, handler)`, `async run(self)` and `async stop(self)`: `run` takes what\n"

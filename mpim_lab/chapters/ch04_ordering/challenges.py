@@ -13,7 +13,7 @@ from mpim_lab.chapters.ch04_ordering.naive import (
 )
 from mpim_lab.events import EventKind
 from mpim_lab.keys import live_channel
-from mpim_lab.lab.exercise.challenge import Challenge, Trial, TrialFailure, first_violation
+from mpim_lab.lab.exercise.legacy_challenge import Challenge, Trial, TrialFailure, first_violation
 from mpim_lab.lab.exercise.sandbox import ExitRequested
 from mpim_lab.mq.connection.encoding import Message
 from mpim_lab.mq.ordering.sequenced_log import AppendResult, SequencedLog, SequencedMessage

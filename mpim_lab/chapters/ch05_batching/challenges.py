@@ -15,7 +15,7 @@ from mpim_lab.chapters.ch05_batching.scenario import (
 )
 from mpim_lab.errors import InvalidMessage, MpimError
 from mpim_lab.events import EventKind
-from mpim_lab.lab.exercise.challenge import Challenge, Trial, TrialFailure, first_violation
+from mpim_lab.lab.exercise.legacy_challenge import Challenge, Trial, TrialFailure, first_violation
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 NEVER_MS = 60_000.0  # a window that no trial lives to see

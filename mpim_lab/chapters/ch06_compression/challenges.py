@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mpim_lab.chapters.ch06_compression.experiment import CompressionExperiment
-from mpim_lab.lab.exercise.challenge import Challenge, Trial, TrialFailure, first_violation
+from mpim_lab.lab.exercise.legacy_challenge import Challenge, Trial, TrialFailure, first_violation
 from mpim_lab.lab.exercise.sandbox import ExitRequested
 from mpim_lab.lab.workload.corpus import Corpus
 

@@ -9,7 +9,7 @@ from mpim_lab.chapters.ch07_pool.designs import PoolContext
 from mpim_lab.chapters.ch07_pool.experiment import PoolExperiment
 from mpim_lab.chapters.ch07_pool.lease_harness import BackingPool
 from mpim_lab.chapters.ch07_pool.pool_harness import LIMIT, SHORT_TIMEOUT_S, PoolHarness, pool_trial
-from mpim_lab.lab.exercise.challenge import Challenge, TrialFailure
+from mpim_lab.lab.exercise.legacy_challenge import Challenge, TrialFailure
 from mpim_lab.lab.faults.proxy import FaultProxy, Match
 from mpim_lab.lab.server.embedded import open_server
 

@@ -14,8 +14,8 @@ from mpim_lab.chapters.ch07_pool.experiment import PoolVerdict
 from mpim_lab.chapters.ch07_pool.naive import NaiveConnection
 from mpim_lab.errors import InvalidParameter
 from mpim_lab.events import EventKind
-from mpim_lab.lab.exercise.challenge import TrialFailure, message_history
 from mpim_lab.lab.exercise.experiment import Result
+from mpim_lab.lab.exercise.legacy_challenge import TrialFailure, message_history
 from mpim_lab.mq.connection.address import Address
 from mpim_lab.mq.pool.raw_connection import RawConnection
 

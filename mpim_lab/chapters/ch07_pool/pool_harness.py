@@ -15,7 +15,7 @@ from typing import Any, Self
 from mpim_lab.chapters.ch07_pool.scenario import CALLERS, POOL
 from mpim_lab.errors import NotConnected, ServerFailed
 from mpim_lab.events import Event, EventKind, now
-from mpim_lab.lab.exercise.challenge import Trial, TrialFailure
+from mpim_lab.lab.exercise.legacy_challenge import Trial, TrialFailure
 from mpim_lab.lab.faults.injector import wait_until
 from mpim_lab.lab.server.embedded import open_server
 from mpim_lab.lab.trace.trace import Trace

@@ -6,7 +6,7 @@ from mpim_lab.chapters.ch08_im.presence_cases import CASES as PRESENCE_CASES
 from mpim_lab.chapters.ch08_im.presence_harness import presence_trial
 from mpim_lab.chapters.ch08_im.reader_cases import CASES as READER_CASES
 from mpim_lab.chapters.ch08_im.reader_harness import MAX_PAGE_SIZE, reader_trial
-from mpim_lab.lab.exercise.challenge import Challenge
+from mpim_lab.lab.exercise.legacy_challenge import Challenge
 
 
 def routes_without_ghosts() -> Challenge:

@@ -20,7 +20,7 @@ from mpim_lab.chapters.ch08_im.redis_commands import (
 from mpim_lab.errors import MpimError, QueueFull, StoreFailed
 from mpim_lab.events import OFFLINE_STORE, SERVICE, Event, EventKind, now
 from mpim_lab.keys import user_channel
-from mpim_lab.lab.exercise.challenge import Trial, TrialFailure
+from mpim_lab.lab.exercise.legacy_challenge import Trial, TrialFailure
 from mpim_lab.lab.server.embedded import EmbeddedServer, open_server
 from mpim_lab.lab.server.external import ExternalServer
 from mpim_lab.lab.trace.trace import Trace

@@ -20,7 +20,7 @@ from mpim_lab.chapters.ch08_im.redis_commands import (
     summarize,
 )
 from mpim_lab.events import now
-from mpim_lab.lab.exercise.challenge import Trial, TrialFailure
+from mpim_lab.lab.exercise.legacy_challenge import Trial, TrialFailure
 from mpim_lab.lab.server.embedded import EmbeddedServer, open_server
 from mpim_lab.lab.server.external import ExternalServer
 from mpim_lab.mq.pubsub.queue import MessageQueue

@@ -12,7 +12,7 @@ from typing import Any
 from mpim_lab.chapters.ch08_im.redis_commands import abbreviate_story
 from mpim_lab.events import CHAT_LOG, SERVICE, Event, EventKind, now
 from mpim_lab.keys import user_channel
-from mpim_lab.lab.exercise.challenge import Trial, TrialFailure
+from mpim_lab.lab.exercise.legacy_challenge import Trial, TrialFailure
 from mpim_lab.lab.server.embedded import open_server
 from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.mq.pubsub.queue import MessageQueue

@@ -1,135 +1,249 @@
-"""Challenge: the learner's own class against the checker, on a real server, under seeded faults."""
+"""Challenge: the learner's own class against the checker, on a real server, under many schedules."""
 
-import asyncio
-from collections.abc import Awaitable, Callable, Collection, Sequence
+import importlib
+import inspect
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mpim_lab.errors import MpimError
+from mpim_lab.errors import InvalidParameter
 from mpim_lab.events import EventKind
-from mpim_lab.lab.exercise.experiment import Result
+from mpim_lab.lab.exercise.check_process import run_check
+from mpim_lab.lab.exercise.explorer import Examiner, Exploration
 from mpim_lab.lab.exercise.progress import record_attempt
-from mpim_lab.lab.exercise.sandbox import contain_exit
+from mpim_lab.lab.exercise.solution import Solution, Violation, pack_solution
 from mpim_lab.lab.trace.trace import Trace
 
 MAX_EQUAL_LINES = 3
-TRIAL_TIMEOUT_S = 60.0  # many times what one takes on a slow machine
+SEED = 1
+_STARS = 3
 
 
 @dataclass(frozen=True)
 class TrialFailure:
-    """One trial that was not passed.
+    """A schedule that was not passed.
 
-    What was violated, under which fault, by which message, and its history by line.
+    Args:
+        violation: what happened, in one sentence.
+        trial: the schedule; the challenge's `replay` plays it again.
+        message_id: the message it is about.
+        history: of that message, line by line.
+        trace: for the picture.
+        guarantee: the guarantee that it breaks, as the task says it.
+        traceback: where the learner's class raised, if it did.
     """
 
     violation: str
     trial: str
     message_id: str = ""
     history: tuple[str, ...] = ()
-    trace: Trace | None = field(default=None, compare=False, repr=False)  # for the picture
+    trace: Trace | None = field(default=None, compare=False, repr=False)
+    guarantee: str = ""
+    traceback: str = ""
 
     def __str__(self) -> str:
-        return "\n".join(
-            [f"{self.violation}", f"  trial: {self.trial}", *(f"  {line}" for line in self.history)]
-        )
+        lines = [self.violation]
+        lines += [f"  guarantee {self.guarantee}"] if self.guarantee else []
+        lines += [f"  trial: {self.trial}"] if self.trial else []
+        lines += [f"  {line}" for line in (*self.history, *self.traceback.splitlines())]
+        return "\n".join(lines)
 
 
-Trial = Callable[[type[Any]], Awaitable[TrialFailure | None]]
+@dataclass(frozen=True)
+class ChallengeResult:
+    """Result of a check.
+
+    Args:
+        title: of the challenge.
+        failure: the first failure, None if there was none.
+        explored: how many schedules or inputs were tried.
+        undecided: why there is no verdict, if there is none: the lab's own fault, or no end.
+        not_run: schedules whose steps did not occur.
+    """
+
+    title: str
+    failure: TrialFailure | None = None
+    explored: int = field(default=0, compare=False)
+    undecided: str = ""
+    not_run: tuple[str, ...] = field(default=(), compare=False)
+
+    @property
+    def passed(self) -> bool:
+        """Whether every trial was passed."""
+        return self.failure is None and not self.undecided
+
+    def __repr__(self) -> str:
+        if self.undecided:
+            return f"? {self.title}: undecided: {self.undecided}"
+        if self.failure is None:
+            return f"✔ {self.title}: passed"
+        return f"✘ {self.title}: {self.failure}"
 
 
 @dataclass
 class Challenge:
-    """A task with trials, easiest first, and hints that are given one at a time.
+    """A task, what is guaranteed by a right solution, and an examiner that tries to break it.
 
-    `check` runs the class through every trial, stops at the first failure, the shortest failing
-    history, and notes in the learner's own file what was passed (`mpim_lab.lab.exercise.progress`).
+    Args:
+        title: as in the notebook.
+        task: what to write; with the guarantees it is all that a learner needs.
+        examiner: explores schedules, or compares with a model.
+        interface: a Protocol with the methods of a solution.
+        module: where the function is that makes the challenge, and beside it `solutions`.
+        name: of that function.
+        guarantees: what is judged, numbered from 1.
+        hints: from the idea to the command.
+        difficulty: 1 to 3.
+        minutes: how long it takes who has read the chapter.
     """
 
     title: str
     task: str
-    trials: Sequence[Trial]
+    examiner: Examiner
+    interface: type[Any]
+    module: str
+    name: str
+    guarantees: Sequence[str]
     hints: Sequence[str]
+    difficulty: int = 1
+    minutes: int = 20
     _hints_given: int = field(default=0, repr=False)
+    _has_passed: bool = field(default=False, repr=False)
 
-    async def check(self, solution: type[Any]) -> "ChallengeResult":
-        """Try the learner's class; the result says pass, or shows what went wrong."""
-        failure: TrialFailure | None = None
-        for trial in self.trials:
-            try:
-                async with asyncio.timeout(TRIAL_TIMEOUT_S) as limit:
-                    failure = await trial(contain_exit(solution))
-            except (MpimError, Exception) as error:  # the learner's code may raise anything
-                failure = TrialFailure(
-                    f"your class raised {type(error).__name__}: {error}", "while running"
+    async def check(
+        self, solution: type[Any], *, in_process: bool = False, quick: bool | None = None
+    ) -> ChallengeResult:
+        """Try the learner's class; the result says pass, or shows what went wrong.
+
+        Args:
+            solution: the class.
+            in_process: run it in this process, where breakpoints work and where it can do harm.
+            quick: the first schedules only; by default what `MPIM_CHECK=quick` says.
+
+        Returns:
+            The result. The attempt is noted in the learner's own file.
+        """
+        if quick is None:
+            quick = os.environ.get("MPIM_CHECK", "").strip() == "quick"
+        return await self._examined(solution, "", in_process=in_process, quick=quick)
+
+    async def replay(self, solution: type[Any], trial: str) -> ChallengeResult:
+        """Play one schedule again, in this process; `trial` is its text in a failure."""
+        return await self._examined(solution, trial, in_process=True, quick=False)
+
+    async def _examined(
+        self, given: Any, trial: str, *, in_process: bool, quick: bool
+    ) -> ChallengeResult:
+        try:
+            solution = pack_solution(given, self.methods)
+        except InvalidParameter as error:
+            return ChallengeResult(self.title, TrialFailure(str(error), ""))
+        if in_process or trial:
+            result = await self.examine(solution, trial=trial, quick=quick)
+        else:
+            result = await run_check(self.module, self.name, self.title, solution, quick=quick)
+        self._has_passed |= result.passed and not trial
+        if not (trial or result.undecided):
+            record_attempt(self.id, passed=result.passed)
+        return result
+
+    async def examine(
+        self,
+        solution: Solution,
+        *,
+        trial: str = "",
+        quick: bool = False,
+        progress: Callable[[int, int], None] = lambda done, expected: None,
+    ) -> ChallengeResult:
+        """Examine a packed solution in this process. What goes wrong in the lab is "undecided"."""
+        solution.install_sources()
+        try:
+            if trial:
+                found = await self.examiner.replay(solution, trial)
+            else:
+                found = await self.examiner.examine(
+                    solution, quick=quick, seed=SEED, progress=progress
                 )
-                if limit.expired():
-                    violation = f"no end after {TRIAL_TIMEOUT_S:g} s: something of yours waits for what never comes"
-                    failure = TrialFailure(violation, "while running")
-            if failure is not None:
-                break
-        record_attempt(self.title, passed=failure is None)
-        return ChallengeResult(self.title, failure)
+        except InvalidParameter:
+            raise
+        except Exception as error:
+            return ChallengeResult(
+                self.title, undecided=f"an error of the lab, not of yours: {error!r}"
+            )
+        return self._result(solution, found)
+
+    def _result(self, solution: Solution, found: Exploration) -> ChallengeResult:
+        not_run = tuple(map(str, found.not_run))
+        if found.played is None:
+            return ChallengeResult(self.title, None, found.explored, not_run=not_run)
+        violation = found.played.violation
+        assert isinstance(violation, Violation)
+        number, trace = violation.guarantee, found.played.trace
+        failure = TrialFailure(
+            violation.text,
+            str(found.played.schedule),
+            violation.message_id,
+            message_history(trace, violation.message_id) if violation.message_id else (),
+            trace,
+            f"{number}: {self.guarantees[number - 1]}" if number else "",
+            solution.where(violation.error) if violation.error is not None else "",
+        )
+        return ChallengeResult(self.title, failure, found.explored, not_run=not_run)
+
+    @property
+    def methods(self) -> list[str]:
+        """The names of the methods that a solution must have."""
+        return [name for name in vars(self.interface) if not name.startswith("_")]
 
     def hint(self) -> str:
         """Return the next hint; the last one again when there are no more."""
         self._hints_given = min(self._hints_given + 1, len(self.hints))
         return f"hint {self._hints_given} of {len(self.hints)}: {self.hints[self._hints_given - 1]}"
 
-    def __repr__(self) -> str:
-        return f"{self.title}\n{self.task}"
+    def solution(self) -> str:
+        """Return the reference solution's source, after a pass or the last hint.
 
-
-@dataclass(frozen=True)
-class ChallengeResult:
-    """Result of a challenge: passed, or the first failure."""
-
-    title: str
-    failure: TrialFailure | None
+        Raises:
+            InvalidParameter: if neither is so yet.
+        """
+        if not self._has_passed and self._hints_given < len(self.hints):
+            left = len(self.hints) - self._hints_given
+            raise InvalidParameter(f"first pass it, or take the other {left} hints: `.hint()`")
+        return inspect.getsource(self.reference)
 
     @property
-    def passed(self) -> bool:
-        """Every trial was passed."""
-        return self.failure is None
+    def id(self) -> str:
+        """Chapter and name: "ch03/do_it_once"."""
+        return f"{self.module.split('.')[-2].partition('_')[0]}/{self.name}"
+
+    @property
+    def reference(self) -> type[Any]:
+        """The reference solution."""
+        solutions = importlib.import_module(f"{self.module.rpartition('.')[0]}.solutions")
+        found: type[Any] = solutions.SOLUTIONS[self.name]
+        return found
 
     def __repr__(self) -> str:
-        return (
-            f"✔ {self.title}: passed" if self.failure is None else f"✘ {self.title}: {self.failure}"
-        )
+        stars = "★" * self.difficulty + "☆" * (_STARS - self.difficulty)
+        numbered = (f"{number}. {text}" for number, text in enumerate(self.guarantees, 1))
+        head = f"{self.title}  {stars}  about {self.minutes} minutes"
+        return "\n".join([head, self.task, *numbered])
 
 
-def first_violation(
-    result: Result, trial: str, *, allowed: Collection[str] = ()
-) -> TrialFailure | None:
-    """Return the first violation in a verdict, as a failure with its history.
-
-    None if nothing but what is `allowed`.
-    """
-    words = {
-        "stalled": "is stalled: nobody finished it",
-        "dead_lettered": "was dead-lettered",
-        "reordered": "came out of order",
-    }
-    for name in ("lost", "stalled", "duplicated", "dead_lettered", "reordered"):
-        ids: tuple[str, ...] = getattr(result.verdict, name)
-        if ids and name not in allowed:
-            violation = f"{ids[0]} {words.get(name, f'was {name}')}"
-            return TrialFailure(
-                violation, trial, ids[0], message_history(result, ids[0]), result.trace
-            )
-    return None
-
-
-def message_history(result: Result, message_id: str) -> tuple[str, ...]:
+def message_history(trace: Trace, message_id: str) -> tuple[str, ...]:
     """Return what happened to one message, in order, without times: the same in every run."""
     lines: list[str] = []
-    for event in result.trace.history(message_id):
+    for event in trace.events:
+        if event.kind is EventKind.FAULT_BEGAN:
+            lines.append(f"⚡ {event.detail}")
+            continue
+        if event.message_id != message_id:
+            continue
         count = "" if event.count is None else f" ({event.count})"
-        detail = (
-            f": {event.detail or event.outcome}"
-            if (event.detail or event.outcome) and event.kind is not EventKind.ADDED
-            else ""
-        )  # ids are the server's clock
+        detail = event.detail or event.outcome
+        # The ids of entries are the server's clock.
+        detail = f": {detail}" if detail and event.kind is not EventKind.ADDED else ""
         line = f"{event.actor}: {event.kind}{count}{detail}"
         if lines[-MAX_EQUAL_LINES:] == [line] * MAX_EQUAL_LINES:
             lines.append("…")  # how often an endless loop went round is luck
