@@ -9,6 +9,14 @@ IS_THOROUGH = REPEATS > 1
 thorough = pytest.mark.skipif(not IS_THOROUGH, reason="`make load` tries all of them")
 
 
+def first_always(wrong, count):
+    """Parametrize by wrong solutions and their guarantees; `make test` tries the first ones only."""
+    return [
+        pytest.param(bad, number, marks=() if place < count else thorough, id=bad.__name__)
+        for place, (bad, number) in enumerate(wrong.items())
+    ]
+
+
 async def assert_passes(challenge, solution):
     """A right solution passes: the first schedules in `make test`, all of them in `make load`."""
     result = await challenge().check(solution, quick=not IS_THOROUGH)

@@ -12,6 +12,7 @@ from tests.challenges import (
     assert_fails,
     assert_hints_come_one_at_a_time,
     assert_passes,
+    first_always,
     thorough,
 )
 
@@ -230,14 +231,6 @@ WRONG_ZOMBIE = {
 }
 
 
-def first_of_each(wrong, count):
-    """The first ones are tried always."""
-    return [
-        pytest.param(bad, number, marks=() if place < count else thorough, id=bad.__name__)
-        for place, (bad, number) in enumerate(wrong.items())
-    ]
-
-
 @pytest.mark.parametrize("good", [LeasedRecord, pytest.param(PollsOnceASecond, marks=thorough)])
 async def test_right_solutions_of_do_it_once_pass(good):
     """Also those in another style."""
@@ -250,13 +243,13 @@ async def test_right_solutions_of_survive_the_zombie_pass(good):
     await assert_passes(survive_the_zombie, good)
 
 
-@pytest.mark.parametrize(("bad", "guarantee"), first_of_each(WRONG_ONCE, 4))
+@pytest.mark.parametrize(("bad", "guarantee"), first_always(WRONG_ONCE, 4))
 async def test_wrong_solutions_of_do_it_once_fail(bad, guarantee):
     """Every time, with the guarantee that they break."""
     await assert_fails(do_it_once, bad, guarantee)
 
 
-@pytest.mark.parametrize(("bad", "guarantee"), first_of_each(WRONG_ZOMBIE, 3))
+@pytest.mark.parametrize(("bad", "guarantee"), first_always(WRONG_ZOMBIE, 3))
 async def test_wrong_solutions_of_survive_the_zombie_fail(bad, guarantee):
     """Every time, with the guarantee that they break."""
     await assert_fails(survive_the_zombie, bad, guarantee)
