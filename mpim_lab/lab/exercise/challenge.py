@@ -142,7 +142,9 @@ class Challenge:
         if in_process or trial:
             result = await self.examine(solution, trial=trial, quick=quick)
         else:
-            result = await run_check(self.module, self.name, self.title, solution, quick=quick)
+            ended = await run_check(self.module, self.name, self.title, solution, quick=quick)
+            failure = TrialFailure(ended.failed, "") if ended.failed else None
+            result = ended.result or ChallengeResult(self.title, failure, undecided=ended.undecided)
         self._has_passed |= result.passed and not trial
         if not (trial or result.undecided):
             record_attempt(self.id, passed=result.passed)

@@ -27,12 +27,10 @@ import threading
 import time
 import traceback
 from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 from mpim_lab.lab.exercise.solution import Solution
-
-if TYPE_CHECKING:
-    from mpim_lab.lab.exercise.challenge import ChallengeResult
 
 LIMIT_S = 240.0
 MAX_BUSY_S = 5.0
@@ -42,12 +40,25 @@ MAX_PRINTED = 64 * 1024
 _LENGTH = struct.Struct(">I")
 
 
+@dataclass(frozen=True)
+class Ended:
+    """How a check process ended.
+
+    Args:
+        result: what the examination gave; None if it came to none.
+        failed: then what the class did to its process.
+        undecided: or why nothing is known.
+    """
+
+    result: Any = None
+    failed: str = ""
+    undecided: str = ""
+
+
 async def run_check(
     module: str, name: str, title: str, solution: Solution, *, quick: bool
-) -> "ChallengeResult":
+) -> Ended:
     """Examine a solution in a process of its own, with a progress bar where there is a screen."""
-    from mpim_lab.lab.exercise.challenge import ChallengeResult, TrialFailure
-
     request = {
         "path": sys.path,
         "module": module,
@@ -55,24 +66,18 @@ async def run_check(
         "solution": solution,
         "quick": quick,
     }
-    failed = ""
-    result: ChallengeResult | None = None
+    ended = Ended(failed="your class ended the process of the check (os._exit, or a signal)")
     with _progress_bar(title, quick=quick) as show:
         try:
             async with asyncio.timeout(LIMIT_S), _process(request) as frames:
                 async for kind, content in frames:
                     if kind == "progress":
                         show(*content)
-                    elif kind == "failed":
-                        failed = content
                     else:
-                        result = content
+                        ended = Ended(**{kind: content})
         except TimeoutError:
-            return ChallengeResult(title, undecided=f"no end after {LIMIT_S:g} s")
-    if result is not None:
-        return result
-    failed = failed or "your class ended the process of the check (sys.exit, a signal, or os._exit)"
-    return ChallengeResult(title, TrialFailure(failed, ""))
+            return Ended(undecided=f"no end after {LIMIT_S:g} s")
+    return ended
 
 
 @contextlib.asynccontextmanager
