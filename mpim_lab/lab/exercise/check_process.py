@@ -35,7 +35,7 @@ from mpim_lab.lab.exercise.solution import Solution
 LIMIT_S = 240.0
 MAX_BUSY_S = 5.0
 MAX_TASKS = 20_000
-MAX_MEMORY_BYTES = 3 * 1024**3
+MAX_MEMORY_BYTES = 3 * 1024**3 // 2
 MAX_PRINTED = 64 * 1024
 _LENGTH = struct.Struct(">I")
 
