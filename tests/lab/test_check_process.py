@@ -8,8 +8,8 @@ import threading
 
 import pytest
 
-from mpim_lab.chapters.ch03_idempotency.challenges import do_it_once
-from mpim_lab.chapters.ch03_idempotency.solutions import LeasedRecord
+from mpim_lab.chapters.ch03_idempotency.challenges import do_it_once, survive_the_zombie
+from mpim_lab.chapters.ch03_idempotency.solutions import FencedRecord, LeasedRecord
 from mpim_lab.errors import InvalidParameter
 from mpim_lab.lab.exercise.solution import pack_solution
 
@@ -230,3 +230,25 @@ def test_each_actor_has_the_class_anew():
     first, second = solution.load(), solution.load()
     first().run()
     assert (len(first.seen), len(second.seen), len(Remembers.seen)) == (1, 0, 0)
+
+
+async def test_the_solution_is_shown_after_the_last_hint_or_a_pass():
+    """With its script, its comments and the alternatives."""
+    challenge = do_it_once()
+    with pytest.raises(InvalidParameter, match="3 are left"):
+        challenge.solution()
+    for _ in range(3):
+        challenge.hint()
+    assert repr(challenge.solution()).startswith("class LeasedRecord")
+    passed = survive_the_zombie()
+    await passed.check(FencedRecord, quick=True)
+    shown = repr(passed.solution())
+    assert shown.startswith('FINISH = """')
+    assert "class FencedRecord" in shown
+
+
+def test_what_is_explored_is_said():
+    """How many schedules, which workloads, which actions."""
+    said = repr(do_it_once().explain())
+    assert "two at once" in said
+    assert "dies" in said

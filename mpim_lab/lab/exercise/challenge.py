@@ -1,5 +1,6 @@
 """Challenge: the learner's own class against the checker, on a real server, under many schedules."""
 
+import ast
 import importlib
 import inspect
 import os
@@ -198,39 +199,69 @@ class Challenge:
         """The names of the methods that a solution must have."""
         return [name for name in vars(self.interface) if not name.startswith("_")]
 
-    def hint(self) -> str:
+    def hint(self) -> "Text":
         """Return the next hint; the last one again when there are no more."""
         self._hints_given = min(self._hints_given + 1, len(self.hints))
-        return f"hint {self._hints_given} of {len(self.hints)}: {self.hints[self._hints_given - 1]}"
+        said = self.hints[self._hints_given - 1]
+        return Text(f"hint {self._hints_given} of {len(self.hints)}: {said}")
 
-    def solution(self) -> str:
-        """Return the reference solution's source, after a pass or the last hint.
+    def explain(self) -> "Text":
+        """Return what a check tries, in words."""
+        return Text(f"{self.title}: {self.examiner.explain()}")
+
+    def solution(self) -> "Text":
+        """Return the reference solution and its alternatives, after a pass or the last hint.
 
         Raises:
             InvalidParameter: if neither is so yet.
         """
         if not self._has_passed and self._hints_given < len(self.hints):
             left = len(self.hints) - self._hints_given
-            raise InvalidParameter(f"first pass it, or take the other {left} hints: `.hint()`")
-        return inspect.getsource(self.reference)
+            raise InvalidParameter(f"first pass it, or take all hints; {left} are left: `.hint()`")
+        module = self._solutions
+        chosen = [
+            module.SOLUTIONS[self.name],
+            *getattr(module, "ALTERNATIVES", {}).get(self.name, ()),
+        ]
+        return Text("\n\n".join(_source_with_constants(module, each) for each in chosen))
+
+    @property
+    def _solutions(self) -> Any:
+        return importlib.import_module(f"{self.module.rpartition('.')[0]}.solutions")
 
     @property
     def id(self) -> str:
         """Chapter and name: "ch03/do_it_once"."""
         return f"{self.module.split('.')[-2].partition('_')[0]}/{self.name}"
 
-    @property
-    def reference(self) -> type[Any]:
-        """The reference solution."""
-        solutions = importlib.import_module(f"{self.module.rpartition('.')[0]}.solutions")
-        found: type[Any] = solutions.SOLUTIONS[self.name]
-        return found
-
     def __repr__(self) -> str:
         stars = "★" * self.difficulty + "☆" * (_STARS - self.difficulty)
         numbered = (f"{number}. {text}" for number, text in enumerate(self.guarantees, 1))
         head = f"{self.title}  {stars}  about {self.minutes} minutes"
         return "\n".join([head, self.task, *numbered])
+
+
+class Text(str):
+    """Text that a notebook shows as it is, without quotation marks."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def _source_with_constants(module: Any, kind: type[Any]) -> str:
+    """Return a class's source, after the constants of its module that it uses, scripts above all."""
+    own = inspect.getsource(kind)
+    lines = inspect.getsource(module).splitlines()
+    constants = [
+        "\n".join(lines[node.lineno - 1 : node.end_lineno])
+        for node in ast.parse("\n".join(lines)).body
+        if isinstance(node, ast.Assign)
+        and isinstance(node.targets[0], ast.Name)
+        and node.targets[0].id in own
+    ]
+    return "\n\n".join([*constants, own])
 
 
 def message_history(trace: Trace, message_id: str) -> tuple[str, ...]:

@@ -48,6 +48,10 @@ class Examiner(Protocol):
         """Play one schedule again, by its text."""
         ...
 
+    def explain(self) -> str:
+        """Say in words what is tried."""
+        ...
+
 
 class Explorer:
     """An examiner by schedules.
@@ -77,6 +81,16 @@ class Explorer:
             if failed is not None:
                 exploring.found.played = await exploring.smallest(failed)
             return exploring.found
+
+    def explain(self) -> str:
+        """Name the workloads and the actions."""
+        actions = ", ".join(each.name for each in self.run.actions)
+        return (
+            f"up to {self.budget} schedules on a server of their own. Workloads: "
+            f"{', '.join(self.run.workloads)}. Before or after each step of each actor "
+            f"one of these happens: {actions}"
+            + (f"; in up to {self.run.pairs} schedules two of them." if self.run.pairs else ".")
+        )
 
     async def replay(self, solution: Solution, text: str) -> Exploration:
         """Play one schedule, once."""

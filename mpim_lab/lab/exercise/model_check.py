@@ -96,6 +96,13 @@ class ModelCheck:
             found.played = min(failing, key=lambda each: len(repr(each[1])))[0]
         return found
 
+    def explain(self) -> str:
+        """Say how many inputs there are."""
+        return (
+            f"{len(self.always)} inputs that every interviewer knows, then {self.budget:,} generated "
+            "ones, each beside a model of what must happen."
+        )
+
     async def replay(self, solution: Solution, text: str) -> Exploration:
         """Play one input again, by its text."""
         try:
