@@ -10,7 +10,7 @@ from mpim_lab.chapters.ch04_ordering.experiment import (
     DeliveryGuarantees,
     WorkOrdering,
 )
-from mpim_lab.chapters.shared.pipeline_experiment import (
+from mpim_lab.chapters.shared.experiment import (
     compare_designs,
     run_concurrently,
     summarize,

@@ -9,9 +9,7 @@ from mpim_lab.lab.exercise.experiment import Result
 
 def _trial(fault: str, seed: int, check: Any) -> Trial:
     async def trial(solution: type[Any]) -> TrialFailure | None:
-        experiment = PubSubDelivery(
-            fault=fault, seed=seed, duration=3, messages=16, sender=solution
-        )
+        experiment = PubSubDelivery(fault=fault, seed=seed, duration=3, messages=16, own=solution)
         result = await experiment.run()
         complaint, message_id = check(result)
         name = f"fault {fault!r}, seed {seed}"

@@ -18,7 +18,7 @@ def _trial(fault: str, seed: int, allowed: tuple[str, ...] = ()) -> Trial:
     """Everything is done, save for what is `allowed` ("duplicated", "dead_lettered")."""
 
     async def judge(solution: type[Any]) -> TrialFailure | None:
-        result = await StreamDelivery(fault=fault, seed=seed, messages=12, worker=solution).run()
+        result = await StreamDelivery(fault=fault, seed=seed, messages=12, own=solution).run()
         trial = f"fault {fault!r}, seed {seed}"
         failure = first_violation(result, trial, allowed=(*allowed, "reordered"))
         if failure is not None:

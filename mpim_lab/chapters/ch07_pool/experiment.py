@@ -14,7 +14,7 @@ import pandas as pd
 
 from mpim_lab.chapters.ch07_pool.designs import DESIGNS, PoolDesign
 from mpim_lab.chapters.ch07_pool.scenario import PoolScenario
-from mpim_lab.chapters.shared.pipeline_experiment import run_concurrently
+from mpim_lab.chapters.shared.experiment import run_concurrently
 from mpim_lab.events import EventKind
 from mpim_lab.lab.exercise.experiment import Experiment, Run, parameter
 from mpim_lab.lab.server.embedded import open_server
