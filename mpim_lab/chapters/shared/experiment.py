@@ -138,11 +138,13 @@ async def compare_designs(
     seed: int = 7,
     faults: Sequence[str] = (),
     flawless: str = "✓",
+    max_concurrent: int = 4,
     **parameters: Any,
 ) -> pd.DataFrame:
     """Return a row for each fault, a column for each design: the summary of its verdict."""
     faults = faults or kind.faults
-    results = await run_designs(kind, faults, seed=seed, max_concurrent=4, **parameters)
+    parameters |= {"seed": seed, "max_concurrent": max_concurrent}
+    results = await run_designs(kind, faults, **parameters)
     rows = {
         fault: {
             design: summarize(results[fault, design].verdict, flawless) for design in kind.designs
