@@ -1,11 +1,7 @@
 """Chapter 8's challenges: routes without ghosts, a fan-out to a whole group, and a client that reads in order."""
 
-from mpim_lab.chapters.ch08_im.fanout_cases import CASES as FANOUT_CASES
-from mpim_lab.chapters.ch08_im.fanout_harness import fanout_trial
-from mpim_lab.chapters.ch08_im.presence_cases import CASES as PRESENCE_CASES
-from mpim_lab.chapters.ch08_im.presence_harness import presence_trial
-from mpim_lab.chapters.ch08_im.reader_cases import CASES as READER_CASES
-from mpim_lab.chapters.ch08_im.reader_harness import MAX_PAGE_SIZE, reader_trial
+from mpim_lab.chapters.ch08_im import fanout_harness, presence_harness, reader_harness
+from mpim_lab.chapters.ch08_im.reader_harness import MAX_PAGE_SIZE
 from mpim_lab.lab.exercise.challenge import Challenge
 
 
@@ -22,7 +18,7 @@ def routes_without_ghosts() -> Challenge:
         "The last bind is where the user is. A bind or renew counts for `lifetime_s` seconds (it may be a fraction).\n"
         "Gateways die at any moment, and hear late that a connection ended: unbind and renew are for the route of this\n"
         "very connection, if it is still there, and leave another one's as it is.",
-        [presence_trial(title, script) for title, script in PRESENCE_CASES],
+        [presence_harness.presence_trial(*case) for case in presence_harness.CASES],
         [
             "Keep gateway and connection in the value: whoever unbinds must know whose route it is. Give it a lifetime (PX).",
             "Between your GET and your DEL, another gateway may SET. What the server does in one command nobody can part.",
@@ -44,7 +40,7 @@ def tell_the_whole_group() -> Challenge:
         "an exception in its place: that one failed. For whom nobody listened, `await store(uids, message)` keeps it, in\n"
         "one transaction, or raises StoreFailed: then those failed, too. After a failure `send` is called again with the\n"
         "same message: it must try those who failed, and nobody else.",
-        [fanout_trial(title, script) for title, script in FANOUT_CASES],
+        [fanout_harness.fanout_trial(*case) for case in fanout_harness.CASES],
         [
             "One list of commands, one pipeline; then look at the replies, member by member (zip).",
             "A reply is a number above 0, or 0, or an exception, and an exception is true as well: isinstance comes first.",
@@ -63,7 +59,7 @@ def read_in_order() -> Challenge:
         "something is missing call `ask(after)`, at once, with the number shown last. The answer comes later, by `page`: at\n"
         f"most {MAX_PAGE_SIZE} pairs (number, text) that came after it, and how far the conversation was when it was read.\n"
         "Do not ask again before that answer is there, nor for nothing.",
-        [reader_trial(title, *scripts) for title, scripts in READER_CASES],
+        [reader_harness.reader_trial(title, *scripts) for title, scripts in reader_harness.CASES],
         [
             "Two numbers and a dict: what is shown, how far the conversation is known to go, and what came early.",
             "push and page do the same with each message: keep it if it is new, then show as long as the next one is there.",
