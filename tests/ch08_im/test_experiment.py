@@ -142,7 +142,7 @@ async def test_a_fault_can_be_injected_while_a_run_goes_on(lab_server):
     assert summarize((await run.result()).verdict) == "3 lost"
 
 
-async def test_a_group_costs_the_naive_version_two_round_trips_a_member_and_the_correct_service_four(
+async def test_a_group_costs_the_naive_version_two_round_trips_a_member_the_correct_one_four(
     lab_server,
 ):
     """Counted on a line that is half a millisecond long each way."""

@@ -26,7 +26,7 @@ from mpim_lab.lab.faults.injector import Fault, Gate, IdleDetector, wait_until
 from mpim_lab.lab.faults.server_admin import cut_connections
 from mpim_lab.mq.connection.config import ConnectionConfig
 from mpim_lab.mq.connection.context import StreamContext
-from mpim_lab.mq.connection.reconnecting import ReconnectingConnection
+from mpim_lab.mq.connection.reconnecting import CommandConnection
 from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.ordering.ordered_reader import OrderedReader
 from mpim_lab.mq.ordering.sequenced_log import SequencedLog, SequencedMessage
@@ -41,7 +41,7 @@ class _FaultyConnection:
     Its answer may be lost on the way back.
     """
 
-    def __init__(self, link: ReconnectingConnection, fault_hook: FaultHook) -> None:
+    def __init__(self, link: CommandConnection, fault_hook: FaultHook) -> None:
         self._link, self._fault_hook = link, fault_hook
 
     async def call(self, *command: bytes | str) -> Any:
@@ -63,7 +63,8 @@ class FaultyGateway(MessageQueue):
     def context(self, name: Name) -> StreamContext:
         """Return the queue's own access, over a faulty connection."""
         own = super().context(name)
-        return own._replace(connection=_FaultyConnection(own.connection, self.fault_hook))  # type: ignore[arg-type]
+        faulty: Any = _FaultyConnection(own.connection, self.fault_hook)
+        return own._replace(connection=faulty)
 
     async def publish(self, channel: Name, payload: bytes | str) -> int:
         """As the queue's own."""

@@ -1,4 +1,4 @@
-"""FanoutHarness: a group's members, some online on a real server and some away, and the learner's class that fans out.
+"""FanoutHarness: a group's members, some online and some away, and the learner's fan-out.
 
 Counted are round trips and calls of the store; what each member received is what her own
 subscription brought.
@@ -95,9 +95,8 @@ class FanoutHarness:
             for uid in members
         ]
         self._tried += [uid for uid in members if uid]
-        self.log.append(
-            f"  one round trip: {join_names(_answered(w, r) for w, r in zip(wanted, replies, strict=True))}"
-        )
+        answered = (_answered(w, r) for w, r in zip(wanted, replies, strict=True))
+        self.log.append(f"  one round trip: {join_names(answered)}")
         for words, uid, reply in zip(wanted, members, replies, strict=True):
             if uid and len(words) > 2:
                 self._report_push(_id(words[2]), uid, reply)
@@ -187,9 +186,8 @@ class FanoutHarness:
         with contextlib.suppress(
             AttributeError, TypeError
         ):  # it is no report, which is found out below
-            self.log.append(
-                f"send says {'; '.join(f'{word}: {join_names(report.get(word, ()))}' for word in WORDS)}"
-            )
+            said = [f"{word}: {join_names(report.get(word, ()))}" for word in WORDS]
+            self.log.append(f"send says {'; '.join(said)}")
         return report
 
     def _on_push(self, message: Message) -> None:

@@ -130,7 +130,7 @@ class ImFaults:
         await self._scenario.system.kill(name)
 
     async def _reconnect_twice(self) -> None:
-        """Reconnect twice: the first connection breaks as soon as the gateway has sent what it had."""
+        """Reconnect twice: the first connection breaks once the gateway has sent what it had."""
         client = await self._reader.connect_idle(RECEIVER)
         await client.abort()
         gateway = self._scenario.system.gateways[RECEIVER]

@@ -1,12 +1,14 @@
-"""Chapter 8's costs: a group's message by the size of the group, and what the guarantees cost one message."""
+"""Chapter 8's costs: a group's message by its size, and what the guarantees cost one message."""
 
 import asyncio
 import contextlib
 import statistics
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from typing import Any
 
 from mpim_lab.chapters.ch08_im.naive import NaiveMessages, NaivePresence
+from mpim_lab.chapters.shared.timing import quantile_ms, time_calls
 from mpim_lab.events import now
 from mpim_lab.im.protocol.requests import (
     BindRouteRequest,
@@ -118,19 +120,12 @@ async def overhead_sweep(seconds: float = 1.0, *, rounds: int = 5) -> AsyncItera
         }
 
 
-async def _rate(
-    messages: MessageService, members: Sequence[str], seconds: float
-) -> dict[str, float]:
-    taken: list[float] = []
+async def _rate(messages: Any, members: Sequence[str], seconds: float) -> dict[str, float]:
+    async def send(sender: str, to: str) -> float:
+        request = SendMessageRequest(new_message_id(), sender, to, "tea at eight?")
+        await messages.send_message(request)
+        return 0.0
 
-    async def sender(number: int, until: float) -> None:
-        while (begun := now()) < until:
-            to = members[(number + 1) % len(members)]
-            await messages.send_message(
-                SendMessageRequest(new_message_id(), members[number], to, "tea at eight?")
-            )
-            taken.append((now() - begun) * 1e3)
-
-    end = now() + seconds
-    await asyncio.gather(*(sender(number, end) for number in range(len(members))))
-    return {"messages a second": len(taken) / seconds, "p50 ms": statistics.median(taken)}
+    pairs = zip(members, [*members[1:], members[0]], strict=True)
+    times = await time_calls([partial(send, *pair) for pair in pairs], seconds)
+    return {"messages a second": times.rate, "p50 ms": quantile_ms(times.totals, 0.5)}

@@ -161,7 +161,7 @@ class PresenceHarness:
     async def interleave(
         self, first: tuple[str, str, str], after: int, second: tuple[str, str, str]
     ) -> bool:
-        """Pause a method (name, gateway, connection) after so many commands, do another one, and resume the first.
+        """Pause a method (name, gateway, connection) after so many commands, do another, resume it.
 
         Return False if it was done before: then there is nothing to interleave.
         """
@@ -327,7 +327,7 @@ async def moved(harness: PresenceHarness) -> None:
 
 
 async def same_gateway(harness: PresenceHarness) -> None:
-    """The user comes back to the same gateway before it has noticed that the old connection ended."""
+    """The user comes back to the same gateway, which has not noticed that she had left."""
     await harness.bind("gw-1", "c1")
     await harness.bind("gw-1", "c2")
     await harness.unbind("gw-1", "c1")
@@ -379,7 +379,7 @@ async def others_heartbeat(harness: PresenceHarness) -> None:
 
 
 async def unbind_meets_bind(harness: PresenceHarness) -> None:
-    """The user moves while the old gateway is in the middle of its unbind, or the new one in the middle of its bind."""
+    """The user moves while a gateway is in the middle of its unbind, or of its bind."""
     ways = (
         (("unbind", "gw-1", "c1"), ("bind", "gw-2", "c2")),
         (("bind", "gw-2", "c2"), ("unbind", "gw-1", "c1")),
@@ -389,7 +389,10 @@ async def unbind_meets_bind(harness: PresenceHarness) -> None:
             await harness.bind("gw-1", "c1")
             is_interleaved = await harness.interleave(first, after, second)
             if is_interleaved:
-                why = f"gw-1's unbind of c1 and gw-2's bind met, and {first[1]} was not done in one step"
+                why = (
+                    "gw-1's unbind of c1 and gw-2's bind met, "
+                    f"and {first[1]} was not done in one step"
+                )
                 await harness.expect_at("gw-2", why)
             harness.switch_user()
             if not is_interleaved:

@@ -1,4 +1,4 @@
-"""ReaderHarness: a conversation in a log on a real server, and the learner's rule for a client that reads it.
+"""ReaderHarness: a conversation in a log, and the learner's rule for a client that reads it.
 
 Pushes, pages and what the gateway says come to the rule in the order of a script. After each of
 them it is known what must have been shown by now, and whether the rule must be asking. Nothing
@@ -24,7 +24,10 @@ Page = tuple[list[tuple[int, str]], int]
 
 
 class Violation(Exception):
-    """A violation: what went wrong, and with which message. is_missing: a picture shows where its way ended."""
+    """A violation: what went wrong, and with which message.
+
+    is_missing: a picture shows where its way ended.
+    """
 
     def __init__(self, text: str, number: int, *, is_missing: bool = False) -> None:
         super().__init__(text)
@@ -104,7 +107,8 @@ class ReaderHarness:
         found = [int(entry[0].partition(b"-")[0]) for entry in entries]
         self._page = [(number, f"m{number}") for number in found], self.length
         self.log.append(
-            f"  the gateway reads what comes after {self._underway}: {_span(found)} of {self.length}"
+            f"  the gateway reads what comes after {self._underway}: "
+            f"{_span(found)} of {self.length}"
         )
 
     async def deliver_page(self) -> None:
@@ -151,7 +155,8 @@ class ReaderHarness:
         )
         if texts is None:
             raise Violation(
-                f"{step.partition('(')[0]} returned {type(given).__name__}: a list of texts was wanted",
+                f"{step.partition('(')[0]} returned {type(given).__name__}: "
+                "a list of texts was wanted",
                 0,
             )
         for text in texts:
@@ -188,7 +193,8 @@ class ReaderHarness:
         missing = self.shown + 1
         if self._underway is not None:
             raise Violation(
-                f"ask({after}) was called, and the answer to ask({self._underway}) is still to come",
+                f"ask({after}) was called, "
+                f"and the answer to ask({self._underway}) is still to come",
                 missing,
             )
         if self.shown >= self._known_last:

@@ -1,4 +1,4 @@
-"""RecordingQueue: a worker's queue whose effects are seen on the server, not in what the worker says.
+"""RecordingQueue: a worker's queue whose effects are seen on the server.
 
 The effect of a message is a row in a list on the server, the effect log: "<worker> <payload>".
 After each command that carries a row the log is read, and what is new there is an effect, whoever
@@ -12,7 +12,7 @@ from typing import Any
 from mpim_lab.events import EventKind, Reporter
 from mpim_lab.keys import Name
 from mpim_lab.mq.connection.context import StreamContext
-from mpim_lab.mq.connection.reconnecting import ReconnectingConnection
+from mpim_lab.mq.connection.reconnecting import CommandConnection
 from mpim_lab.mq.idempotency.effects import AtomicEffects
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
@@ -60,9 +60,7 @@ class _RecordingConnection:
     Everything else is the link's own.
     """
 
-    def __init__(
-        self, link: ReconnectingConnection, on_effects: Callable[[], Awaitable[None]]
-    ) -> None:
+    def __init__(self, link: CommandConnection, on_effects: Callable[[], Awaitable[None]]) -> None:
         self._link, self._on_effects = link, on_effects
 
     async def call(self, *command: bytes | str) -> Any:
@@ -76,11 +74,12 @@ class _RecordingConnection:
 
 
 class RecordingQueue(MessageQueue):
-    """A MessageQueue that calls `on_effects` after each command that carries rows of the effect log."""
+    """A MessageQueue that calls `on_effects` after each command that carries effects."""
 
     on_effects: Callable[[], Awaitable[None]]
 
     def context(self, name: Name) -> StreamContext:
         """Return the queue's own access, over a recording connection."""
         own = super().context(name)
-        return own._replace(connection=_RecordingConnection(own.connection, self.on_effects))  # type: ignore[arg-type]
+        recording: Any = _RecordingConnection(own.connection, self.on_effects)
+        return own._replace(connection=recording)

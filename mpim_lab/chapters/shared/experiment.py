@@ -18,7 +18,7 @@ from mpim_lab.lab.workload.workload import Workload
 
 @dataclass(frozen=True, kw_only=True)
 class ScenarioExperiment(Experiment):
-    """An experiment that plays a scenario: messages one after the other, and a fault that hits some.
+    """An experiment that plays a scenario: messages in turns, and a fault that hits some.
 
     A chapter names its designs and faults, opens its scenario, and judges the trace.
     """
