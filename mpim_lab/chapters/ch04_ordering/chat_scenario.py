@@ -10,6 +10,7 @@ last step.
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from mpim_lab.chapters.ch04_ordering.naive import (
@@ -17,6 +18,7 @@ from mpim_lab.chapters.ch04_ordering.naive import (
     PatientReader,
     TwoStepConversations,
 )
+from mpim_lab.chapters.shared.intercepted_queue import Command, InterceptedQueue, Send
 from mpim_lab.chapters.shared.scenario import Scenario, Server
 from mpim_lab.errors import ConnectionLost, MpimError
 from mpim_lab.events import EventKind, Reporter, message_id
@@ -25,60 +27,41 @@ from mpim_lab.lab.exercise.experiment import Run
 from mpim_lab.lab.faults.injector import Fault, Gate, IdleDetector, wait_until
 from mpim_lab.lab.faults.server_admin import cut_connections
 from mpim_lab.mq.connection.config import ConnectionConfig
-from mpim_lab.mq.connection.context import StreamContext
-from mpim_lab.mq.connection.reconnecting import CommandConnection
 from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.ordering.ordered_reader import OrderedReader
 from mpim_lab.mq.ordering.sequenced_log import SequencedLog, SequencedMessage
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
-FaultHook = Callable[[tuple[bytes | str, ...]], Awaitable[bool]]
+FaultHook = Callable[[Command], Awaitable[bool]]
 
 
-class _FaultyConnection:
-    """A connection that lets a fault be injected before a command.
+class FaultyGateway(InterceptedQueue):
+    """The queue of a gateway, whose writes into conversations meet the faults.
 
-    Its answer may be lost on the way back.
+    `fault_hook` is called before a command; it returns whether the answer is lost.
     """
-
-    def __init__(self, link: CommandConnection, fault_hook: FaultHook) -> None:
-        self._link, self._fault_hook = link, fault_hook
-
-    async def call(self, *command: bytes | str) -> Any:
-        loses_answer = await self._fault_hook(command)
-        reply = await self._link.call(*command)
-        if loses_answer:
-            raise ConnectionLost(ANSWER_LOST)
-        return reply
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._link, name)
-
-
-class FaultyGateway(MessageQueue):
-    """The queue of a gateway: reports what is written into conversations, and meets the faults."""
 
     fault_hook: FaultHook
 
-    def context(self, name: Name) -> StreamContext:
-        """Return the queue's own access, over a faulty connection."""
-        own = super().context(name)
-        faulty: Any = _FaultyConnection(own.connection, self.fault_hook)
-        return own._replace(connection=faulty)
+    async def intercept(self, command: Command, send: Send) -> Any:
+        """Send a command once the fault that is due has begun."""
+        loses_answer = await self.fault_hook(command)
+        reply = await send()
+        if loses_answer:
+            raise ConnectionLost(
+                "the line broke after the command was written; it may have been run"
+            )
+        return reply
 
     async def publish(self, channel: Name, payload: bytes | str) -> int:
-        """As the queue's own."""
+        """Publish once the fault that is due has begun."""
         assert isinstance(payload, bytes)
-        loses_answer = await self.fault_hook((payload.partition(b" ")[2],))
-        receivers = await super().publish(channel, payload)
-        if loses_answer:
-            raise ConnectionLost(ANSWER_LOST)
-        return receivers
+        text = payload.partition(b" ")[2]
+        return int(await self.intercept((text,), partial(super().publish, channel, payload)))
 
 
 NAME, CONVERSATION = "chat", "room"
 IDLE_S = 0.3
-ANSWER_LOST = "the line broke after the command was written; it may have been run"
 
 
 class ChatDesign(NamedTuple):
@@ -171,7 +154,7 @@ class ChatScenario(Scenario):
     # Faults
 
     def _fault_hook(self, gateway: int) -> FaultHook:
-        async def fault_hook(command: tuple[bytes | str, ...]) -> bool:
+        async def fault_hook(command: Command) -> bool:
             said = b"\n".join(word for word in command if isinstance(word, bytes))
             name = next(
                 (name for name in self.fault_of if re.search(rb"\b%b " % name.encode(), said)), ""

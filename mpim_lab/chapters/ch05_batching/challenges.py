@@ -172,9 +172,8 @@ async def _window_trial(solution: type[Any]) -> TrialFailure | None:
             return TrialFailure(own.problem, trial)
         if (failure := _check_received(await what_bob_read(), sent, trial)) is not None:
             return failure
-        waited_s = (
-            own.sent_at[-1] - came_at
-        )  # a machine that stands still makes it longer, nothing makes it shorter
+        # A machine that stands still makes it longer, nothing makes it shorter.
+        waited_s = own.sent_at[-1] - came_at
     if waited_s < 0.97 * TRIAL_S:
         return TrialFailure("m5 left before its window was over", trial, "m5")
     return (

@@ -56,12 +56,9 @@ class FanoutHarness:
         self._commands = MessageQueue(server.url, name=SERVICE, prefix=server.prefix)
         self._listener = MessageQueue(server.url, name=FAR, prefix=server.prefix)
         self._here: set[str] = set()
-        self._got: Counter[tuple[str, str]] = (
-            Counter()
-        )  # (message, member) → how often she received it
-        self._kept: Counter[tuple[str, str]] = (
-            Counter()
-        )  # (message, member) → how often it was stored
+        # (message, member) → how often she received it, how often it was stored.
+        self._got: Counter[tuple[str, str]] = Counter()
+        self._kept: Counter[tuple[str, str]] = Counter()
         self._tried: list[str] = []  # to whom the last `send` published
         self._events: list[tuple[str, Event]] = []  # member, event
         self._own = solution(self.pipeline, self.store)
@@ -154,9 +151,8 @@ class FanoutHarness:
             self._hop(name, uid, NEAR, SERVICE)
         report = await self._send(name, members, message)
         await self._listener.drain()
-        for uid in sorted(
-            members, key=lambda uid: -self._got[name, uid]
-        ):  # who received it twice comes first
+        # Who received it twice comes first.
+        for uid in sorted(members, key=lambda uid: -self._got[name, uid]):
             self._check_delivery(name, uid)
         for uid in self._tried:
             if uid in before:
@@ -183,9 +179,8 @@ class FanoutHarness:
             raise Violation(
                 f"send raised StoreFailed, and nobody knows who received {name}", name
             ) from None
-        with contextlib.suppress(
-            AttributeError, TypeError
-        ):  # it is no report, which is found out below
+        # If it is no report, that is found out below.
+        with contextlib.suppress(AttributeError, TypeError):
             said = [f"{word}: {join_names(report.get(word, ()))}" for word in WORDS]
             self.log.append(f"send says {'; '.join(said)}")
         return report

@@ -207,9 +207,8 @@ class PresenceHarness:
     ) -> tuple[GatewayHarness, "asyncio.Task[None]"]:
         gateway_harness = self._gateways[what[1]]
         gateway_harness.pause_after(after)
-        doing = asyncio.create_task(
-            self._do(*what, within_s=4 * STUCK_AFTER_S)
-        )  # longer than who meets it may take
+        # Longer than who meets it may take.
+        doing = asyncio.create_task(self._do(*what, within_s=4 * STUCK_AFTER_S))
         held = asyncio.create_task(gateway_harness.is_paused.wait())
         done, _ = await asyncio.wait(
             [doing, held], timeout=STUCK_AFTER_S, return_when=asyncio.FIRST_COMPLETED

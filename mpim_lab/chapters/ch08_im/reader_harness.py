@@ -44,10 +44,8 @@ class ReaderHarness:
         self.log: list[str] = []
         self.trace = Trace(sample_above_per_s=None)
         self.length = self.shown = 0
-        self._commands, self._log_key = (
-            queue.context(name).connection,
-            queue.keys.log("reading", name),
-        )
+        self._commands = queue.context(name).connection
+        self._log_key = queue.keys.log("reading", name)
         self._here: set[int] = set()  # what came to the rule, pushed or in a page
         self._known_last = 0
         self._asked: list[int] = []  # what the rule asks for in the call that is going on

@@ -52,10 +52,8 @@ def prefix_keys(words: Sequence[str], keys: Keys) -> list[Name]:
     >>> prefix_keys(["EVAL", "script", "1", "seen:bob", "gw-1"], Keys("lab:"))
     ['EVAL', 'script', '1', b'lab:seen:bob', 'gw-1']
     """
-    places, named = (
-        key_positions(words),
-        keys.channel if words[0].upper() == "PUBLISH" else keys.stream,
-    )
+    places = key_positions(words)
+    named = keys.channel if words[0].upper() == "PUBLISH" else keys.stream
     return [named(word) if place in places else word for place, word in enumerate(words)]
 
 
