@@ -10,7 +10,7 @@ from mpim_lab.chapters.ch04_ordering.chat_scenario import CHAT_DESIGNS, ChatDesi
 from mpim_lab.chapters.ch04_ordering.designs import DELIVERY_MODES, ORDERING_DESIGNS
 from mpim_lab.chapters.shared.designs import Design
 from mpim_lab.chapters.shared.experiment import ScenarioExperiment
-from mpim_lab.chapters.shared.pipeline_experiment import PipelineExperiment
+from mpim_lab.chapters.shared.pipeline_scenario import PipelineExperiment
 from mpim_lab.chapters.shared.scenario import Server
 from mpim_lab.events import EventKind
 from mpim_lab.lab.exercise.experiment import Run, parameter

@@ -8,10 +8,9 @@ from collections.abc import Awaitable, Callable
 from typing import NamedTuple, Protocol
 
 from mpim_lab.chapters.ch08_im.readers import SimulatedReader
+from mpim_lab.chapters.shared.scenario import Server
 from mpim_lab.lab.faults.injector import Gate, wait_until
 from mpim_lab.lab.faults.server_admin import cut_connections
-from mpim_lab.lab.server.embedded import EmbeddedServer
-from mpim_lab.lab.server.external import ExternalServer
 from mpim_lab.lab.system.embedded import MpimSystem
 
 RECEIVER, SPARE = "gw-2", "gw-3"
@@ -41,7 +40,7 @@ class FaultTarget(Protocol):
     """The system and the readers that faults act on."""
 
     system: MpimSystem
-    server: EmbeddedServer | ExternalServer
+    server: Server
     readers: dict[str, SimulatedReader]
     reconnect_gate: Gate
 

@@ -4,13 +4,16 @@ Faults hit a message that the seed has chosen: on alice's connection (a proxy cu
 a worker (it dies, sleeps), at the server.
 
 UnfinishedCounter: counts what a group has not finished, of a stream or of its partitions.
+PipelineExperiment: the experiment that plays it, in chapters 3 and 4.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from mpim_lab.chapters.shared.designs import GROUP, STREAM, Design, DesignContext, partitioned
 from mpim_lab.chapters.shared.effect_log import EffectLog, RecordingQueue, record_effect
+from mpim_lab.chapters.shared.experiment import ScenarioExperiment
 from mpim_lab.chapters.shared.pipeline_faults import PipelineFaults
 from mpim_lab.chapters.shared.scenario import Server
 from mpim_lab.chapters.shared.worker_fleet import DIED, SLEEPING_FAULTS
@@ -20,6 +23,7 @@ from mpim_lab.events import EventKind, message_id
 from mpim_lab.lab.exercise.experiment import Run
 from mpim_lab.lab.faults.injector import Fault, wait_until
 from mpim_lab.lab.faults.proxy import FaultProxy
+from mpim_lab.lab.trace.checker import Verdict, check_effects
 from mpim_lab.mq.idempotency.effects import AtomicEffects
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from mpim_lab.mq.streams.group import ConsumerGroup
@@ -246,3 +250,16 @@ class PipelineScenario(WorkerScenario):
             "quiet",
             timeout_s=20.0,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineExperiment(ScenarioExperiment):
+    """An experiment with the pipeline; the verdict is about effects on the server."""
+
+    def scenario(self, server: Server, run: Run) -> PipelineScenario:
+        """Return alice's messages with the selected design."""
+        return PipelineScenario(server, run, self.selected_design, self.planned(), self.duration)
+
+    def judge(self, run: Run, scenario: PipelineScenario) -> Verdict:
+        """Judge the effects, whoever had them."""
+        return check_effects(run.trace, STREAM)
