@@ -26,7 +26,10 @@ class LearnerStore:
         self.crashed: SimulatedCrash | None = None
 
     async def call(self, *command: bytes | str | int) -> Any:
-        """One command, answered as RESP3 has it: `await store.call("SET", store.key("a"), "1", "NX")`."""
+        """Run one command: `await store.call("SET", store.key("a"), "1", "NX")`.
+
+        The answer is as RESP3 has it.
+        """
         words = [str(word) if isinstance(word, int) else word for word in command]
         with self.alive():
             return await self._queue.context(SCOPE).connection.call(*words)
@@ -115,15 +118,22 @@ def do_it_once() -> Challenge:
     ]
     return Challenge(
         "Do it once",
-        "Write a class with `__init__(self, store)` and `async run(self, id, work)`: `await work()` books the payment, and\n"
-        "must be awaited once for each id, whoever comes with it, however often. A worker may die while it works: then\n"
-        "the next one must do it. `await store.call(…)` is any Redis command, whose answer is in bytes, `store.key(name)`\n"
-        "a key for you, and `store.lease_ms` how long a claim should last.",
+        "Write a class with `__init__(self, store)` and `async run(self, id, work)`:\n"
+        "`await work()` books the payment, and must be awaited once for each id, whoever comes\n"
+        "with it, however often. A worker may die while it works: then the next one must do it.\n"
+        "`await store.call(…)` is any Redis command, whose answer is in bytes,\n"
+        "`store.key(name)` a key for you, and `store.lease_ms` how long a claim should last.",
         [_trial(fault, seed, at_once=True) for fault, seed in trials],
         [
             "Between your EXISTS and your SET another worker fits. Which one command does both?",
-            "Who marks first and then dies leaves a mark for ever. Let a claim end by itself: SET … NX PX lease.",
-            'Two states: "claimed", with a lease, and "done", for long. Whoever finds "claimed" waits and asks again.',
+            (
+                "Who marks first and then dies leaves a mark for ever. Let a claim end by "
+                "itself: SET … NX PX lease."
+            ),
+            (
+                'Two states: "claimed", with a lease, and "done", for long. Whoever finds '
+                '"claimed" waits and asks again.'
+            ),
         ],
     )
 
@@ -133,14 +143,24 @@ def survive_the_zombie() -> Challenge:
     faults = ["none", "two at once", "crash after work", "answer to the worker lost", "zombie"]
     return Challenge(
         "Survive the zombie",
-        "The same class, but now `commands = await work()` does nothing by itself: it returns the commands, tuples of\n"
-        "(name, key, further words…), that book the payment. Run them and your mark in one step, and not if your claim\n"
-        'has passed on to another worker: `await store.call("EVAL", script, number_of_keys, *keys, *arguments)`.',
+        "The same class, but now `commands = await work()` does nothing by itself: it returns\n"
+        "the commands, tuples of (name, key, further words…), that book the payment. Run them\n"
+        "and your mark in one step, and not if your claim has passed on to another worker:\n"
+        '`await store.call("EVAL", script, number_of_keys, *keys, *arguments)`.',
         [_trial(fault, 1, at_once=False) for fault in faults]
         + [_trial("zombie", 7, at_once=False)],
         [
-            "A claim needs a token of its own, kept in the mark, so that you can tell later whether it is still yours.",
-            "In Lua: if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end; then the command, then the mark.",
-            "One command a payment: KEYS[2] is its key; redis.call(ARGV[3], KEYS[2], unpack(ARGV, 4)) runs it.",
+            (
+                "A claim needs a token of its own, kept in the mark, so that you can tell later "
+                "whether it is still yours."
+            ),
+            (
+                "In Lua: if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end; then the "
+                "command, then the mark."
+            ),
+            (
+                "One command a payment: KEYS[2] is its key; redis.call(ARGV[3], KEYS[2], "
+                "unpack(ARGV, 4)) runs it."
+            ),
         ],
     )

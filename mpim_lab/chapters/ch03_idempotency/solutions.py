@@ -17,7 +17,7 @@ return 1
 
 
 class LeasedRecord:
-    """The solution of `do_it_once`: an idempotency record that is claimed with a lease, then done."""
+    """The solution of `do_it_once`: a record that is claimed with a lease, then done."""
 
     def __init__(self, store: LearnerStore) -> None:
         self.store = store
@@ -35,7 +35,10 @@ class LeasedRecord:
 
 
 class FencedRecord:
-    """The solution of `survive_the_zombie`: a token in the record, and one script that checks it and runs the effects."""
+    """The solution of `survive_the_zombie`: a token in the record.
+
+    One script checks it and runs the effects.
+    """
 
     script = FINISH
 
@@ -43,7 +46,7 @@ class FencedRecord:
         self.store = store
 
     async def run(self, id: str, work: Callable[[], Awaitable[list[Command]]]) -> None:
-        """Acquire the lease under a token of its own, then have the effects and the record written in one atomic step."""
+        """Acquire the lease under a token, then write effects and record in one atomic step."""
         key, token = self.store.key(id), uuid.uuid4().hex
         while await self.store.call("SET", key, token, "NX", "PX", self.store.lease_ms) is None:
             if await self.store.call("GET", key) == b"done":

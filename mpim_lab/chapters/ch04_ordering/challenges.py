@@ -128,9 +128,11 @@ def put_in_order() -> Challenge:
     """A reorder buffer."""
     return Challenge(
         "Put in order",
-        "Write a class with `__init__(self, limit)`, `add(self, sequence, item)` and `missing(self)`. Numbers begin at 1.\n"
-        "`add` returns the list of items that can be shown now, each once, in order; more than `limit` early arrivals raise\n"
-        "an error. `missing` returns the numbers of the first gap, or an empty list: they are fetched and come to `add`.",
+        "Write a class with `__init__(self, limit)`, `add(self, sequence, item)` and\n"
+        "`missing(self)`. Numbers begin at 1. `add` returns the list of items that can be shown\n"
+        "now, each once, in order; more than `limit` early arrivals raise an error. `missing`\n"
+        "returns the numbers of the first gap, or an empty list: they are fetched and come to\n"
+        "`add`.",
         [
             _buffer_trial("none", 1),
             _buffer_trial("none", 1, times=2),
@@ -140,9 +142,18 @@ def put_in_order() -> Challenge:
             _overflow_trial,
         ],
         [
-            "Keep the number you wait for. Which numbers below it may still come, and what are they?",
-            "A dict from number to item holds what is early; after each `add` release as long as the next number is in it.",
-            "`missing` is range(next, lowest early number); with nothing early there is nothing to miss.",
+            (
+                "Keep the number you wait for. Which numbers below it may still come, and what "
+                "are they?"
+            ),
+            (
+                "A dict from number to item holds what is early; after each `add` release as "
+                "long as the next number is in it."
+            ),
+            (
+                "`missing` is range(next, lowest early number); with nothing early there is "
+                "nothing to miss."
+            ),
         ],
     )
 
@@ -208,14 +219,21 @@ def number_in_one_step() -> Challenge:
     ]
     return Challenge(
         "Number in one step",
-        "Write a class with `__init__(self, keys)` and `async send(self, id, payload)` that publishes\n"
-        '"<number> <payload>" on `keys.channel` and returns the number. Two gateways run it at the same time, one may die\n'
-        "in the middle, and a client that got no answer sends again with the same id. bob waits for every number.\n"
-        "`await keys.call(…)` is any command; `keys.counter` and `keys.sent(id)` are keys for you.",
+        "Write a class with `__init__(self, keys)` and `async send(self, id, payload)` that\n"
+        'publishes "<number> <payload>" on `keys.channel` and returns the number. Two gateways\n'
+        "run it at the same time, one may die in the middle, and a client that got no answer\n"
+        "sends again with the same id. bob waits for every number. `await keys.call(…)` is any\n"
+        "command; `keys.counter` and `keys.sent(id)` are keys for you.",
         [_gateway_trial(fault, seed) for fault, seed in faults],
         [
             "Whatever is two commands can be parted: by a crash, or by the other gateway.",
-            'keys.call("EVAL", script, 2, keys.counter, keys.sent(id), keys.channel, id, payload): INCR and PUBLISH in Lua.',
-            "Before taking a number look whether the id has one already (GET); after it, remember it (SET … PX).",
+            (
+                'keys.call("EVAL", script, 2, keys.counter, keys.sent(id), keys.channel, id, '
+                "payload): INCR and PUBLISH in Lua."
+            ),
+            (
+                "Before taking a number look whether the id has one already (GET); after it, "
+                "remember it (SET … PX)."
+            ),
         ],
     )
