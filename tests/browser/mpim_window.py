@@ -151,8 +151,8 @@ class Window:
 
     def members_are(self, *uids):
         """Nobody else, and no "and others"; how many there are stands beside the name."""
-        expect(self.page.locator("#talk-name")).to_contain_text(f"· {len(uids)} member")
-        expect(self.page.locator("#talk-people > span")).to_have_count(len(uids))
+        expect(self.page.locator("#pane-name")).to_contain_text(f"· {len(uids)} member")
+        expect(self.page.locator("#pane-people > span")).to_have_count(len(uids))
         expect(self.see("member")).to_have_text([re.compile(rf"^{uid}\b|^me\b") for uid in uids])
 
     def numbered(self, count):

@@ -11,6 +11,7 @@ import pytest
 from mpim_lab.chapters.ch03_idempotency.challenges import do_it_once, survive_the_zombie
 from mpim_lab.chapters.ch03_idempotency.solutions import FencedRecord, LeasedRecord
 from mpim_lab.errors import InvalidParameter
+from mpim_lab.lab.exercise.explorer import Explorer
 from mpim_lab.lab.exercise.solution import pack_solution
 
 LOCK = threading.Lock()
@@ -210,6 +211,7 @@ async def test_an_error_of_the_lab_is_told_apart(monkeypatch):
     async def broken(self):
         raise ZeroDivisionError("in the lab")
 
+    assert isinstance(challenge.examiner, Explorer)
     monkeypatch.setattr(challenge.examiner.run, "play", broken)
     result = await challenge.check(LeasedRecord, in_process=True)
     assert not result.passed

@@ -8,7 +8,7 @@ import { Pages } from "./pages.js";
 import { Timers } from "./timers.js";
 
 const GAP_MS = 200, ACK_MS = 50, WATCH_MS = 50;
-const MAX_WATCHED = 200, MAX_FRAME_BYTES = 16 * 1024, MOST_BANNERS = 6;
+const MAX_WATCHED = 200, MAX_FRAME_BYTES = 16 * 1024, MAX_BANNERS = 6;
 
 export class Chat {
   // changed(): something is to be shown anew; refused(text): the login was refused; joined(name): a group I asked for.
@@ -21,15 +21,15 @@ export class Chat {
     this.wait_ms = 0;
     this.gateway = "";
     this.ordered = true;
-    this.looking = null;          // the name of the conversation somebody looks at
+    this.visible = null;          // the name of the conversation that is on the screen
     this.wanted = new Set();      // groups I asked to create or join
     this.timers = new Timers();   // end with the connection
     this.pages = new Pages((frame) => this.connection.send(frame), this.timers);
     this.outbox = new Outbox(storage, `mpim-outbox-${uid}`);
-    for (const entry of this.outbox.entries) this.conversation(entry.conversation).begin(entry);
+    for (const entry of this.outbox.entries) this.conversation(entry.conversation).addPending(entry);
     this.connection = new Connection({ host, secure, uid, device }, {
-      frame: (frame) => { this.hear(frame); this.changed(); },
-      phase: (phase, wait_ms) => this.turnTo(phase, wait_ms),
+      frame: (frame) => { this.receive(frame); this.changed(); },
+      phase: (phase, wait_ms) => this.setPhase(phase, wait_ms),
       refused: (text) => this.refused(text),
       unreadable: (text) => this.complain("unreadable", `the gateway sent what is no frame: ${text}`),
     });
@@ -40,13 +40,13 @@ export class Chat {
 
   // What a user does
 
-  // Gives what is wrong with it, or "".
+  // Returns what is wrong with it, or "".
   send(name, text) {
     const entry = { id: newId(), conversation: name, text: text.toWellFormed?.() ?? text, at_ms: Date.now() };
     if (this.outbox.isFull) return "Too much is waiting to be sent: wait until the gateway answers.";
     if (new Blob([JSON.stringify(this.frameOf(entry))]).size > MAX_FRAME_BYTES) return "This message is too long.";
     this.outbox.add(entry);
-    this.conversation(name).begin(entry);
+    this.conversation(name).addPending(entry);
     this.flush();
     this.changed();
     return "";
@@ -59,16 +59,16 @@ export class Chat {
     this.changed();
   }
 
-  talkTo(uid) { return this.conversation(directName(this.uid, uid)); }
+  direct(uid) { return this.conversation(directName(this.uid, uid)); }
 
-  // action: "create", "join", "leave", or "members", which only asks. Says whether it could be asked.
+  // action: "create", "join", "leave", or "members", which only asks. Returns whether it could be sent.
   group(group, action, members = []) {
     if (action === "create" || action === "join") this.wanted.add(group);
     return this.connection.send({ t: "group", group, action, members });
   }
 
-  lookAt(name) {
-    this.looking = name;
+  setVisible(name) {
+    this.visible = name;
     const conversation = this.conversations.get(name);
     if (conversation) conversation.unread = 0;
     if (conversation?.lacksMembers && this.phase === "connected") conversation.isAsked = this.group(conversation.group, "members");
@@ -81,15 +81,15 @@ export class Chat {
 
   complain(key, text, kind = "problem") {
     if (this.banners.some((banner) => banner.key === key)) return;
-    this.banners = [...this.banners, { key, kind, text }].slice(-MOST_BANNERS);
+    this.banners = [...this.banners, { key, kind, text }].slice(-MAX_BANNERS);
     this.changed();
   }
 
-  // What a gateway says
+  // What a gateway sends
 
-  hear(frame) {
+  receive(frame) {
     const act = this[`on_${frame.t}`];
-    if (act) act.call(this, frame);  // a frame of a newer gateway is passed over
+    if (act) act.call(this, frame);  // a frame of a newer gateway is ignored
   }
 
   on_welcome({ gateway, conversations, ordered = true }) {
@@ -98,7 +98,7 @@ export class Chat {
       const conversation = this.conversation(name);
       if (!ordered) continue;
       const had = conversation.order.position;
-      if (!conversation.meet(acked, last)) {
+      if (!conversation.startAt(acked, last)) {
         this.complain(`back-${name}`, `${conversation.title}: the numbers went back from ${had} to ${last}: the system lost messages.`);
       }
       this.acknowledge(conversation);
@@ -111,17 +111,17 @@ export class Chat {
   on_push({ conversation: name, ...message }) {
     const conversation = this.conversation(name), isMine = message.sender === this.uid;
     if (isMine) this.outbox.remove(message.id);
-    if (this.ordered) this.take(conversation, message);
+    if (this.ordered) this.accept(conversation, message);
     else if (!isMine || conversation.find(message.id)?.state !== "kept") this.show(conversation, [{ ...message, sequence: 0 }]);
     this.flush();
   }
 
-  on_sent({ id, conversation: name, sequence, told }) {
+  on_sent({ id, conversation: name, sequence, told: status }) {
     this.outbox.remove(id);
     const conversation = this.conversation(name), item = conversation.find(id);
     if (item) {
-      Object.assign(item, { state: "kept", told, problem: "", sequence: this.ordered ? sequence : 0 });
-      if (this.ordered) this.take(conversation, { id, sequence, sender: this.uid, text: item.text, at_ms: item.at_ms });
+      Object.assign(item, { state: "kept", status, problem: "", sequence: this.ordered ? sequence : 0 });
+      if (this.ordered) this.accept(conversation, { id, sequence, sender: this.uid, text: item.text, at_ms: item.at_ms });
       conversation.place(item);
     }
     this.flush();
@@ -129,8 +129,8 @@ export class Chat {
 
   on_page({ conversation: name, ...page }) {
     const conversation = this.conversation(name), before = conversation.order.position;
-    if (conversation.isJoining) conversation.meet(page.last, page.last);
-    Object.assign(conversation, { isMet: true, isJoining: false });
+    if (conversation.isJoining) conversation.startAt(page.last, page.last);
+    Object.assign(conversation, { isSynced: true, isJoining: false });
     this.show(conversation, conversation.order.addPage(page));
     for (const { id, sender } of page.messages) if (sender === this.uid) this.outbox.remove(id);
     this.pages.answered(conversation, conversation.order.position > before);
@@ -142,7 +142,7 @@ export class Chat {
       const conversation = this.conversation(name);
       conversation.order.last = Math.max(conversation.order.last, last);
       if (conversation.order.isBehind) this.pages.ask(conversation);
-      else conversation.acked = Math.min(conversation.acked, last - 1);  // it did not hear my acknowledgement
+      else conversation.acked = Math.min(conversation.acked, last - 1);  // it did not get my acknowledgement
       this.acknowledge(conversation);
     }
   }
@@ -153,7 +153,7 @@ export class Chat {
     const conversation = this.conversation(`#${group}`);
     Object.assign(conversation, { members: new Set(members), isListed: true });
     conversation.isLeft = !members.includes(this.uid);
-    conversation.isJoining = !conversation.isLeft && !conversation.isMet && this.ordered;
+    conversation.isJoining = !conversation.isLeft && !conversation.isSynced && this.ordered;
     if (conversation.isJoining) this.pages.ask(conversation);
     if (this.wanted.delete(group)) this.joined(conversation.name);
     this.watch();
@@ -172,16 +172,16 @@ export class Chat {
     if (!item) return this.complain(`${error}-${text}`, `${error}: ${text}`);
     if (item.state === "kept") return;
     item.problem = `${error}: ${text}`;
-    if (definite && !transient) {   // asking again would not help
+    if (definite && !transient) {   // a retry would not help
       item.state = "failed";
       this.outbox.remove(id);
     } else this.outbox.postpone(id, performance.now());
     this.flush();
   }
 
-  // How it goes on
+  // Its state
 
-  turnTo(phase, wait_ms) {
+  setPhase(phase, wait_ms) {
     Object.assign(this, { phase, wait_ms });
     if (phase !== "connected") {
       this.timers.stopAll();
@@ -199,16 +199,16 @@ export class Chat {
     return this.conversations.get(name);
   }
 
-  // A message with a number came: show it in its turn; what is missing before it may still come by itself.
-  take(conversation, message) {
+  // A message with a number came: show it in order; what is missing before it may still come by itself.
+  accept(conversation, message) {
     this.show(conversation, conversation.order.add(message));
     if (conversation.order.isBehind) this.pages.askLater(conversation, GAP_MS);
   }
 
   show(conversation, released) {
     const fresh = conversation.show(released);
-    if (this.looking !== conversation.name) conversation.unread += fresh.length;
-    for (const { sender } of fresh) conversation.meetWriter(sender);
+    if (this.visible !== conversation.name) conversation.unread += fresh.length;
+    for (const { sender } of fresh) conversation.addMember(sender);
     this.acknowledge(conversation);
   }
 
@@ -220,7 +220,7 @@ export class Chat {
     });
   }
 
-  // Ask for the presence of everybody I talk to whom I did not ask for on this connection.
+  // Watch all members of my conversations that are not watched on this connection yet.
   watch() {
     const everybody = new Set([...this.conversations.values()].flatMap((conversation) => [...conversation.members]));
     const users = [...everybody].filter((uid) => uid !== this.uid && !this.statuses.has(uid));

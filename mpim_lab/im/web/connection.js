@@ -1,12 +1,12 @@
 // One connection to a gateway that is made anew whenever it breaks: token, WebSocket, heartbeat, backoff.
 
-const LEAST_WAIT_MS = 200, MOST_WAIT_MS = 5000;
+const MIN_WAIT_MS = 200, MAX_WAIT_MS = 5000;
 const STEADY_MS = 5000;   // a connection that lasted this long ends the backoff
 const OPEN_MS = 10_000;   // from asking for a token to `welcome`
 
 // How long to wait before try number `tries` (from 0): doubled each time, and spread, so that not all come at once.
 export function backoff_ms(tries, random = Math.random()) {
-  return Math.max(LEAST_WAIT_MS, Math.min(MOST_WAIT_MS, LEAST_WAIT_MS * 2 ** tries) * (0.5 + random / 2));
+  return Math.max(MIN_WAIT_MS, Math.min(MAX_WAIT_MS, MIN_WAIT_MS * 2 ** tries) * (0.5 + random / 2));
 }
 
 // listener: {frame(frame), phase(phase, wait_ms), refused(text), unreadable(text)}.
@@ -15,20 +15,20 @@ export class Connection {
   constructor({ host, secure, uid, device }, listener) {
     Object.assign(this, { host, secure, uid, device, listener });
     this.socket = null;
-    this.turn = 0;         // an answer to an earlier turn comes too late
+    this.attempt = 0;      // a response to an earlier attempt comes too late
     this.tries = 0;
     this.welcomed_at = 0;
-    this.unanswered = 0;   // pings since anything was heard
+    this.unanswered = 0;   // pings since the last frame
     this.isLeaving = false;
     this.timers = {};
     this.clock = null;
-    this.onOnline = () => { if (this.timers.again) this.connect(); };
+    this.onOnline = () => { if (this.timers.reconnect) this.connect(); };
   }
 
   start() {
     addEventListener("online", this.onOnline);
     this.clock = new Worker("/clock.js");
-    this.clock.addEventListener("message", () => { if (this.welcomed_at) this.beat(); });
+    this.clock.addEventListener("message", () => { if (this.welcomed_at) this.heartbeat(); });
     return this.connect();
   }
 
@@ -39,7 +39,7 @@ export class Connection {
     this.listener.phase("stopped", 0);
   }
 
-  // Says whether the frame was handed to the socket; nothing more.
+  // Returns whether the frame was handed to the socket; nothing more.
   send(frame) {
     if (this.socket?.readyState !== WebSocket.OPEN) return false;
     this.socket.send(JSON.stringify(frame));
@@ -48,18 +48,18 @@ export class Connection {
 
   async connect() {
     this.drop();
-    const turn = this.turn;
+    const attempt = this.attempt;
     this.listener.phase("connecting", 0);
-    this.timers.open = setTimeout(() => this.again(), OPEN_MS);
+    this.timers.open = setTimeout(() => this.reconnect(), OPEN_MS);
     let token;
     try {
       token = await this.token();
     } catch (error) {
-      if (turn !== this.turn) return;
-      if (error instanceof Refused) { this.stop(); this.listener.refused(error.message); } else this.again();
+      if (attempt !== this.attempt) return;
+      if (error instanceof Refused) { this.stop(); this.listener.refused(error.message); } else this.reconnect();
       return;
     }
-    if (turn === this.turn) this.open(token, turn);
+    if (attempt === this.attempt) this.open(token, attempt);
   }
 
   async token() {
@@ -71,15 +71,15 @@ export class Connection {
     return body.token;
   }
 
-  open(token, turn) {
+  open(token, attempt) {
     const socket = this.socket = new WebSocket(`${this.secure ? "wss" : "ws"}://${this.host}/ws`);
-    const current = () => turn === this.turn;
+    const current = () => attempt === this.attempt;
     socket.addEventListener("open", () => current() && this.send({ t: "hello", token, device: this.device, packed: false }));
-    socket.addEventListener("message", (event) => current() && this.take(event.data));
-    socket.addEventListener("close", () => current() && this.again());
+    socket.addEventListener("message", (event) => current() && this.receive(event.data));
+    socket.addEventListener("close", () => current() && this.reconnect());
   }
 
-  take(data) {
+  receive(data) {
     this.unanswered = 0;
     let frame;
     try {
@@ -92,7 +92,7 @@ export class Connection {
     if (frame.t === "welcome") this.welcome(frame);
     if (frame.t === "bye") this.isLeaving = true;
     this.listener.frame(frame);
-    if (frame.t === "bye") this.again();
+    if (frame.t === "bye") this.reconnect();
   }
 
   welcome({ silent_s }) {
@@ -102,24 +102,24 @@ export class Connection {
     this.listener.phase("connected", 0);
   }
 
-  // Still here; and if the gateway has answered nothing to the last two, it is gone.
-  beat() {
-    if (this.unanswered >= 2) this.again();
+  // Send a heartbeat. If the last two got no response, the gateway is gone.
+  heartbeat() {
+    if (this.unanswered >= 2) this.reconnect();
     else if (this.send({ t: "ping" })) this.unanswered += 1;
   }
 
-  // Connect again: at once if a gateway said goodbye that had let us in for a while, else after a pause.
-  again() {
+  // Connect again: at once if a gateway that served us for a while sent `bye`, else after a pause.
+  reconnect() {
     const lasted_ms = this.welcomed_at ? performance.now() - this.welcomed_at : 0;
     if (lasted_ms >= STEADY_MS) this.tries = 0;
     const wait_ms = this.isLeaving && lasted_ms >= 1000 ? 0 : backoff_ms(this.tries++);
     this.drop();
     this.listener.phase("waiting", wait_ms);
-    this.timers.again = setTimeout(() => this.connect(), wait_ms);
+    this.timers.reconnect = setTimeout(() => this.connect(), wait_ms);
   }
 
   drop() {
-    this.turn += 1;
+    this.attempt += 1;
     for (const timer of Object.values(this.timers)) clearTimeout(timer);
     this.timers = {};
     Object.assign(this, { unanswered: 0, welcomed_at: 0, isLeaving: false });

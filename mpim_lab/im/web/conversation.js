@@ -1,10 +1,10 @@
-// What this page has of one conversation: what was said, what of mine is on its way, who is in it.
+// What this page has of one conversation: its messages, mine that are in flight, its members.
 
 import { Order } from "./order.js";
 
-const MOST_SHOWN = 1000;  // older ones leave the page; the gateway still has them
+const MAX_SHOWN = 1000;  // older ones are removed from the page; the gateway still has them
 
-// An item is a message {id, sender, text, at_ms, sequence, state, told, problem} or a {gap: [first, last], key}.
+// An item is a message {id, sender, text, at_ms, sequence, state, status, problem} or a {gap: [first, last], key}.
 // state: "received" (another's); of mine: "sending", "kept", or "failed".
 export class Conversation {
   constructor(name, me) {
@@ -21,11 +21,11 @@ export class Conversation {
     this.isListed = this.group === null;  // all members are known
     this.isAsked = false;  // over this connection: who is in this group
     this.unread = 0;
-    this.dropped = 0;     // how many left the page at its upper end
+    this.dropped = 0;     // how many were removed from the page at its upper end
     this.isLeft = false;
-    this.isMet = false;   // a welcome or a page has told where it stands
-    this.isJoining = false;  // what was said before I came is history
-    this.vain = 0;        // how often it was asked for in vain
+    this.isSynced = false;  // a welcome or a page has given its last number
+    this.isJoining = false;  // messages from before I joined are history
+    this.retries = 0;     // syncs that brought nothing, since the last that did
   }
 
   get title() { return this.group === null ? this.other : `#${this.group}`; }
@@ -35,29 +35,29 @@ export class Conversation {
   get items() { return [...this.log, ...this.pending]; }
   get latest() { return this.pending.at(-1) ?? this.log.findLast((item) => item.id !== undefined) ?? null; }
 
-  // Where the conversation stood at `welcome`: show what is not acknowledged, and the last `context` messages.
-  // Gives false if the system's numbers went back behind what this page has.
-  meet(acked, last, context = 50) {
-    if (!this.isMet && this.order.position === 0) {
+  // The numbers of the conversation at `welcome`: show what is not acknowledged, and the last `context` messages.
+  // Returns false if the system's numbers went back behind what this page has.
+  startAt(acked, last, context = 50) {
+    if (!this.isSynced && this.order.position === 0) {
       this.order = new Order(Math.min(acked, Math.max(0, last - context)), { last, base: acked });
     }
-    this.isMet = true;
+    this.isSynced = true;
     const wentBack = last < this.order.position;
-    if (wentBack) this.order.turnBack(last);
+    if (wentBack) this.order.rewind(last);
     this.order.last = Math.max(this.order.last, last);
     this.acked = acked;
     return !wentBack;
   }
 
-  // Who writes to a group is in it; if that is news, there may be more.
-  meetWriter(uid) {
+  // A sender is a member of the group; if this one is new, there may be more.
+  addMember(uid) {
     this.isAsked &&= this.members.has(uid);
     if (this.group !== null) this.members.add(uid);
   }
 
-  // Something of mine that is to be sent.
-  begin(entry) {
-    const item = { ...entry, sender: this.me, state: "sending", told: "", problem: "" };
+  // A message of mine that is to be sent.
+  addPending(entry) {
+    const item = { ...entry, sender: this.me, state: "sending", status: "", problem: "" };
     this.pending.push(item);
     return item;
   }
@@ -68,29 +68,29 @@ export class Conversation {
     return this.pending.find(isIt) ?? this.log.findLast(isIt);
   }
 
-  // Put what its turn has come for into the log, mine in place of what was pending. Gives the messages of others that are new.
+  // Put released messages into the log, mine in place of the pending ones. Returns the new messages of others.
   show(released) {
     const fresh = [];
     for (const one of released) {
       if (one.gap) this.log.push({ ...one, key: `gap-${one.gap[0]}-${one.gap[1]}` });
       else if (one.sender === this.me) this.log.push(this.confirmed(one));
       else {
-        this.log.push({ ...one, at_ms: one.at_ms || Date.now(), state: "received", told: "", problem: "" });
+        this.log.push({ ...one, at_ms: one.at_ms || Date.now(), state: "received", status: "", problem: "" });
         if (one.sequence > (this.order.base ?? 0) || !one.sequence) fresh.push(one);
       }
     }
-    if (this.log.length > MOST_SHOWN) this.dropped += this.log.splice(0, this.log.length - MOST_SHOWN).length;
+    if (this.log.length > MAX_SHOWN) this.dropped += this.log.splice(0, this.log.length - MAX_SHOWN).length;
     return fresh;
   }
 
-  // Mine is kept: take it from what is pending, as it is now known.
+  // Mine is stored: remove it from the pending ones.
   confirmed(message) {
     const at = this.pending.findIndex((item) => item.id === message.id);
-    const item = at < 0 ? { told: "" } : this.pending.splice(at, 1)[0];
+    const item = at < 0 ? { status: "" } : this.pending.splice(at, 1)[0];
     return Object.assign(item, message, { state: "kept", problem: "", at_ms: message.at_ms || item.at_ms || Date.now() });
   }
 
-  // Mine, kept under a number whose turn is over: put it where it belongs.
+  // Mine, stored under a number before the position: insert it at its place.
   place(item) {
     if (!this.pending.includes(item) || item.sequence > this.order.position) return;
     this.pending.splice(this.pending.indexOf(item), 1);

@@ -7,17 +7,17 @@ import { onSubmit, View } from "./view.js";
 
 const view = new View();
 
-// "web" and a random part: of this window, also after a reload. A copied window finds its name taken, and makes another.
+// "web" and a random part: of this window, also after a reload. A copied window finds its name in use, and makes another.
 async function deviceName() {
   const kept = sessionStorage.getItem("mpim-device");
-  const device = kept && await take(kept) ? kept : `web-${newId().slice(0, 8)}`;
-  if (device !== kept) await take(device);
+  const device = kept && await reserve(kept) ? kept : `web-${newId().slice(0, 8)}`;
+  if (device !== kept) await reserve(device);
   sessionStorage.setItem("mpim-device", device);
   return device;
 }
 
-// Hold a name as long as this window is open. Says whether no other window has it; a page that is leaving lets go of it.
-function take(name) {
+// Hold a name as long as this window is open. Returns whether no other window has it; a page that closes releases it.
+function reserve(name) {
   if (!navigator.locks) return true;
   return new Promise((answer) => {
     const held = () => { answer(true); return new Promise(() => {}); };

@@ -1,9 +1,9 @@
-// My messages that no gateway has answered yet, in the order I wrote them; kept while the window lives, also over a reload.
+// My messages that no gateway has acknowledged yet, in the order I wrote them; stored for the window, also over a reload.
 
-const ANSWER_MS = 10_000;               // unanswered for so long: sent again, with the same id
-const LEAST_PAUSE_MS = 500, MOST_PAUSE_MS = 5000;
+const RESPONSE_TIMEOUT_MS = 10_000;    // unanswered for so long: sent again, with the same id
+const MIN_PAUSE_MS = 500, MAX_PAUSE_MS = 5000;
 
-// Of each conversation, one is on its way at a time: so their order holds even if one has to be sent again.
+// One message of each conversation is in flight at a time, so their order holds even if one has to be sent again.
 export class Outbox {
   constructor(storage, key, limit = 200) {
     Object.assign(this, { storage, key, limit });
@@ -22,14 +22,14 @@ export class Outbox {
     this.save();
   }
 
-  // What is to be sent now; it counts as sent. `isPatient`: wait for an answer as long as the connection lasts.
-  due(now, isPatient = false) {
+  // What is to be sent now; it counts as sent. `untilDisconnected`: wait for a response as long as the connection lasts.
+  due(now, untilDisconnected = false) {
     const seen = new Set(), due = [];
     for (const entry of this.entries) {
       if (seen.has(entry.conversation)) continue;
       seen.add(entry.conversation);
       if (entry.again_at > now) continue;
-      entry.again_at = isPatient ? Infinity : now + ANSWER_MS;
+      entry.again_at = untilDisconnected ? Infinity : now + RESPONSE_TIMEOUT_MS;
       due.push(entry);
     }
     return due;
@@ -38,10 +38,10 @@ export class Outbox {
   // The gateway could not do it now: try again after a pause.
   postpone(id, now) {
     const entry = this.entries.find((one) => one.id === id);
-    if (entry) entry.again_at = now + Math.min(MOST_PAUSE_MS, LEAST_PAUSE_MS * 2 ** entry.tries++);
+    if (entry) entry.again_at = now + Math.min(MAX_PAUSE_MS, MIN_PAUSE_MS * 2 ** entry.tries++);
   }
 
-  // The connection broke: who knows what of it arrived.
+  // The connection broke: nobody knows which of them arrived.
   reopen() {
     for (const entry of this.entries) entry.again_at = 0;
   }

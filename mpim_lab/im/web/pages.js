@@ -1,8 +1,8 @@
-// Asking for what was missed: `sync` of one conversation after the other, a few at a time, until each has everything.
+// Fetching what was missed: `sync` of one conversation after the other, a few at a time, until each has everything.
 
-const MOST_ASKED = 4;
-const ANSWER_MS = 5000;               // not answered by then: asked again, and each time later
-const IN_VAIN_MS = 500, MOST_IN_VAIN_MS = 60_000;
+const MAX_IN_FLIGHT = 4;
+const RESPONSE_TIMEOUT_MS = 5000;    // no response by then: asked again, and each time later
+const RETRY_MS = 500, MAX_RETRY_MS = 60_000;
 
 export class Pages {
   constructor(send, timers) {
@@ -21,34 +21,34 @@ export class Pages {
     this.timers.later(`gap-${conversation.name}`, wait_ms, () => { if (conversation.order.isBehind) this.ask(conversation); });
   }
 
-  // A page has come; `isFurther`: it brought something.
-  answered(conversation, isFurther) {
+  // A page has come; `hasNews`: it brought something.
+  answered(conversation, hasNews) {
     this.asked.delete(conversation);
     this.timers.stop(`page-${conversation.name}`);
-    conversation.vain = isFurther ? 0 : conversation.vain + 1;
+    conversation.retries = hasNews ? 0 : conversation.retries + 1;
     if (conversation.order.isBehind) {
-      if (isFurther) this.ask(conversation);
-      else this.askLater(conversation, Math.min(MOST_IN_VAIN_MS, IN_VAIN_MS * 2 ** conversation.vain));
+      if (hasNews) this.ask(conversation);
+      else this.askLater(conversation, Math.min(MAX_RETRY_MS, RETRY_MS * 2 ** conversation.retries));
     }
     this.pump();
   }
 
   pump() {
     for (const conversation of this.waiting) {
-      if (this.asked.size >= MOST_ASKED) return;
+      if (this.asked.size >= MAX_IN_FLIGHT) return;
       this.waiting.delete(conversation);
       this.asked.add(conversation);
       this.send({ t: "sync", conversation: conversation.name, after: conversation.order.position });
-      const patience_ms = Math.min(MOST_IN_VAIN_MS, ANSWER_MS * 2 ** conversation.vain);
-      this.timers.later(`page-${conversation.name}`, patience_ms, () => {
-        conversation.vain += 1;
+      const timeout_ms = Math.min(MAX_RETRY_MS, RESPONSE_TIMEOUT_MS * 2 ** conversation.retries);
+      this.timers.later(`page-${conversation.name}`, timeout_ms, () => {
+        conversation.retries += 1;
         this.asked.delete(conversation);
         this.ask(conversation);
       });
     }
   }
 
-  // The connection broke: nobody will answer.
+  // The connection broke: no response will come.
   forget() {
     this.waiting.clear();
     this.asked.clear();

@@ -1,9 +1,9 @@
 // The page as a whole: header, banners, and the forms; the list at the left and the messages at the right draw themselves.
 
+import { ConversationView } from "./conversation_view.js";
 import { List } from "./list.js";
 import { isName } from "./names.js";
 import { byId, element, reconcile, setData, setFace, setText } from "./page.js";
-import { Talk } from "./talk.js";
 
 const FRAME_MS = 16;
 
@@ -14,7 +14,7 @@ export class View {
     this.isWaiting = false;
     this.drafts = new Map();
     this.list = new List((name) => this.choose(name));
-    this.talk = new Talk({ again: (item) => this.chat.sendAgain(item, this.chosen) });
+    this.messages = new ConversationView({ again: (item) => this.chat.sendAgain(item, this.chosen) });
     this.bind();
   }
 
@@ -29,18 +29,18 @@ export class View {
     this.chat = chat;
     this.chosen = null;
     this.drafts.clear();  // whoever is next at this window
-    byId("door").hidden = Boolean(chat);
-    byId("rooms").hidden = !chat;
+    byId("login-view").hidden = Boolean(chat);
+    byId("chat-view").hidden = !chat;
     byId("who").hidden = !chat;
     setText(byId("me"), chat ? chat.uid : "");
     if (chat) setFace(byId("my-face"), chat.uid, false);
-    byId("rooms").dataset.pane = "list";
+    byId("chat-view").dataset.pane = "list";
     this.draw();
   }
 
   choose(name) {
     this.chosen = name;
-    byId("rooms").dataset.pane = "talk";
+    byId("chat-view").dataset.pane = "messages";
     this.draw();
     byId("composer").value = this.drafts.get(name) ?? "";
     byId("composer").focus();
@@ -55,8 +55,8 @@ export class View {
       return;
     }
     const conversation = chat.conversations.get(this.chosen);
-    this.talk.draw(chat, conversation);  // before its unread ones count as read: it marks them
-    chat.lookAt(document.hidden || !byId("talk").offsetParent ? null : this.chosen);
+    this.messages.draw(chat, conversation);  // before its unread ones count as read: it marks them
+    chat.setVisible(document.hidden || !byId("pane").offsetParent ? null : this.chosen);
     this.list.draw(chat, this.chosen);
     const unread = [...chat.conversations.values()].reduce((sum, one) => sum + one.unread, 0);
     document.title = `${unread ? `(${unread}) ` : ""}${chat.uid} – MPIM`;
@@ -98,13 +98,13 @@ export class View {
     onSubmit("person-form", () => {
       const uid = byId("new-person").value.trim();
       byId("new-person").value = "";
-      this.choose(this.chat.talkTo(uid).name);
+      this.choose(this.chat.direct(uid).name);
     });
     onSubmit("group-form", () => this.createGroup());
     byId("join-group").addEventListener("click", () => this.askGroup("join"));
     byId("leave").addEventListener("click", () => this.ask(this.chosen.slice(1), "leave"));
     byId("back").addEventListener("click", () => {
-      byId("rooms").dataset.pane = "list";
+      byId("chat-view").dataset.pane = "list";
       this.draw();
     });
     document.addEventListener("visibilitychange", () => this.changed());
@@ -119,13 +119,13 @@ export class View {
     composer.value = "";
     this.drafts.delete(this.chosen);
     this.draw();
-    this.talk.end();
+    this.messages.end();
   }
 
   createGroup() {
     const members = byId("new-group-members").value.split(/[\s,;]+/).filter(Boolean);
     const wrong = members.find((name) => !isName(name));
-    if (wrong !== undefined) return this.chat.complain(`name-${wrong}`, `“${wrong}” is no name: letters, digits, "_", "." or "-"`);
+    if (wrong !== undefined) return this.chat.complain(`name-${wrong}`, `“${wrong}” is not a name: use letters, digits, "_", "." or "-"`);
     if (this.askGroup("create", members)) byId("new-group-members").value = "";
   }
 

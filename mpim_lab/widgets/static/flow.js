@@ -1,11 +1,11 @@
-// FlowView: messages on their way, and the space-time diagram of the same run. What happened is decided in Python
-// (story.py); here it is only drawn. Time is counted in steps, one for each attempt to send.
+// FlowView: messages in flight, and the space-time diagram of the same run. What happened is decided in Python
+// (scene_builder.py); here it is only drawn. Time is counted in steps, one for each attempt to send.
 
 const SPEEDS = [0.5, 1, 2, 4, 8, 16, 64, 256];
 const FALL = 1.2;  // steps for which a lost message is seen falling
-const LEAST_HEIGHT = 190, ROW = 46, LANE = 62, LOW_LANE = 44, MOST_LANES = 6, LEFT = 118, TRAVEL = 0.35;
+const MIN_HEIGHT = 190, ROW = 46, LANE = 62, LOW_LANE = 44, MAX_LANES = 6, LEFT = 118, TRAVEL = 0.35;
 
-const laneHeight = (nodes) => (nodes.length > MOST_LANES ? LOW_LANE : LANE);
+const laneHeight = (nodes) => (nodes.length > MAX_LANES ? LOW_LANE : LANE);
 
 class View {
   constructor(model, host) {
@@ -16,7 +16,7 @@ class View {
     this.at = 1; this.playing = false; this.speed = 4; this.chosen = null; this.zoom = 0; this.frame = 0; this.times = [];
     this.still = matchMedia("(prefers-reduced-motion: reduce)");
     this.build(host);
-    this.onMessage = (message) => this.take(message);
+    this.onMessage = (message) => this.receive(message);
     model.on("msg:custom", this.onMessage);
     this.sizes = new ResizeObserver(() => { this.readTheme(); this.draw(); });  // also the first time it is on the page
     this.sizes.observe(this.root);
@@ -62,18 +62,18 @@ class View {
     this.ticks = scrub.appendChild(element("canvas", "mpim-ticks"));
     this.slider = scrub.appendChild(element("input", "mpim-slider", { type: "range", min: 1, max: 2, step: 0.01, "aria-label": "time, in steps" }));
     this.slider.addEventListener("input", () => this.seek(Number(this.slider.value)));
-    button("slower", "slower (-)", () => this.hurry(-1));
+    button("slower", "slower (-)", () => this.changeSpeed(-1));
     this.rate = bar.appendChild(element("span", "mpim-rate"));
-    button("faster", "faster (+)", () => this.hurry(1));
+    button("faster", "faster (+)", () => this.changeSpeed(1));
     button("fit", "fit everything, or back to readable (f)", () => { this.zoom = this.zoom ? 0 : 1; this.draw(); });
     this.words = element("div", "mpim-story", { "aria-live": "polite" });
-    this.words.textContent = "Click a message, or choose one with ↑ and ↓, to read its story.";
+    this.words.textContent = "Click a message, or choose one with ↑ and ↓, to read its history.";
     root.append(head, this.flow, this.space, bar, this.words);
     root.addEventListener("keydown", (event) => this.key(event));
     this.flow.addEventListener("click", (event) => this.pick(event, this.flowSpots));
     this.space.addEventListener("click", (event) => this.pick(event, this.spotsInSpace()));
     host.append(root);
-    this.hurry(0);
+    this.changeSpeed(0);
   }
 
   key(event) {
@@ -81,7 +81,7 @@ class View {
     if (event.target === this.slider && event.key.startsWith("Arrow")) return;
     const keys = {
       " ": () => this.toggle(), ArrowRight: () => this.seek(Math.floor(this.at) + 1), ArrowLeft: () => this.seek(Math.ceil(this.at) - 1),
-      Home: () => this.seek(1), End: () => this.seek(this.end), "+": () => this.hurry(1), "-": () => this.hurry(-1),
+      Home: () => this.seek(1), End: () => this.seek(this.end), "+": () => this.changeSpeed(1), "-": () => this.changeSpeed(-1),
       ArrowDown: () => this.chooseNext(1), ArrowUp: () => this.chooseNext(-1), f: () => { this.zoom = this.zoom ? 0 : 1; this.draw(); },
     };
     if (!keys[event.key] || event.ctrlKey || event.metaKey || event.altKey) return;
@@ -100,7 +100,7 @@ class View {
 
   // What comes from Python
 
-  take(message) {
+  receive(message) {
     if (message.type !== "scene") return;
     const { stories, fresh, ...scene } = message;
     const wasAtEnd = this.at >= this.end - 0.01;
@@ -137,7 +137,7 @@ class View {
   }
 
   // High enough for the longest column.
-  get flowHeight() { return Math.max(LEAST_HEIGHT, 34 + ROW * (1 + Math.max(0, ...this.columns().map((names) => names.length)))); }
+  get flowHeight() { return Math.max(MIN_HEIGHT, 34 + ROW * (1 + Math.max(0, ...this.columns().map((names) => names.length)))); }
 
   get end() { return Math.max(2, this.scene.steps + 1.4, ...this.scene.bands.map((band) => band.end)); }
 
@@ -147,7 +147,7 @@ class View {
   play() { this.playing = true; setIcon(this.player, "pause"); this.last = performance.now(); this.schedule(); }
   pause() { this.playing = false; setIcon(this.player, "play"); this.draw(); }
   seek(at) { this.pause(); this.at = Math.min(Math.max(at, 1), this.end); this.draw(); }
-  hurry(by) {
+  changeSpeed(by) {
     const index = Math.max(0, Math.min(SPEEDS.length - 1, SPEEDS.indexOf(this.speed) + by));
     this.speed = SPEEDS[index];
     this.rate.textContent = `${this.speed} step${this.speed === 1 ? "" : "s"}/s`;
@@ -208,7 +208,7 @@ class View {
     const width = Math.max(320, this.root.clientWidth - 24);
     this.drawFlow(prepare(this.flow, width, this.flowHeight), width);
     const nodes = [...this.scene.producers, ...this.scene.channels, ...this.scene.consumers];
-    const height = 34 + laneHeight(nodes) * Math.max(nodes.length, 1) + (nodes.length > MOST_LANES ? 12 : 0);
+    const height = 34 + laneHeight(nodes) * Math.max(nodes.length, 1) + (nodes.length > MAX_LANES ? 12 : 0);
     this.drawSpace(prepare(this.space, width, height), width, height, nodes);
     this.drawTicks();
     this.slider.value = this.at;

@@ -22,11 +22,11 @@ function load(buffer) {
 }
 
 // Ask this plot's kernel, and again after 3, 6, 12 ... seconds: a kernel is busy for as long as it likes, an answer may
-// be dropped on the way, and the plot that another one waits for may be gone. Gives what ends the asking.
+// be dropped on the way, and the plot that another one waits for may be gone. Returns a function that stops it.
 function askForPlotly(model) {
   let timer = null;
-  const take = (message, buffers) => { if (message.type === "plotly") load(buffers[0]); };
-  const stop = () => { clearTimeout(timer); model.off("msg:custom", take); };
+  const receive = (message, buffers) => { if (message.type === "plotly") load(buffers[0]); };
+  const stop = () => { clearTimeout(timer); model.off("msg:custom", receive); };
   const ask = (pause) => {
     if (window.Plotly) return;
     const now = Date.now(), shared = loading();
@@ -36,7 +36,7 @@ function askForPlotly(model) {
     }
     timer = setTimeout(() => ask(2 * pause), pause);
   };
-  model.on("msg:custom", take);
+  model.on("msg:custom", receive);
   ask(FIRST_PAUSE_MS);
   loading().promise.then(stop);
   return stop;

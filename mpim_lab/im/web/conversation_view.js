@@ -2,14 +2,14 @@
 
 import { byId, dayOf, element, reconcile, setData, setFace, setText, timeOf } from "./page.js";
 
-const NEAR_PX = 60;           // so near to its end, the log follows what comes
-const RUN_MS = 5 * 60_000;    // messages of one sender within this time stand together
-const TOLD = {
-  pushed: "the receiver’s gateway has it", stored: "nobody was online: it waits for the receiver", known: "sent again; it was known already",
-  success: "the naive version says so, whatever became of the message",
+const NEAR_PX = 60;           // this near to its end, the log follows new messages
+const RUN_MS = 5 * 60_000;    // messages of one sender within this time are grouped
+const STATUS_TEXT = {
+  pushed: "the receiver’s gateway has it", stored: "the receiver was offline: it waits in the offline store", known: "sent again; the server had it already",
+  success: "the naive version acknowledges this, whatever happened to the message",
 };
 
-export class Talk {
+export class ConversationView {
   // acts: {again(item), follow()}; follow: the end of the log was reached, or left.
   constructor(acts) {
     this.acts = acts;
@@ -35,7 +35,7 @@ export class Talk {
   }
 
   draw(chat, conversation) {
-    for (const id of ["talk-head", "log", "composer-form"]) byId(id).hidden = !conversation;
+    for (const id of ["pane-head", "log", "composer-form"]) byId(id).hidden = !conversation;
     byId("nothing").hidden = Boolean(conversation);
     if (!conversation) return;
     const isOther = conversation.name !== this.name, wasAtEnd = isOther || this.isAtEnd();
@@ -100,29 +100,29 @@ function gapText({ gap: [first, last], had }) {
 function update(node, { item, isFirst, isMine }) {
   node.classList.toggle("first", isFirst);
   node.querySelector(".sender").hidden = !isFirst;
-  setData(node, { state: item.state, sequence: item.sequence || "", told: item.told ?? "" });
+  setData(node, { state: item.state, sequence: item.sequence || "", status: item.status ?? "" });
   const time = node.querySelector("time"), at = new Date(item.at_ms);
   setText(time, timeOf(item.at_ms));
   if (time.dateTime !== at.toISOString()) Object.assign(time, { dateTime: at.toISOString(), title: at.toLocaleString() });
   const number = node.querySelector(".number"), fate = node.querySelector(".fate");
   setText(number, item.sequence ? `no. ${item.sequence}` : "");
   setText(fate, isMine ? fateText(item) : "");
-  fate.title = TOLD[item.told] ?? "";
+  fate.title = STATUS_TEXT[item.status] ?? "";
   setText(node.querySelector(".problem"), item.problem);
   node.querySelector(".retry").hidden = item.state !== "failed";
 }
 
-function fateText({ state, told }) {
+function fateText({ state, status }) {
   if (state === "sending") return "sending…";
   if (state === "failed") return "not sent";
-  if (told === "success") return "told “success”";
-  return told && told !== "known" ? `kept · ${told}` : "kept";
+  if (status === "success") return "acknowledged “success”";
+  return status && status !== "known" ? `kept · ${status}` : "kept";
 }
 
 function drawHead(chat, conversation) {
-  const { group, other, members, isLeft } = conversation, people = byId("talk-people");
-  setFace(byId("talk-face"), conversation.title, group !== null);
-  setText(byId("talk-name"), conversation.heading);
+  const { group, other, members, isLeft } = conversation, people = byId("pane-people");
+  setFace(byId("pane-face"), conversation.title, group !== null);
+  setText(byId("pane-name"), conversation.heading);
   byId("leave").hidden = group === null || isLeft;
   for (const id of ["composer", "send"]) byId(id).disabled = isLeft;
   byId("composer").placeholder = isLeft ? "You left this group" : `Message to ${conversation.title}`;
