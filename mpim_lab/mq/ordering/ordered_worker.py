@@ -58,8 +58,6 @@ class OrderedWorker:
     batch_size: entries read at once from a partition, and at most in one commit.
     """
 
-    assignments_type = PartitionAssignments
-
     def __init__(
         self,
         stream: PartitionedStream,
@@ -73,9 +71,9 @@ class OrderedWorker:
     ) -> None:
         check_whole(batch_size=batch_size)
         check_handler(handler)
-        self.name, self.assignments = (
-            name,
-            self.assignments_type(stream, group, name, lease_ms=lease_ms, batch_size=batch_size),
+        self.name = name
+        self.assignments = PartitionAssignments(
+            stream, group, name, lease_ms=lease_ms, batch_size=batch_size
         )
         self._stream, self._handler, self._retry = stream, handler, retry or RetryPolicy()
         self._reporter = stream.queue.reporter
