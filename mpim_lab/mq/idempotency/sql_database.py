@@ -105,7 +105,7 @@ class SqlDatabase:
             )
         engine = create_async_engine(url, poolclass=AsyncAdaptedQueuePool, pool_size=1, **limits)
         event.listen(engine.sync_engine, "connect", _prepare_sqlite(timeout_s))
-        event.listen(engine.sync_engine, "connect", self._note_thread)
+        event.listen(engine.sync_engine, "do_connect", self._use_known_threads)
         event.listen(engine.sync_engine, "begin", _begin_immediate)
         # a cancelled statement's cursor keeps the closed connection, and its lock, until it is
         # collected
@@ -116,9 +116,17 @@ class SqlDatabase:
         )
         return engine
 
-    def _note_thread(self, connection: Any, _: object) -> None:
-        self._threads = {thread for thread in self._threads if thread.is_alive()}
-        self._threads.add(connection.driver_connection._thread)
+    def _use_known_threads(self, dialect: Any, _: object, __: object, options: Any) -> None:
+        """Note the thread of each connection as it is made: it lives on if connecting fails."""
+
+        def connect(*words: Any, **options: Any) -> Any:
+            connection = dialect.dbapi.aiosqlite.connect(*words, **options)
+            connection._thread.daemon = True
+            self._threads = {thread for thread in self._threads if thread.is_alive()}
+            self._threads.add(connection._thread)
+            return connection
+
+        options["async_creator_fn"] = connect
 
     # Life
 
@@ -257,7 +265,7 @@ class SqlDatabase:
     async def _begin(self) -> AsyncConnection:
         deadline = time.monotonic() + self._timeout_s
         while True:
-            connection, before = self._engine.connect(), set(threading.enumerate())
+            connection, before = self._engine.connect(), self._threads
             try:
                 async with self.translate_errors("no transaction can be begun", timeouts=2):
                     await connection.start()
@@ -274,14 +282,7 @@ class SqlDatabase:
                     and _is_locked(error)
                     and time.monotonic() < deadline
                 ):
-                    await _join_threads(
-                        {
-                            thread
-                            for thread in threading.enumerate()
-                            if "_connection_worker" in thread.name
-                        }
-                        - before
-                    )
+                    await _join_threads(self._threads - before)
                     raise
             await asyncio.sleep(LOCK_POLL_S)
 
