@@ -32,9 +32,9 @@ from mpim_lab.errors import (
     ConnectionLost,
     MpimError,
     NotConnected,
-    WrongLoop,
 )
 from mpim_lab.mq.connection.config import ConnectionConfig
+from mpim_lab.mq.connection.handler import LoopAffinity
 
 
 class CoarseTimeouts:
@@ -163,13 +163,6 @@ def encode_command(*command: bytes | str) -> bytes:
 PING = encode_command("PING")
 
 
-def wrong_loop_error() -> WrongLoop:
-    """Say what is wrong, and what to do."""
-    return WrongLoop(
-        "it was opened in another event loop, thread or process; nothing was sent: make one for each"
-    )
-
-
 class RespConnection(asyncio.Protocol):
     """The two halves of the path: `send` a command, take in replies and pushes.
 
@@ -196,8 +189,9 @@ class RespConnection(asyncio.Protocol):
             on_disconnect,
         )
         self._max_commands, self._max_bytes = config.max_commands, config.max_bytes
+        self._affinity = LoopAffinity("a connection")
         self._loop: asyncio.AbstractEventLoop
-        self._thread = 0
+        self._thread = 0  # of the loop: looked at here for each command
         self._transport: asyncio.Transport | None = None
         self._reader = hiredis.Reader(notEnoughData=_NOTHING)
         self._outgoing: list[bytes] = []
@@ -221,7 +215,7 @@ class RespConnection(asyncio.Protocol):
         """
         loop = self._loop
         if get_ident() != self._thread or not loop.is_running():
-            raise wrong_loop_error()
+            self._affinity.check()
         reply: asyncio.Future[Any] = _Future(loop=loop)
         self.send_to(reply, packed)
         return reply
@@ -249,8 +243,7 @@ class RespConnection(asyncio.Protocol):
 
         One future for all of them.
         """
-        if get_ident() != self._thread or not self._loop.is_running():
-            raise wrong_loop_error()
+        self._affinity.check()
         some = take_fitting(commands, self.free_slots, self._max_bytes - self._outgoing_bytes)
         replies = PipelineFuture(len(some), loop=self._loop)
         if not self._outgoing:
@@ -397,7 +390,7 @@ class RespConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The socket is open."""
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one by shape only
-        self._loop, self._thread = asyncio.get_running_loop(), get_ident()
+        self._loop, self._thread = self._affinity.check(), get_ident()
         self._last_received_at = self._loop.time()
         self._transport.set_write_buffer_limits(high=self._config.max_bytes)
 

@@ -24,8 +24,6 @@ had in flight is lost with the list. In another stream of the same name, whose i
 everything is new.
 
 Source: https://valkey.io/topics/streams-intro/#consumer-groups
-
-AckCoalescer: acknowledgements of one event-loop iteration leave as one command.
 """
 
 import asyncio
@@ -39,30 +37,10 @@ from mpim_lab.mq.connection.bounds import check_whole
 from mpim_lab.mq.connection.coalescer import Coalescer
 from mpim_lab.mq.connection.context import StreamContext
 from mpim_lab.mq.connection.lua_script import LuaScript
-from mpim_lab.mq.connection.reconnecting import CommandConnection
 from mpim_lab.mq.streams.dead_letters import DeadLetterQueue
 from mpim_lab.mq.streams.entries import Delivery, raw_ids
 
 MAX_IDS = 1_000
-
-
-class AckCoalescer:
-    """The acknowledgements of one group, joined into one command a loop iteration."""
-
-    def __init__(self, link: CommandConnection, key: bytes, group: bytes) -> None:
-        self._link, self._key, self._group = link, key, group
-        self._coalescer: Coalescer[str, None] = Coalescer(self._send, max_items=MAX_IDS)
-
-    def submit(self, id: str) -> "asyncio.Future[None]":
-        """Acknowledge at the end of this loop turn.
-
-        The future is done when the server has done it.
-        """
-        return self._coalescer.submit(id)
-
-    async def _send(self, ids: Sequence[str]) -> Sequence[None]:
-        await self._link.call("XACK", self._key, self._group, *ids)
-        return [None] * len(ids)
 
 
 REDELIVER_OR_RELEASE, RECREATE_GROUP = (
@@ -90,10 +68,8 @@ class ConsumerGroup:
         name = same_name(name, "group")
         self.context, self.name, self.dead_letters = access, name, DeadLetterQueue(access, name)
         self.raw_name = name_bytes(name, "group")
-        self._link, self._ack_coalescer = (
-            access.connection,
-            AckCoalescer(access.connection, access.key, self.raw_name),
-        )
+        self._link = access.connection
+        self._acks: Coalescer[bytes, None] = Coalescer(self._send_acks, max_items=MAX_IDS)
         self._last_delivered_id = (
             b"0-0"  # the last id that it was given, as far as anybody here knows
         )
@@ -146,10 +122,14 @@ class ConsumerGroup:
 
         The future is done when the server has done it.
         """
-        answer = self._ack_coalescer.submit(delivery.entry.id)
+        answer = self._acks.submit(delivery.raw_id)
         if self.context.reporter.is_on:
             answer.add_done_callback(lambda done: self._on_acked(delivery, done, actor))
         return answer
+
+    async def _send_acks(self, ids: Sequence[bytes]) -> Sequence[None]:
+        await self.ack(*ids)
+        return [None] * len(ids)
 
     def _on_acked(self, delivery: Delivery, done: "asyncio.Future[None]", actor: Name) -> None:
         if not done.cancelled() and done.exception() is None:
