@@ -76,8 +76,9 @@ class Batcher:
             transport.max_message_bytes,
             max_pending_bytes,
         )
-        self._buffer, self._wait_queue = PendingBuffer(), WaitQueue(enqueue_timeout_s)
-        self._waiters = self._wait_queue.waiters  # looked at for each message
+        self._buffer = PendingBuffer()
+        self._wait_queue = WaitQueue(self._has_room, self._rejection_error, enqueue_timeout_s)
+        self._waiters = self._wait_queue.places  # looked at for each message
         self._flusher = BatchFlusher(
             transport,
             self.policy,
@@ -85,7 +86,7 @@ class Batcher:
             backoff or Backoff(),
             delivery_timeout_s=delivery_timeout_s,
             attempt_timeout_s=attempt_timeout_s,
-            on_capacity=self._release_waiters,
+            on_capacity=self._wait_queue.wake,
         )
         self._flush_timeout_s, self._close_timeout_s = (
             delivery_timeout_s + attempt_timeout_s,
@@ -150,7 +151,7 @@ class Batcher:
             raise QueueClosed("the batcher was closed while it was opened")
         self._event_loop = asyncio.get_running_loop()
         self._task = asyncio.create_task(self._flusher.run())
-        self._task.add_done_callback(lambda _: self._wait_queue.fail_all(self._rejection_error()))
+        self._task.add_done_callback(lambda _: self._wait_queue.close())
 
     async def close(self) -> None:
         """Accept nothing more, flush everything pending, and wait for the outcomes. Idempotent.
@@ -161,7 +162,7 @@ class Batcher:
         self._loop.check()
         self._closing = True
         self._flusher.stop()
-        self._wait_queue.fail_all(self._rejection_error())
+        self._wait_queue.close()
         if self._task is None:
             return
         begun_at = now()
@@ -286,23 +287,18 @@ class Batcher:
             for payload in payloads:
                 self._reporter.message(EventKind.ACCEPTED, payload, self._transport.name)
         if self._waiters:
-            self._release_waiters()
+            self._wait_queue.wake()
         return future
 
     async def _wait_for_capacity(self) -> None:
         if not self.is_open:
             raise self._rejection_error()
-        try:
-            await self._wait_queue.wait(self._rejection_error)
-        except BaseException:
-            self._release_waiters()
-            raise
+        await self._wait_queue.wait()
         if not self.is_open:  # it ended at the moment at which there was room
             raise self._rejection_error()
 
-    def _release_waiters(self) -> None:
-        if self._buffer.bytes < self._max_pending_bytes:
-            self._wait_queue.wake_next()
+    def _has_room(self) -> bool:
+        return self._buffer.bytes < self._max_pending_bytes
 
     def _rejection_error(self) -> MpimError:
         if self._task is None:

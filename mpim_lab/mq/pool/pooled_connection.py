@@ -1,7 +1,9 @@
 """PooledConnection: what a caller holds while it has a connection of its own."""
 
+import asyncio
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from mpim_lab.errors import (
@@ -20,7 +22,26 @@ from mpim_lab.mq.pool.command_state import (
     require_single_reply,
 )
 from mpim_lab.mq.pool.raw_connection import RawConnection
-from mpim_lab.mq.pool.wait_queue import Ticket
+
+
+@dataclass(eq=False)
+class Ticket:
+    """One caller's slot: the task that has it, since when, and at which server."""
+
+    caller: "asyncio.Task[Any] | None"
+    requested_at: float
+    acquired_at: float
+    server: str = ""
+
+    @property
+    def who(self) -> str:
+        """The task's name, to be shown if it stays long."""
+        return "no task" if self.caller is None else self.caller.get_name()
+
+    @property
+    def waited_s(self) -> float:
+        """How long its caller waited for it."""
+        return self.acquired_at - self.requested_at
 
 
 class PooledConnection:

@@ -15,9 +15,9 @@ from mpim_lab.events import now
 from mpim_lab.mq.connection.address import Address
 from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.pool.policies import CircuitBreaker, IdlePolicy, ServerLoad, least_loaded
+from mpim_lab.mq.pool.pooled_connection import Ticket
 from mpim_lab.mq.pool.raw_connection import RawConnection
 from mpim_lab.mq.pool.stats import ServerStats
-from mpim_lab.mq.pool.wait_queue import Ticket
 
 
 class ServerPool:
