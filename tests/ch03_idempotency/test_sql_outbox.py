@@ -22,7 +22,7 @@ from mpim_lab.errors import (
     StoreFailed,
 )
 from mpim_lab.mq.connection.config import ConnectionConfig
-from mpim_lab.mq.connection.ids import new_message_id
+from mpim_lab.mq.connection.encoding import new_message_id
 from mpim_lab.mq.idempotency.sql_database import SqlDatabase
 from mpim_lab.mq.idempotency.sql_inbox import SqlInbox
 from mpim_lab.mq.idempotency.sql_outbox import SqlOutbox

@@ -41,7 +41,7 @@ from mpim_lab.im.services.messages import MessageService
 from mpim_lab.im.services.offline import OfflineStore
 from mpim_lab.im.services.presence import ROUTE_TTL_S, Presence
 from mpim_lab.keys import status_channel, user_channel
-from mpim_lab.mq.connection.ids import new_message_id
+from mpim_lab.mq.connection.encoding import new_message_id
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 ROUTE_S = int(ROUTE_TTL_S)

@@ -13,13 +13,13 @@ from typing import Generic, TypeVar
 
 from mpim_lab.errors import InvalidParameter, MpimError, Unconfirmed
 from mpim_lab.mq.connection.bounds import check_whole
+from mpim_lab.mq.connection.encoding import new_message_id
 from mpim_lab.mq.connection.handler import (
     LoopAffinity,
     TaskCancellation,
     handler_scope,
     is_in_handler,
 )
-from mpim_lab.mq.connection.ids import new_message_id
 from mpim_lab.mq.connection.retry import Backoff
 
 Answer = TypeVar("Answer")

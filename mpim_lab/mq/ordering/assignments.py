@@ -16,8 +16,8 @@ from mpim_lab.errors import CommandRejected, LeaseLost, MpimError, QueueClosed
 from mpim_lab.events import now, shown_name
 from mpim_lab.keys import Name, same_name
 from mpim_lab.mq.connection.bounds import check_whole
+from mpim_lab.mq.connection.encoding import new_message_id
 from mpim_lab.mq.connection.handler import RELEASE_SHARE
-from mpim_lab.mq.connection.ids import new_message_id
 from mpim_lab.mq.connection.lua_script import LuaScript
 from mpim_lab.mq.idempotency.effects import AtomicEffects, encode_effects
 from mpim_lab.mq.ordering.partitioned_stream import PartitionedStream, PartitionEntry, parse_entry

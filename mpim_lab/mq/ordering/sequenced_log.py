@@ -20,8 +20,7 @@ from mpim_lab.events import EventKind
 from mpim_lab.keys import Name, name_bytes
 from mpim_lab.mq.connection.bounds import check_whole
 from mpim_lab.mq.connection.context import StreamContext
-from mpim_lab.mq.connection.encoding import encode_payload
-from mpim_lab.mq.connection.ids import new_message_id
+from mpim_lab.mq.connection.encoding import encode_payload, new_message_id
 from mpim_lab.mq.connection.lua_script import LuaScript
 from mpim_lab.mq.pubsub.queue import MessageQueue
 

@@ -20,10 +20,9 @@ from mpim_lab.keys import Keys, Name
 from mpim_lab.mq.connection.address import Address
 from mpim_lab.mq.connection.bounds import check_whole
 from mpim_lab.mq.connection.config import ConnectionConfig
-from mpim_lab.mq.connection.context import StreamContext
+from mpim_lab.mq.connection.context import LayoutCheck, LayoutCheckedConnection, StreamContext
 from mpim_lab.mq.connection.encoding import Message, encode_payload, publish_prefix
 from mpim_lab.mq.connection.handler import check_handler, is_async
-from mpim_lab.mq.connection.layout_check import LayoutCheck, LayoutCheckedConnection
 from mpim_lab.mq.connection.reconnecting import ReconnectingConnection
 from mpim_lab.mq.connection.resp import ignore_result
 from mpim_lab.mq.pubsub.buffer import OverflowPolicy, SubscriberBuffer

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from mpim_lab.errors import CommandRejected
 from mpim_lab.keys import Name, name_bytes
-from mpim_lab.mq.connection.ids import new_message_id
+from mpim_lab.mq.connection.encoding import new_message_id
 from mpim_lab.mq.connection.lua_script import LuaScript
 from mpim_lab.mq.streams.entries import Delivery, raw_ids
 from mpim_lab.mq.streams.group import MAX_IDS, ConsumerGroup, with_delivery_counts
