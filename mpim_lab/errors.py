@@ -186,7 +186,9 @@ class WatchFailed(CommandRejected):
 
 
 class PartlyAdded(MpimError):
-    """Of many that were added at once some were not, or may not have been: `errors[n]`, or `ids[n]` for the n-th of them.
+    """Of many that were added at once some were not, or may not have been.
+
+    `errors[n]`, or `ids[n]` for the n-th of them.
 
     In a batch to a channel `ids[n]` is the number of subscribers.
     """

@@ -73,7 +73,8 @@ class NumberThenScript(AtomicGateway):
 
     async def send(self, id, payload):
         keys, number = self.keys, await self.keys.call("INCR", self.keys.counter)
-        script = "if redis.call('SET', KEYS[1], 1, 'NX') then redis.call('PUBLISH', ARGV[1], ARGV[2]) end"
+        publish = "redis.call('PUBLISH', ARGV[1], ARGV[2])"
+        script = f"if redis.call('SET', KEYS[1], 1, 'NX') then {publish} end"
         await keys.call(
             "EVAL", script, 1, keys.sent(id), keys.channel, b"%d %b" % (number, payload)
         )

@@ -1,4 +1,7 @@
-"""Chapter 4's experiments: who reads in order, who works in order, and what each delivery mode guarantees."""
+"""Chapter 4's experiments.
+
+Who reads in order, who works in order, and what each delivery mode guarantees.
+"""
 
 import pytest
 
@@ -92,7 +95,10 @@ async def test_workers_keep_the_order_or_not_as_the_table_says_every_time(lab_se
 
 @pytest.mark.parametrize("fault", ENDS_OF_MODES)
 async def test_each_mode_guarantees_what_the_table_says_every_time(lab_server, fault):
-    """At most once loses, at least once repeats, exactly once in effect does neither, and keeps the order."""
+    """At most once loses, at least once repeats, exactly once in effect does neither.
+
+    And keeps the order.
+    """
     await assert_ends(
         DeliveryGuarantees, tuple(DeliveryGuarantees.designs), fault, ENDS_OF_MODES[fault]
     )

@@ -96,7 +96,10 @@ def test_a_quantile_of_the_waits_is_right_to_a_tenth(seconds, share):
     ],
 )
 def test_what_a_user_leaves_on_the_connection_is_named(commands, left):
-    """By the commands' names, in capitals or not, as bytes or not, with a first word of two or not."""
+    """By the commands' names, in capitals or not, as bytes or not.
+
+    With a first word of two or not.
+    """
     forms = [
         str.split,
         lambda text: [word.encode() for word in text.split()],

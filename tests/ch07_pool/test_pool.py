@@ -1,4 +1,7 @@
-"""The pool on a real server: who gets a connection and when, what is cancelled, what is closed, what the figures say."""
+"""The pool on a real server.
+
+Who gets a connection and when, what is cancelled, what is closed, what the figures say.
+"""
 
 import asyncio
 import contextlib

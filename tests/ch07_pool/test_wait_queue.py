@@ -1,4 +1,4 @@
-"""WaitQueue: first come, first served, in whatever order callers come, leave, give up and are cancelled."""
+"""WaitQueue: first come, first served, whatever else the callers do."""
 
 import asyncio
 

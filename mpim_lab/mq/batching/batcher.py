@@ -254,8 +254,8 @@ class Batcher:
             async with asyncio.timeout(self._flush_timeout_s):
                 await self._flusher.flush()
         except TimeoutError as error:
-            waited = f"{self._buffer.unresolved:,} messages have no outcome after {self._flush_timeout_s:g} s"
-            raise Unconfirmed(f"{waited}; they are still being sent") from error
+            waited = f"no outcome after {self._flush_timeout_s:g} s; they are still being sent"
+            raise Unconfirmed(f"{self._buffer.unresolved:,} messages have {waited}") from error
 
     @property
     def is_full(self) -> bool:
@@ -308,5 +308,6 @@ class Batcher:
         if not self.is_open:
             return QueueClosed("the batcher was closed; the message was not taken")
         return QueueFull(
-            f"{self._buffer.messages:,} messages ({self._buffer.bytes:,} bytes) wait to be sent already"
+            f"{self._buffer.messages:,} messages ({self._buffer.bytes:,} bytes) wait to be sent "
+            "already"
         )

@@ -75,8 +75,10 @@ class PendingBuffer:
     >>> buffer.append([b"a", b"b", b"c"], 3, future := BatchFuture(3, created_at=0.0, loop=loop))
     >>> buffer.pop_batch(FixedWindow(max_messages=2)), buffer.messages
     ([b'a', b'b'], 1)
-    >>> buffer.resolve([1, 1]), buffer.pop_batch(FixedWindow()), buffer.resolve([2]), future.result()
-    (None, [b'c'], None, [1, 1, 2])
+    >>> buffer.resolve([1, 1]), buffer.pop_batch(FixedWindow())
+    (None, [b'c'])
+    >>> buffer.resolve([2]), future.result()
+    (None, [1, 1, 2])
     >>> loop.close()
     """
 

@@ -1,16 +1,20 @@
-"""BatchFlusher: it pops batches from the pending buffer when they are due, and sees each through to its outcomes.
+"""BatchFlusher: it sends batches when they are due, and sees each through to its outcomes.
 
-| a message is resolved when ...                            | with                                                      |
-|-----------------------------------------------------------|-----------------------------------------------------------|
-| its batch was answered                                    | its own outcome                                           |
-| the transport raises what is definite and transient       | nothing yet: it stays in its place, and is retried        |
-| the same, and it is too old                               | that error, and all behind it                             |
-| the transport raises another error of ours                | that error                                                |
-| transport or codec raise something else, are cancelled by | Unconfirmed, with the cause                               |
-| somebody else, or take longer than `attempt_timeout_s`    |                                                           |
-| the policy raises                                         | InvalidParameter: it was not sent                         |
-| the flusher is aborted before its turn                    | QueueClosed, or why its batch could not be written so far |
-| the flusher is aborted while it is in flight              | Unconfirmed                                               |
+| a message is resolved when ...               | with                                       |
+|----------------------------------------------|--------------------------------------------|
+| its batch was answered                       | its own outcome                            |
+| the transport raises what is definite and    | nothing yet: it stays in its place, and is |
+| transient                                    | retried                                    |
+| the same, and it is too old                  | that error, and all behind it              |
+| the transport raises another error of ours   | that error                                 |
+| transport or codec raise something else, are | Unconfirmed, with the cause                |
+| cancelled by                                 |                                            |
+| somebody else, or take longer than           |                                            |
+| `attempt_timeout_s`                          |                                            |
+| the policy raises                            | InvalidParameter: it was not sent          |
+| the flusher is aborted before its turn       | QueueClosed, or why its batch could not be |
+|                                              | written so far                             |
+| the flusher is aborted while it is in flight | Unconfirmed                                |
 """
 
 import asyncio

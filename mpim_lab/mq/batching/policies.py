@@ -42,7 +42,7 @@ class BatchPolicy:
         return messages >= self.max_messages or bytes >= self.max_bytes
 
     def flush_deadline(self, oldest_at: float) -> float:
-        """Return when a batch that is not full is flushed, whose oldest message came at `oldest_at` (seconds)."""
+        """Return when a batch that is not full is flushed, by its oldest message's time (s)."""
         raise NotImplementedError
 
 
@@ -87,7 +87,9 @@ class Adaptive(BatchPolicy):
 
 @dataclass(frozen=True)
 class SizeOnly(BatchPolicy):
-    """Only a full batch is sent, or one that is flushed by `flush` or `close`: for bulk work without any hurry.
+    """Only a full batch is sent, or one that is flushed by `flush` or `close`.
+
+    For bulk work without any hurry.
 
     >>> SizeOnly().flush_deadline(100.0)
     inf

@@ -124,7 +124,8 @@ class Codec:
             return framed
         if len(framed) > self.max_bytes:
             raise InvalidMessage(
-                f"{len(framed):,} bytes to compress; a receiver would refuse more than {self.max_bytes:,}"
+                f"{len(framed):,} bytes to compress; a receiver would refuse more than "
+                f"{self.max_bytes:,}"
             )
         packed = self.compress_raw(framed)
         return packed if len(packed) < len(framed) else framed
@@ -164,7 +165,8 @@ class Codec:
             )
         if (inner := frame_type(framed)) is not None and inner not in (PLAIN, BATCH):
             raise CorruptPayload(
-                f"a compressed payload holds one that begins with {inner:02X}: never compressed twice"
+                f"a compressed payload holds one that begins with {inner:02X}: never compressed "
+                "twice"
             )
         return framed
 
@@ -208,7 +210,10 @@ def _check_level(level: int, highest: int) -> None:
 
 
 def _compressor(level: int, dictionary: ZstdDictionary | None) -> zstandard.ZstdCompressor:
-    """No magic number, as the mark says what it is, and no checksum, as TCP has one: 8 bytes of a short message."""
+    """No magic number, as the mark says what it is, and no checksum, as TCP has one.
+
+    8 bytes of a short message.
+    """
     _check_level(level, zstandard.MAX_COMPRESSION_LEVEL)
     parameters = zstandard.ZstdCompressionParameters.from_level(
         level,

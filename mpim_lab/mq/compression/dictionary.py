@@ -1,4 +1,4 @@
-"""ZstdDictionary: what chat lines have in common, learned once and known to both ends, so that each line need not repeat it.
+"""ZstdDictionary: what chat lines have in common, learned once and known to both ends.
 
 A compressor finds repeats, and a line of 30 bytes has none within itself. With a dictionary its
 repeats are found in the samples from which that was trained. Both ends must have the same one: the

@@ -166,7 +166,8 @@ def _complaint(error: Exception) -> str:
         if str(error).startswith(_COMPLAINTS)
         else "its host, port or path cannot be read"
     )
-    return f"{said}; write redis://user:password@host:port/db or unix:///path, and other characters in them as %XX"
+    form = "redis://user:password@host:port/db or unix:///path"
+    return f"{said}; write {form}, and other characters in them as %XX"
 
 
 def _check(url: str, options: dict[str, Any]) -> None:

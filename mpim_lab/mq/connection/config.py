@@ -31,7 +31,8 @@ class ConnectionConfig:
         for name in ("timeout_s", "close_timeout_s", "connect_timeout_s"):
             if not 0 < getattr(self, name) < math.inf:  # NaN is not, either
                 raise InvalidParameter(
-                    f"{name}={getattr(self, name)!r}: above 0 and not infinite; nothing waits for ever"
+                    f"{name}={getattr(self, name)!r}: above 0 and not infinite; nothing waits "
+                    "for ever"
                 )
         check_whole(max_commands=self.max_commands, max_bytes=self.max_bytes)
         if not self.heartbeat_s > 0:

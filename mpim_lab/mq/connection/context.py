@@ -3,14 +3,16 @@
 LayoutCheckedConnection: a connection for commands that use keys. Before the first of them it
 checks how the keys are laid out.
 
-| `<prefix>mpim:layout` says | then the first command ...                                                      |
-|----------------------------|---------------------------------------------------------------------------------|
-| nothing                    | writes `LAYOUT` there (SET NX), and goes on                                     |
-| `LAYOUT`                   | goes on                                                                         |
-| something else             | raises WrongLayout, and so does every other one: nothing is read or written     |
-| it may not be read         | goes on: this user has no right to that key (NOPERM)                            |
-| it cannot be written now   | goes on (READONLY, OOM, ...); a second later it is checked once more            |
-| no answer                  | raises NotConnected: nothing else was sent                                      |
+| `<prefix>mpim:layout` says | then the first command ...                                          |
+|----------------------------|---------------------------------------------------------------------|
+| nothing                    | writes `LAYOUT` there (SET NX), and goes on                         |
+| `LAYOUT`                   | goes on                                                             |
+| something else             | raises WrongLayout, and so does every other one: nothing is read or |
+|                            | written                                                             |
+| it may not be read         | goes on: this user has no right to that key (NOPERM)                |
+| it cannot be written now   | goes on (READONLY, OOM, ...); a second later it is checked once     |
+|                            | more                                                                |
+| no answer                  | raises NotConnected: nothing else was sent                          |
 
 Commands that come meanwhile wait for the same check. It is a task of its own: whoever waits for it
 may be cancelled, and the others are served. It ends with its answer, with the command's time-out,
@@ -100,12 +102,13 @@ class LayoutCheck:
 
     def _wrong_layout(self, found: str) -> WrongLayout:
         return WrongLayout(
-            f"{self._keys.layout!r} is {found:.80}, and this version knows {LAYOUT!r}: use another prefix or database"
+            f"{self._keys.layout!r} is {found:.80}, and this version knows {LAYOUT!r}: use "
+            "another prefix or database"
         )
 
 
 class LayoutCheckedConnection:
-    """A queue's link, or a dedicated one of the same queue, as long as its keys are laid out as we know them."""
+    """A queue's link, or a dedicated one, once its keys are laid out as we know them."""
 
     def __init__(self, link: ReconnectingConnection, layout: LayoutCheck) -> None:
         self._link, self._layout = link, layout

@@ -204,7 +204,7 @@ class ReconnectingConnection:
                 self._opening = None
 
     def check_loop(self) -> None:
-        """Raise WrongLoop if this is not the event loop, thread and process in which it was opened."""
+        """Raise WrongLoop if this is not the loop, thread and process in which it was opened."""
         self._loop.check()
         if (
             self._timeout_task is not None and self._timeout_task.done() and not self._closed
@@ -342,7 +342,8 @@ class ReconnectingConnection:
             raise refused(f"{self.address} refused the login: {error}") from error
         if not isinstance(hello, dict) or b"id" not in hello:
             raise NotConnected(
-                f"{self.address} is no Redis or Valkey server: it answered HELLO with {hello!r:.100}"
+                f"{self.address} is no Redis or Valkey server: it answered HELLO with "
+                f"{hello!r:.100}"
             )
         self.client_id = int(hello[b"id"])
 

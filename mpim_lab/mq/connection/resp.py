@@ -1,4 +1,4 @@
-"""RespConnection: one pipelined RESP3 connection that every task shares, from its first byte to its last.
+"""RespConnection: one pipelined RESP3 connection that every task shares.
 
 CommandConnection of one turn of the event loop leave in one write; the server answers in order, so
 the n-th reply belongs to the n-th command that waits. That is all it takes to be fast: 128 tasks
@@ -221,14 +221,17 @@ class RespConnection(asyncio.Protocol):
         return reply
 
     def send_blocking(self, packed: bytes, blocks_s: float) -> asyncio.Future[Any]:
-        """The same for a command that the server may hold back for `blocks_s`; its time-out begins after that."""
+        """The same for a command that the server may hold back for `blocks_s`.
+
+        Its time-out begins after that.
+        """
         reply = self.send(packed)
         until = self._loop.time() + blocks_s + self._config.timeout_s
         self._blocking.append((self._issued + len(self._outgoing), until))
         return reply
 
     def send_to(self, sink: ReplySink, packed: bytes) -> None:
-        """The same for somebody who is told the reply the moment it is read, and must not raise then."""
+        """The same for a sink that gets the reply as it is read, and must not raise then."""
         outgoing, waiting = self._outgoing, self._waiting
         if not outgoing:
             self._loop.call_soon(self.flush)
@@ -286,7 +289,8 @@ class RespConnection(asyncio.Protocol):
                     else:
                         future.set_result(reply)
                 except asyncio.InvalidStateError:
-                    pass  # timed out or cancelled: its place in the order is used up, nobody reads it
+                    # timed out or cancelled: its place in the order is used up, nobody reads it
+                    pass
         except hiredis.HiredisError as error:
             self.abort(ConnectionLost(f"the server did not speak RESP: {error}"))
         except (
@@ -402,7 +406,7 @@ class RespConnection(asyncio.Protocol):
             self._transport.abort()
 
     async def close(self, reason: MpimError, timeout_s: float) -> None:
-        """Take no more commands, wait until everything written is answered (PING at last, if in time), then close.
+        """Take no more commands, wait until everything written is answered, then close.
 
         A command that still blocks on the server is not waited for.
         """

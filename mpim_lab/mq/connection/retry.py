@@ -36,7 +36,8 @@ class Backoff:
     def __post_init__(self) -> None:
         if not 0 < self.initial_s <= self.max_s < math.inf:
             raise InvalidParameter(
-                f"initial_s={self.initial_s}, max_s={self.max_s}: above 0, in this order, not infinite"
+                f"initial_s={self.initial_s}, max_s={self.max_s}: above 0, in this order, not "
+                "infinite"
             )
 
     def delay_s(self, attempt: int, jitter: float) -> float:

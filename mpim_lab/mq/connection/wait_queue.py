@@ -28,7 +28,10 @@ class WaitQueue:
         return len(self.places)
 
     async def wait(self) -> None:
-        """Wait for a slot, which the caller takes before it awaits anything; or raise `refusal()`."""
+        """Wait for a slot, which the caller takes before it awaits anything.
+
+        Or raise `refusal()`.
+        """
         loop = asyncio.get_running_loop()
         place: asyncio.Future[None] = loop.create_future()
         self.places.append(place)

@@ -1,4 +1,4 @@
-"""AtomicEffects: what a message's work changes on the server, kept until it can happen with the idempotency record.
+"""AtomicEffects: what a message's work changes on the server, together with its record.
 
 Two steps in two places can always be parted by a crash. So work that ends up on the same server as
 its record does not write by itself: it says what is to be written, and one script writes both or
@@ -33,7 +33,8 @@ class AtomicEffects:
         """
         if not isinstance(command, str) or not command.isalpha() or len(words) > MAX_WORDS:
             raise InvalidParameter(
-                f"{command!r} with {len(words):,} words is no effect: one command, one key, few words"
+                f"{command!r} with {len(words):,} words is no effect: one command, one key, few "
+                "words"
             )
         self.commands.append((command.encode(), self._keys.stream(key), *map(_as_bytes, words)))
 

@@ -1,4 +1,4 @@
-"""IdempotentProducer: a message's id is made once, and the same send is repeated with it until the server has answered.
+"""IdempotentProducer: a message's id is made once, and a send repeated with it.
 
 A time-out does not say whether the message is there. So a repeat is right, and harmless, if whoever
 receives the id recognises it: `IdempotencyStore` at the consumer, or `append` at the server. Of one
@@ -26,7 +26,7 @@ Answer = TypeVar("Answer")
 
 
 class IdempotentProducer(Generic[Answer]):
-    """A producer that sends through `append(conversation, payload, id)`, at most `max_attempts` times with one id.
+    """A producer that sends each message with one id, again and again until it is answered.
 
     Only what is `transient` is retried. Raises the last error if no attempt can have been run,
     otherwise Unconfirmed.

@@ -1,17 +1,20 @@
-"""SqlDatabase: one SQL database, shared by inbox and outbox: tables on first use, transactions with named errors.
+"""SqlDatabase: one SQL database, shared by inbox and outbox.
+
+Tables on first use, transactions with named errors.
 
 SQLite in a file or in memory, PostgreSQL, MySQL and MariaDB by URL; the driver of the last three is
 yours to install. SQLite has one writer at a time: here writers queue, in this process for the one
 connection, among processes for the lock that BEGIN IMMEDIATE takes. Begun as readers, two of them
 would each wait for the other to finish: "database is locked".
 
-| what is acquired            | is released when                                                                         |
-|-----------------------------|------------------------------------------------------------------------------------------|
-| a connection of the engine  | its transaction ends, whichever way, or cannot be begun; one that does not take its      |
-|                             | rollback within `timeout_s`, and any once the store is closed, is closed                 |
-| a transaction               | it is committed, or rolled back, also when the caller is cancelled; if its client is gone  |
-|                             | or silent, the database rolls back by itself                                             |
-| a memory database           | the store is closed                                                                      |
+| what is acquired           | is released when                                                    |
+|----------------------------|---------------------------------------------------------------------|
+| a connection of the engine | its transaction ends, whichever way, or cannot be begun; one that   |
+|                            | does not take its rollback within `timeout_s`, and any once the     |
+|                            | store is closed, is closed                                          |
+| a transaction              | it is committed, or rolled back, also when the caller is cancelled; |
+|                            | if its client is gone or silent, the database rolls back by itself  |
+| a memory database          | the store is closed                                                 |
 
 Source: https://docs.sqlalchemy.org/en/21/dialects/sqlite.html (transactions with SQLite and the
 sqlite3 driver); https://www.sqlite.org/wal.html, https://www.sqlite.org/lang_transaction.html
@@ -48,7 +51,9 @@ NAME = String(MAX_CHARACTERS).with_variant(
 
 
 class SqlDatabase:
-    """An SQL database, for one event loop: `async with SqlDatabase("sqlite+aiosqlite:///shop.db") as database`.
+    """An SQL database, for one event loop.
+
+    `async with SqlDatabase("sqlite+aiosqlite:///shop.db") as database: ...`
 
     timeout_s: how long to wait for a free connection, for a lock, for an answer to one of our own
         statements or to a commit.
@@ -232,10 +237,11 @@ class SqlDatabase:
             call()
 
     async def _was_ended(self, connection: AsyncConnection) -> bool:
-        """SQLite may roll back by itself (the disk is full), and commits what follows at once, statement by statement."""
+        """SQLite may roll back by itself (the disk is full), and then commits each statement."""
         if not self.is_sqlite:
             return False
-        return not (await connection.get_raw_connection()).driver_connection.in_transaction  # type: ignore[union-attr]
+        raw: Any = await connection.get_raw_connection()
+        return not raw.driver_connection.in_transaction
 
     async def _release(self, connection: AsyncConnection) -> None:
         """Roll back what is not committed, and return the connection.
@@ -287,7 +293,8 @@ class SqlDatabase:
             await asyncio.sleep(LOCK_POLL_S)
 
     async def _commit(self, connection: AsyncConnection) -> None:
-        if not self.is_sqlite:  # PostgreSQL answers the commit of a block that swallowed an error with a silent rollback
+        # PostgreSQL answers the commit of a block that swallowed an error with a silent rollback
+        if not self.is_sqlite:
             async with self.translate_errors("the transaction cannot be committed"):
                 await connection.execute(select(1))
         try:
@@ -326,7 +333,7 @@ class SqlDatabase:
             raise StoreFailed(f"{what}: no answer in time") from error
         except MpimError:
             raise
-        except Exception as error:  # the database layer's, or what a driver lets through: nothing else runs in here
+        except Exception as error:  # the database layer's, or what a driver lets through
             raise StoreFailed(f"{what}: {_error_text(error)}") from error
 
 

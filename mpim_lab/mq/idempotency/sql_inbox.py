@@ -1,10 +1,11 @@
-"""SqlInbox: a message's effect and the record that it is handled, in one transaction of one SQL database.
+"""SqlInbox: a message's effect and its record in one transaction of one SQL database.
 
-| the message's record    | then `run(message_id, work)` ...                                              |
-|-------------------------|-------------------------------------------------------------------------------|
-| is not there            | records it, does the work, stores its result, commits all three together      |
-| is there                | does nothing and returns the first result                                     |
-| is being made elsewhere | waits for that transaction: then as above, whichever way it ended             |
+| the message's record    | then `run(message_id, work)` ...                                  |
+|-------------------------|-------------------------------------------------------------------|
+| is not there            | records it, does the work, stores its result, commits all three   |
+|                         | together                                                          |
+| is there                | does nothing and returns the first result                         |
+| is being made elsewhere | waits for that transaction: then as above, whichever way it ended |
 
 A crash anywhere before the commit leaves neither record nor effect, so the message may be handled
 again; after the commit both are there, so it need not be. At least once in delivery, exactly once
@@ -98,7 +99,8 @@ class SqlInbox:
             ):  # what was begun is rolled back; the next look finds the other's record
                 continue
         raise StoreFailed(
-            f"{message_id!r} was marked and forgotten by others {MAX_RACES} times in a row; nothing was done"
+            f"{message_id!r} was marked and forgotten by others {MAX_RACES} times in a row; "
+            "nothing was done"
         )
 
     async def _run_in_transaction(self, message_id: str, work: Work) -> bytes:
@@ -151,7 +153,8 @@ class SqlInbox:
             kept.rowcount != 1
         ):  # a work that swallowed the database's error, after which the record was undone
             raise StoreUncertain(
-                f"the database undid the record of {message_id!r} while the work went on: what it did since may be kept"
+                f"the database undid the record of {message_id!r} while the work went on: what "
+                "it did since may be kept"
             )
 
     async def result(self, message_id: str) -> bytes | None:

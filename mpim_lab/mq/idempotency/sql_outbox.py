@@ -16,12 +16,14 @@ relay reads rows, sends each, and deletes it after the stream's answer.
 At least once, then: the receiver recognises repeats by the id, with `SqlInbox` or
 `IdempotencyStore`.
 
-| a row fails because ...                       | then                                                                  |
-|-----------------------------------------------|-----------------------------------------------------------------------|
-| the server cannot take anything for now       | all rows stay, and all are tried again, with a growing pause          |
-| the server refuses it (WRONGTYPE, NOPERM)     | it and the later ones of its stream stay; those of other streams go   |
-|                                               | on; each refusal is logged, the pause of that stream grows            |
-| the queue or the store was closed             | the relay ends, with that error                                       |
+| a row fails because ...                   | then                                               |
+|-------------------------------------------|----------------------------------------------------|
+| the server cannot take anything for now   | all rows stay, and all are tried again, with a     |
+|                                           | growing pause                                      |
+| the server refuses it (WRONGTYPE, NOPERM) | it and the later ones of its stream stay; those of |
+|                                           | other streams go on; each refusal is logged, the   |
+|                                           | pause of that stream grows                         |
+| the queue or the store was closed         | the relay ends, with that error                    |
 
 Order: each relay sends by ascending row id, and a stream's rows stop at the first that fails, so
 the first copies of a stream's rows arrive in that order, also with several relays. SQLite commits
@@ -68,7 +70,8 @@ from mpim_lab.mq.pubsub.queue import MessageQueue
 from mpim_lab.mq.streams.entries import DATA
 
 _log = logging.getLogger(__name__)
-ID = "id"  # the field that carries the message id; the payload is in "data", as `Stream.add` writes it
+# the field that carries the message id; the payload is in "data", as `Stream.add` writes it
+ID = "id"
 MAX_PAYLOAD_BYTES = 1024 * 1024
 MAX_ROWS = 1_000
 
@@ -84,7 +87,8 @@ OUTBOX = Table(
     Column(
         "added_at", BigInteger, nullable=False
     ),  # milliseconds since 1970: how long has the oldest been waiting?
-    sqlite_autoincrement=True,  # otherwise SQLite gives the highest id again once its row is deleted
+    # otherwise SQLite gives the highest id again once its row is deleted
+    sqlite_autoincrement=True,
 )
 
 
@@ -188,7 +192,9 @@ class SqlOutbox:
 
 
 class OutboxRelay:
-    """Send rows to their streams, as the fields "id" and "data": `await relay.run()`, `await relay.stop()` from elsewhere.
+    """Send rows to their streams, as the fields "id" and "data".
+
+    `await relay.run()`, `await relay.stop()` from elsewhere.
 
     batch_size: rows read at once. poll_interval_s: how often to look for what other processes
     wrote; what this process commits is noticed at once. Several relays lose nothing and may send

@@ -3,11 +3,11 @@
 A message's sender makes its id once and keeps it in every repeat; whoever handles it asks here
 first.
 
-| the id's record says      | then the worker ...                                                      |
-|---------------------------|--------------------------------------------------------------------------|
-| nothing, or lease over    | claims it: a lease, and a fencing token higher than all before           |
-| claimed by another        | does nothing: InProgress, to be tried again when the lease may be over   |
-| done                      | does nothing and gets the first result                                   |
+| the id's record says   | then the worker ...                                                    |
+|------------------------|------------------------------------------------------------------------|
+| nothing, or lease over | claims it: a lease, and a fencing token higher than all before         |
+| claimed by another     | does nothing: InProgress, to be tried again when the lease may be over |
+| done                   | does nothing and gets the first result                                 |
 
 `complete` checks the token and then, in one step on the server, runs the effects, keeps the result
 and marks the id done. A worker that slept through its lease has a token that is not the last: it
@@ -18,15 +18,19 @@ it cannot cover: anything that happens elsewhere while the work goes on (an e-ma
 bank). That happens at least once, unless the other side takes an idempotency key or checks the
 token itself. Effects in a SQL database: `sql_inbox.py`.
 
-| a claim is released, unless it has passed on, when   | how                                                       |
-|------------------------------------------------------|-----------------------------------------------------------|
-| `complete` was answered                              | it is done: there is nothing to release                   |
-| the work raises, or gives what is no result          | before the error is raised                                |
-| the work meets a CancelledError of somebody else's   | the same: it has failed (WorkCancelled)                   |
-| `complete` fails                                     | the same; no harm if it was run, and then the id is done  |
-| the caller is cancelled, in the work or `complete`   | at once, and without waiting for the server's answer      |
-| the caller is cancelled while it claims              | as soon as the claim's answer comes                       |
-| the server cannot be reached, the process dies       | by itself, after the lease                                |
+| a claim is released, unless it has passed on,  | how                                           |
+| when                                           |                                               |
+|------------------------------------------------|-----------------------------------------------|
+| `complete` was answered                        | it is done: there is nothing to release       |
+| the work raises, or gives what is no result    | before the error is raised                    |
+| the work meets a CancelledError of somebody    | the same: it has failed (WorkCancelled)       |
+| else's                                         |                                               |
+| `complete` fails                               | the same; no harm if it was run, and then the |
+|                                                | id is done                                    |
+| the caller is cancelled, in the work or        | at once, and without waiting for the server's |
+| `complete`                                     | answer                                        |
+| the caller is cancelled while it claims        | as soon as the claim's answer comes           |
+| the server cannot be reached, the process dies | by itself, after the lease                    |
 
 A record lives for `ttl_s`; a repeat that comes later is handled again. So that is longer than any
 sender repeats.
@@ -291,7 +295,8 @@ def _parse_claim(id: Name, state: bytes, value: Any) -> Claim | bytes | Exceptio
 def _parse_completion(completion: _Completion, state: bytes, value: bytes) -> bytes | Exception:
     if state == b"lost":
         return LeaseLost(
-            f"{completion.claim.id!r} has passed on to another worker; nothing of this attempt was kept"
+            f"{completion.claim.id!r} has passed on to another worker; nothing of this attempt "
+            "was kept"
         )
     if state == b"failed":
         why = value.decode("utf-8", "replace")

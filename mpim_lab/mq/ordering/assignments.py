@@ -1,4 +1,4 @@
-"""PartitionAssignments: the partitions of one member of a group, their fencing tokens, what is in flight, and the commit.
+"""PartitionAssignments: the partitions of one member of a group, and the commit.
 
 A partition's lease is acquired and kept by heartbeats (heartbeat.lua); a member that is silent for
 longer than its lease loses it to another. Then its token is not the last one any more, and its
@@ -155,7 +155,7 @@ class PartitionAssignments:
         self._heartbeat_at = 0.0
 
     async def heartbeat(self) -> None:
-        """Send a heartbeat if one is due, and learn which partitions are assigned to this member."""
+        """Send a heartbeat if one is due, and learn which partitions this member has."""
         if not self.heartbeat_due():
             return
         self._heartbeat_at = now() + self._heartbeat_interval_s
@@ -169,7 +169,7 @@ class PartitionAssignments:
             self._assigned[partition] = known
 
     async def mark_started(self, lease: PartitionLease) -> None:
-        """Record that the first entry in flight is started, if an owner before may have died over it.
+        """Record that the first entry in flight is started, if an owner may have died over it.
 
         Then this member's death over it counts as one more attempt; and its death over something
         else does not.
@@ -251,7 +251,8 @@ class PartitionAssignments:
         count, refused = await COMMIT.run(self._commands, keys, *words)
         if count < 0:
             raise LeaseLost(
-                f"partition {lease.partition} has passed on; nothing of {shown_name(self.member)}'s attempt was kept"
+                f"partition {lease.partition} has passed on; nothing of "
+                f"{shown_name(self.member)}'s attempt was kept"
             )
         if count:
             lease.offset, lease.attempts, lease.failures, lease.retry_at = (

@@ -1,13 +1,16 @@
-"""OrderedReader: one conversation's messages in order, each once, whatever Pub/Sub loses or repeats.
+"""OrderedReader: a conversation's messages in order, whatever Pub/Sub loses or repeats.
 
-| `run` ends ...                           | when                                                                     |
-|------------------------------------------|--------------------------------------------------------------------------|
-| without an error                         | `stop` was called; a handler that was overdue then was cancelled         |
-| with what handler or `on_missing` raised | one of them raised; what a handler returns besides None is a TypeError   |
-| with HandlerCancelled                    | the handler met a CancelledError of something else                       |
-| with QueueClosed, or what the log said   | the queue was closed, or the error is not `transient`                    |
-| with PositionOutOfRange                  | the server has lost the conversation: its numbers are below `position`   |
-| with CancelledError                      | its task was cancelled                                                   |
+| `run` ends ...                           | when                                                  |
+|------------------------------------------|-------------------------------------------------------|
+| without an error                         | `stop` was called; a handler that was overdue then    |
+|                                          | was cancelled                                         |
+| with what handler or `on_missing` raised | one of them raised; what a handler returns besides    |
+|                                          | None is a TypeError                                   |
+| with HandlerCancelled                    | the handler met a CancelledError of something else    |
+| with QueueClosed, or what the log said   | the queue was closed, or the error is not `transient` |
+| with PositionOutOfRange                  | the server has lost the conversation: its numbers are |
+|                                          | below `position`                                      |
+| with CancelledError                      | its task was cancelled                                |
 
 However it ends, it has unsubscribed, its tasks have ended, `position` is the last number handled,
 and it may be run again.
@@ -56,7 +59,9 @@ class MissingRange(NamedTuple):
 
 
 class OrderedReader:
-    """A reader of one conversation, in order: `await reader.run()`, `await reader.stop()` from elsewhere.
+    """A reader of one conversation, in order.
+
+    `await reader.run()`, and `await reader.stop()` from elsewhere.
 
     It calls `handler(message)` for each message after sequence number `after`. A gap that is open
     for `gap_timeout_s` is filled from the log, and so is what was missed at the end (looked for
@@ -81,7 +86,8 @@ class OrderedReader:
         check_handler(handler)
         if not (gap_timeout_s >= 0 and poll_interval_s > 0):  # NaN is not, either
             raise InvalidParameter(
-                f"gap_timeout_s={gap_timeout_s!r}, poll_interval_s={poll_interval_s!r}: at least 0, and above 0"
+                f"gap_timeout_s={gap_timeout_s!r}, poll_interval_s={poll_interval_s!r}: at least "
+                "0, and above 0"
             )
         self._sequenced_log, self._queue = log, log.queue
         self.conversation, self._handler, self._on_missing = conversation, handler, on_missing

@@ -4,11 +4,11 @@ The partitions of a stream are shared out fairly among a group's living members;
 reads it from the group's offset on. What a handler wants changed on the server (`effects.add(…)`)
 happens in one step with moving the offset past the entry:
 
-| the worker ...                 | then the entry is ...                                                       |
-|--------------------------------|-----------------------------------------------------------------------------|
-| dies before the commit         | read again by the partition's next owner: nothing of it had happened        |
-| dies after the commit          | done: the offset is past it                                                 |
-| sleeps through its lease       | the next owner's; the zombie's commit has an old token and is refused       |
+| the worker ...           | then the entry is ...                                                 |
+|--------------------------|-----------------------------------------------------------------------|
+| dies before the commit   | read again by the partition's next owner: nothing of it had happened  |
+| dies after the commit    | done: the offset is past it                                           |
+| sleeps through its lease | the next owner's; the zombie's commit has an old token and is refused |
 | gets no answer to its commit   | done or not
 , and the offset says which: it is read again from there         |
 
@@ -50,7 +50,9 @@ _log = logging.getLogger(__name__)
 
 
 class OrderedWorker:
-    """A worker on the partitions that are assigned to it in a group: `await worker.run()`, `await worker.stop()` elsewhere.
+    """A worker on the partitions that are assigned to it in a group.
+
+    `await worker.run()`, `await worker.stop()` elsewhere.
 
     handler(entry, effects): plain or async. lease_ms: longer than one call of the handler takes; a
     silent member's partitions pass on after it. name: no other living worker's; the later one of
@@ -98,7 +100,7 @@ class OrderedWorker:
         self.assignments.reset()
 
     async def stop(self) -> None:
-        """Finish the handler that runs, commit, leave the partitions to others, and wait until `run` has returned.
+        """Finish the handler that runs, commit, and wait until `run` has returned.
 
         Ends within `ConnectionConfig.close_timeout_s`: a handler that is not done by then is
         cancelled. Inside the handler it returns at once, and `run` ends after it. Before the first
@@ -166,7 +168,8 @@ class OrderedWorker:
         except asyncio.CancelledError as error:
             if self._loop.is_cancelled:
                 raise
-            return error  # nobody cancelled this worker: the handler awaited something that was cancelled
+            # nobody cancelled this worker: the handler awaited something that was cancelled
+            return error
         return None
 
     async def _on_failure(

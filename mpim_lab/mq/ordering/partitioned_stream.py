@@ -1,4 +1,4 @@
-"""PartitionedStream: conversations spread over some streams, so that workers can share them without parting one.
+"""PartitionedStream: conversations spread over some streams, for workers to share.
 
 All messages of a conversation go to one partition, in the order of their numbers; a partition has
 one worker at a time (`ordered_worker.py`). More partitions: more workers can be busy; a
@@ -44,7 +44,9 @@ class PartitionEntry(NamedTuple):
 
 
 class PartitionedStream:
-    """`PartitionedStream(mq, "orders", partitions=8)`: everybody who uses it must say the same number of partitions.
+    """`PartitionedStream(mq, "orders", partitions=8)`.
+
+    Everybody who uses it must say the same number of partitions.
 
     id_ttl_s: how long a message's id is remembered, so that a repeat is not appended again. Raises
     what `ReconnectingConnection` raises; after an error with `definite` False append again, with

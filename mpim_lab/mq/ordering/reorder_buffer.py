@@ -32,8 +32,8 @@ class ReorderBuffer(Generic[Item]):
 
         >>> buffer.add(5, "all", now=10.0)
         []
-        >>> buffer.missing, buffer.overdue(now=10.4, gap_timeout_s=0.5), buffer.overdue(now=10.5, gap_timeout_s=0.5)
-        (range(3, 5), False, True)
+        >>> buffer.missing, [buffer.overdue(now=now, gap_timeout_s=0.5) for now in (10.4, 10.5)]
+        (range(3, 5), [False, True])
         >>> buffer.skip_to(5)
         ['all']
     """

@@ -1,4 +1,4 @@
-"""SequencedLog: every conversation's messages get their sequence numbers where they are written, and are read in that order.
+"""SequencedLog: messages get their sequence numbers where they are written.
 
 "Take a number, then publish" is two steps, and another gateway fits between them. Here one script
 recognises a repeated message id, takes the number, appends to the conversation's log and publishes:
@@ -76,7 +76,7 @@ class SequencedLog:
     async def read_range(
         self, conversation: Name, first: int, last: int | None = None, count: int = 500
     ) -> list[SequencedMessage]:
-        """Return what the log still has from sequence number `first` to `last` (to its end), at most `count`."""
+        """Return what the log has from number `first` to `last` (to its end), at most `count`."""
         check_whole(0, first=first)
         check_whole(count=count)
         key = self._log_key(conversation)

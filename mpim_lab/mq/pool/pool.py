@@ -11,13 +11,16 @@ is given an idle connection, or a new one     NotConnected, LoginRejected, after
 a server at most has it until it leaves the context            see PooledConnection gives it back,
 or it is closed                never: this step cannot fail, nor be cancelled
 
-| what is taken   | is given back when                                                                              |
-|-----------------|-------------------------------------------------------------------------------------------------|
-| a turn in line  | its caller has a slot, is cancelled, has waited too long; the pool is closed                    |
-| a slot          | the caller leaves the context, is cancelled as it is given it, or cannot be given a connection  |
-| a connection    | the same; closed if broken, dirty, too old, in the middle of a reply, or the pool is closed     |
-| a socket        | its connection is closed; opening it fails, is cancelled, or takes over `connect_timeout_s`     |
-| maintenance task| the pool is closed                                                                              |
+| what is taken    | is given back when                                                           |
+|------------------|------------------------------------------------------------------------------|
+| a turn in line   | its caller has a slot, is cancelled, has waited too long; the pool is closed |
+| a slot           | the caller leaves the context, is cancelled as it is given it, or cannot be  |
+|                  | given a connection                                                           |
+| a connection     | the same; closed if broken, dirty, too old, in the middle of a reply, or the |
+|                  | pool is closed                                                               |
+| a socket         | its connection is closed; opening it fails, is cancelled, or takes over      |
+|                  | `connect_timeout_s`                                                          |
+| maintenance task | the pool is closed                                                           |
 
 What is handed on is a slot (`connection/wait_queue.py`); which connection goes with it is decided
 by who has the slot, so that looking at one, or connecting, holds up nobody else.
@@ -227,7 +230,7 @@ class Pool:
         await self.close()
 
     async def _maintain(self) -> None:
-        """Retire what is too old also when nobody comes, and say who has been out for too long, once each."""
+        """Retire what is too old, and log once who has been out for too long."""
         named: set[Ticket] = set()
         while True:
             await asyncio.sleep(self._tick_s)

@@ -132,7 +132,8 @@ class PooledConnection:
         )
         if not 0 < limit_s < math.inf:
             raise InvalidParameter(
-                f"{words[0]!r} may block for {limit_s:g} s: give a timeout_s that is above 0 and not infinite"
+                f"{words[0]!r} may block for {limit_s:g} s: give a timeout_s that is above 0 and "
+                "not infinite"
             )
         return limit_s
 
@@ -146,7 +147,8 @@ class PooledConnection:
             raise NotConnected("this connection was given back to the pool; nothing was sent")
         if self.raw.pending_replies:
             raise NotConnected(
-                "this connection is in the middle of a reply, and of no use until then; nothing was sent"
+                "this connection is in the middle of a reply, and of no use until then; nothing "
+                "was sent"
             )
 
 

@@ -1,4 +1,4 @@
-"""ServerSelector: which server a connection comes from, so that no more than so many are open to all of them together.
+"""ServerSelector: which server a connection comes from, within one limit for all of them.
 
 ServerPool: one server's connections: which are idle, how one is acquired, checked, opened, closed
 and counted.
@@ -283,7 +283,8 @@ class ServerSelector:
         pools = [self.pools[url] for url in tried]
         causes = [pool.breaker.cause for pool in pools]
         text = "; ".join(
-            f"{pool.breaker.cause} (tried again in {max(0.0, pool.breaker.open_until - now()):.2f} s)"
+            f"{pool.breaker.cause} (tried again in "
+            f"{max(0.0, pool.breaker.open_until - now()):.2f} s)"
             for pool in pools
         )
         refused = any(isinstance(cause, LoginRejected) for cause in causes)

@@ -29,7 +29,7 @@ from mpim_lab.mq.pubsub.queue import MessageQueue
 
 
 class AckedPublisher:
-    """A publisher to one user that repeats each message until it is acknowledged, at most `max_attempts` times.
+    """A publisher to one user that repeats each message until it is acknowledged.
 
     An attempt is over when the server says that nobody listens, when publishing fails, or after
     `ack_timeout_s`, which may be changed at any time.
@@ -125,7 +125,7 @@ class AckedPublisher:
 
 
 class AckingSubscriber:
-    """A subscriber of one user's messages that acknowledges each one after its handler has returned."""
+    """A subscriber of one user's messages that acknowledges each one once it is handled."""
 
     def __init__(
         self,

@@ -101,7 +101,9 @@ class MessageQueue:
         await self._commands.open()
 
     async def close(self) -> None:
-        """Finish what was begun, within `close_timeout_s`: handlers what has arrived, commands what was written.
+        """Finish what was begun, within `close_timeout_s`.
+
+        Handlers what has arrived, commands what was written.
 
         Handlers that are not done by then are cancelled. Idempotent; it goes on if its caller is
         cancelled. A handler may close its own queue: then that handler is not waited for.

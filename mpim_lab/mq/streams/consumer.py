@@ -6,18 +6,22 @@ A connection of its own, because a read that waits holds up whatever comes after
 
 An entry that is in flight takes one of its `max_in_flight` slots. Every way out gives it back:
 
-| the entry is ...                        | noticed by                     | then the server has it                          |
-|-----------------------------------------|--------------------------------|-------------------------------------------------|
-| acknowledged                            | `ack`, `ack_all`               | in the stream only                              |
-| a dead letter                           | `discard`                      | among the dead letters                          |
-| failed and due later                    | – it keeps its slot            | pending, mine, kept alive by the heartbeat      |
-| claimed by another                      | the heartbeat, or `redeliver`  | pending, the other's                            |
-| trimmed                                 | the heartbeat, or `redeliver`  | nowhere: it is finished                         |
-| in a group that is gone (NOGROUP)       | the next `fetch`               | pending, mine: the group is made again with it  |
-| in doubt: a line broke, a call was      | `reset`, or the next           | pending, mine: the next `fetch` asks for it     |
-| cancelled                               | `fetch`                        |                                                 |
-| in flight when the consumer leaves      | `release_all`                  | pending, idle for long: the next claim takes it |
-| in flight when the process dies         | others, after `claim_idle_ms`  | pending, until it is claimed                    |
+| the entry is ...            | noticed by                    | then the server has it          |
+|-----------------------------|-------------------------------|---------------------------------|
+| acknowledged                | `ack`, `ack_all`              | in the stream only              |
+| a dead letter               | `discard`                     | among the dead letters          |
+| failed and due later        | – it keeps its slot           | pending, mine, kept alive by    |
+|                             |                               | the heartbeat                   |
+| claimed by another          | the heartbeat, or `redeliver` | pending, the other's            |
+| trimmed                     | the heartbeat, or `redeliver` | nowhere: it is finished         |
+| in a group that is gone     | the next `fetch`              | pending, mine: the group is     |
+| (NOGROUP)                   |                               | made again with it              |
+| in doubt: a line or a call  | `reset`, or the next `fetch`  | pending, mine: the next `fetch` |
+| broke                       |                               | asks for it                     |
+| in flight when the consumer | `release_all`                 | pending, idle for long: the     |
+| leaves                      |                               | next claim takes it             |
+| in flight when the process  | others, after `claim_idle_ms` | pending, until it is claimed    |
+| dies                        |                               |                                 |
 """
 
 import asyncio
@@ -92,7 +96,8 @@ class Consumer:
         self._is_reporting = group.context.reporter.is_on
         self._has_capacity = asyncio.Event()
         self._fetch_lock = asyncio.Lock()  # whoever fetches
-        self.has_lost = False  # something in flight has passed on since the last fetch: ask `holds` before working on it
+        # something in flight has passed on since the last fetch: ask `holds` before working on it
+        self.has_lost = False
         self._membership: Membership | None = None
         self._heartbeat_task: asyncio.Task[None] | None = None
         self._reset_state()
@@ -426,7 +431,10 @@ class Consumer:
         return delivery.raw_id in self._in_flight
 
     def reset(self, *, keep: Collection[Delivery] = ()) -> None:
-        """After an error nobody works on what is in flight, save for `keep`: the next fetch asks the server what is mine."""
+        """After an error nobody works on what is in flight, save for `keep`.
+
+        The next fetch asks the server what is mine.
+        """
         self._in_flight = {
             key: held for key in raw_ids(keep) if (held := self._in_flight.get(key)) is not None
         }

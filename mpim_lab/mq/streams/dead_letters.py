@@ -12,20 +12,22 @@ or "reason", too:
 
 What becomes of an entry that is given up:
 
-| `move` ...                       | then the entry is ...                                                        |
-|----------------------------------|------------------------------------------------------------------------------|
-| returns True                     | a dead letter, and not pending any more: both in one step                    |
-| returns False                    | finished by somebody else: no dead letter was made                           |
-| raises, `definite`               | pending as before: try again later, if the error is `transient`              |
-| raises, not `definite`           | one or the other; a repeat returns False if it is a dead letter already        |
-| finds it trimmed from its stream | a dead letter: its fields come from whoever has it in flight               |
+| `move` ...                       | then the entry is ...                                        |
+|----------------------------------|--------------------------------------------------------------|
+| returns True                     | a dead letter, and not pending any more: both in one step    |
+| returns False                    | finished by somebody else: no dead letter was made           |
+| raises, `definite`               | pending as before: try again later, if the error is          |
+|                                  | `transient`                                                  |
+| raises, not `definite`           | one or the other; a repeat returns False if it is a dead     |
+|                                  | letter already                                               |
+| finds it trimmed from its stream | a dead letter: its fields come from whoever has it in flight |
 
-| `redrive` ...                    | then the dead letter is ...                                                  |
-|----------------------------------|------------------------------------------------------------------------------|
-| returns an id                    | gone, and the entry is the last of its stream: both in one step              |
-| returns None                     | not here: redriven or deleted before                                         |
-| raises, `definite`               | here as before                                                               |
-| raises, not `definite`           | one or the other; a repeat returns None if it is in its stream already         |
+| `redrive` ...          | then the dead letter is ...                                            |
+|------------------------|------------------------------------------------------------------------|
+| returns an id          | gone, and the entry is the last of its stream: both in one step        |
+| returns None           | not here: redriven or deleted before                                   |
+| raises, `definite`     | here as before                                                         |
+| raises, not `definite` | one or the other; a repeat returns None if it is in its stream already |
 
 An entry of 50,000 fields keeps the server busy for 0.1 s in either step, one of 200,000 for a
 second, one of 500,000 for some ten: then the answer comes too late, CommandTimeout is raised, and

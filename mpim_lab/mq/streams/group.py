@@ -2,12 +2,13 @@
 
 Each entry is somebody's until it is acknowledged.
 
-| state of an entry | how it gets there      | where it is                                                        |
-|-------------------|------------------------|--------------------------------------------------------------------|
-| new               | `Stream.add`           | in the stream                                                      |
-| pending           | `Consumer.fetch`       | in the pending list: its consumer, idle time and delivery count    |
-| acknowledged      | `ack`                  | in the stream only                                                 |
-| dead              | `dead_letter`          | in the dead letters                                                |
+| state of an entry | how it gets there | where it is                                      |
+|-------------------|-------------------|--------------------------------------------------|
+| new               | `Stream.add`      | in the stream                                    |
+| pending           | `Consumer.fetch`  | in the pending list: its consumer, idle time and |
+|                   |                   | delivery count                                   |
+| acknowledged      | `ack`             | in the stream only                               |
+| dead              | `dead_letter`     | in the dead letters                              |
 
 A consumer that dies leaves its entries pending. The server gives them to nobody: another consumer
 must claim what has been idle for too long. The first may not be dead but slow, so an entry may be
@@ -97,7 +98,7 @@ class ConsumerGroup:
             self._last_delivered_id = raw_id
 
     async def recreate(self, consumer: Name, in_flight: Sequence[Delivery]) -> None:
-        """Make a group again that the server has lost, where it was, with what a consumer has in flight."""
+        """Make a lost group again, where it was, with what a consumer has in flight."""
         words = (self.raw_name, name_bytes(consumer), self._last_delivered_id)
         await RECREATE_GROUP.run(
             self._link, [self.context.key], *words, *with_delivery_counts(in_flight)
@@ -161,7 +162,9 @@ class ConsumerGroup:
     async def claim(
         self, consumer: Name, *, idle_ms: int, count: int = 100, owner: Name | None = None
     ) -> list[Delivery]:
-        """Take over what has been idle for at least `idle_ms`: its consumer is dead, or slow beyond what you allow.
+        """Take over what has been idle for at least `idle_ms`.
+
+        Its consumer is dead, or slow beyond what you allow.
 
         Two that claim at once do not get the same entry: claiming ends its idleness. Entries that
         were deleted meanwhile are dropped from the pending list.
@@ -285,7 +288,7 @@ class ConsumerGroup:
 
 
 def group_is_gone(error: MpimError) -> bool:
-    """Whether the server said that it does not have the group, or that it has it no more while a read waited."""
+    """Whether the server said that it does not have the group, or no longer."""
     return isinstance(error, CommandRejected) and error.code in ("NOGROUP", "UNBLOCKED")
 
 

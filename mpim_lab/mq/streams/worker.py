@@ -2,22 +2,25 @@
 
 Acknowledges what was handled, retries what failed, dead-letters what cannot be handled.
 
-| the handler ...                          | then the entry is ...                                                    |
-|------------------------------------------|--------------------------------------------------------------------------|
-| returns None                             | acknowledged                                                             |
-| raises, or returns anything else         | retried after a delay, until its tries are used up, then a dead letter   |
-| meets a CancelledError of something else | the same: nobody has cancelled the worker                                |
-| is cancelled with the worker             | released, for another member to take at once                             |
-| is not done when a stop is overdue       | cancelled, and released                                                  |
-| cannot be dead-lettered: it is refused   | kept, and tried again later, until that is put right                     |
-| kills its process                        | claimed by another member; after too many deliveries a dead letter       |
+| the handler ...                          | then the entry is ...                                |
+|------------------------------------------|------------------------------------------------------|
+| returns None                             | acknowledged                                         |
+| raises, or returns anything else         | retried after a delay, until its tries are used up,  |
+|                                          | then a dead letter                                   |
+| meets a CancelledError of something else | the same: nobody has cancelled the worker            |
+| is cancelled with the worker             | released, for another member to take at once         |
+| is not done when a stop is overdue       | cancelled, and released                              |
+| cannot be dead-lettered: it is refused   | kept, and tried again later, until that is put right |
+| kills its process                        | claimed by another member; after too many deliveries |
+|                                          | a dead letter                                        |
 
-| `run` ...                                | after                                                                    |
-|------------------------------------------|--------------------------------------------------------------------------|
-| returns                                  | `stop`                                                                   |
-| goes on, after a growing delay           | an error that is `transient`, or a group that was made again             |
-| raises                                   | any other error, NotConnected at its beginning, its own cancellation;    |
-|                                          | LeaseLost when another worker has begun under the same name              |
+| `run` ...                      | after                                                           |
+|--------------------------------|-----------------------------------------------------------------|
+| returns                        | `stop`                                                          |
+| goes on, after a growing delay | an error that is `transient`, or a group that was made again    |
+| raises                         | any other error, NotConnected at its beginning, its own         |
+|                                | cancellation; LeaseLost when another worker has begun under the |
+|                                | same name                                                       |
 
 Never acknowledged before it was handled, never lost, never tried for ever. However it ends, what it
 had in flight is given back, its tasks have ended, and it may be run again.
@@ -51,7 +54,9 @@ _log = logging.getLogger(__name__)
 
 
 class Worker:
-    """Run a handler on what one member of a group gets: `await worker.run()`, and `await worker.stop()` from elsewhere.
+    """Run a handler on what one member of a group gets.
+
+    `await worker.run()`, and `await worker.stop()` from elsewhere.
 
     name: no other living worker's. The later one of two goes on, the earlier one's `run` raises
     LeaseLost once it has finished what it had in flight.
