@@ -6,7 +6,7 @@
 | `confirm:<uid>` | channel | none | the queue of that user | who sends to that user |
 | `batches:<sender>` | channel | none | receivers of batches | the batcher of that sender |
 | `<stream>` | stream | until trimmed | `Stream.add` | its consumer groups |
-| `stream:{<stream>}:dead:<group>` | stream | until redriven | `ConsumerGroup.dead_letter` | a person |
+| `stream:{<stream>}:dead:<group>` | stream | until redriven | `ConsumerGroup` | a person |
 | `stream:{<stream>}:life:<group>:<consumer>` | string | its heartbeats | `Consumer` | `Consumer` |
 | `once:{<scope>}:id:<id>` | hash | `ttl_s` | `IdempotencyStore` | `IdempotencyStore` |
 | `once:{<scope>}:tokens` | counter | for ever | `IdempotencyStore` | `IdempotencyStore` |

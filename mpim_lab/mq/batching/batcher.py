@@ -43,12 +43,20 @@ from mpim_lab.mq.streams.stream import Stream
 class Batcher:
     """A sender of batches, in order: `async with Batcher.to_channel(mq, "chat") as batcher:`.
 
-    policy: when a batch is flushed; `Adaptive()` if none is given. max_pending_bytes: how much may
-    wait to be sent; beyond it callers wait, first come, first served, for at most
-    `enqueue_timeout_s`. delivery_timeout_s: how old a message may become while its batch cannot be
-    written; then it gets the error, and so does what waits behind it, which would overtake a retry.
-    An attempt that was begun is seen through, for at most `attempt_timeout_s`. close_timeout_s: how
-    long `close` may take.
+    Args:
+        transport: How a batch is sent.
+        policy: When a batch is flushed; `Adaptive()` if none is given.
+        max_pending_bytes: How much may wait to be sent; beyond it callers wait, first come, first
+            served.
+        enqueue_timeout_s: How long they wait.
+        delivery_timeout_s: How old a message may become while its batch cannot be written. Then it
+            gets the error, and so does what waits behind it, which would overtake a retry.
+        attempt_timeout_s: How long one attempt may take; one that was begun is seen through.
+        close_timeout_s: How long `close` may take.
+        backoff: The pause between two attempts.
+
+    Raises:
+        InvalidParameter: A number is out of bounds.
     """
 
     def __init__(
@@ -108,11 +116,18 @@ class Batcher:
         credit: CreditWindow | None = None,
         **options: Any,
     ) -> Self:
-        """One frame a batch, for subscribers with a `FrameDecoder`.
+        """Make a batcher that sends one frame a batch, for subscribers with a `FrameDecoder`.
 
-        `options` are those of the class.
+        Args:
+            queue: The queue to publish on.
+            channel: The channel's name.
+            policy: When a batch is flushed.
+            codec: Compresses the frames.
+            credit: How far ahead of the receivers this may be.
+            **options: Those of the class.
 
-        codec: compresses the frames. credit: how far ahead of the receivers this may be.
+        Returns:
+            The batcher, not yet open.
         """
         policy = policy or Adaptive()
         transport = ChannelTransport(queue, channel, codec, credit or CreditWindow(), policy)
@@ -122,9 +137,15 @@ class Batcher:
     def to_stream(
         cls, stream: Stream, *, policy: BatchPolicy | None = None, **options: Any
     ) -> Self:
-        """Entries in one write; consumers see no difference, and each may fail alone.
+        """Make a batcher that adds entries in one write; each may fail alone.
 
-        `options` are those of the class.
+        Args:
+            stream: The stream; its consumers see no difference.
+            policy: When a batch is flushed.
+            **options: Those of the class.
+
+        Returns:
+            The batcher, not yet open.
         """
         return cls(StreamTransport(stream), policy=policy, **options)
 
@@ -133,8 +154,10 @@ class Batcher:
     async def open(self) -> None:
         """Get ready.
 
-        Raises what subscribing raises, InvalidParameter if it is open, QueueClosed once it was
-        closed.
+        Raises:
+            InvalidParameter: It is open already.
+            QueueClosed: It was closed.
+            MpimError: What subscribing raises.
         """
         self._loop.check()
         if self._closing:
@@ -193,11 +216,19 @@ class Batcher:
     async def publish(self, payload: bytes | str) -> int | str:
         """Send with the next batch.
 
-        Return this message's own outcome: how many subscribers, or the entry's id.
+        A caller that is cancelled while it waits for the outcome does not hold the message back.
 
-        Raise InvalidMessage, QueueFull, QueueClosed (nothing was sent), and what the batch met;
-        look at `definite`. A caller that is cancelled while it waits for the outcome does not hold
-        the message back.
+        Args:
+            payload: Bytes, or text, which is sent as UTF-8.
+
+        Returns:
+            This message's own outcome: how many subscribers, or the entry's id.
+
+        Raises:
+            InvalidMessage: It cannot be sent.
+            QueueFull: There was no room in time; nothing was sent.
+            QueueClosed: The batcher was closed; nothing was sent.
+            MpimError: What the batch met; look at `definite`.
         """
         self._loop.check()
         if type(payload) is not bytes or len(payload) > self._max_message_bytes:
@@ -207,12 +238,19 @@ class Batcher:
         return single_result(await self._enqueue((payload,), len(payload)))
 
     async def publish_many(self, payloads: Iterable[bytes | str]) -> list[int | str]:
-        """Send many, in order, and return the outcome of each.
+        """Send many, in order. All are checked before the first is enqueued.
 
-        All are checked before the first is enqueued.
+        What is given together is enqueued together, be it more than `max_pending_bytes`.
 
-        What is given together is enqueued together, be it more than `max_pending_bytes`. Raise as
-        `publish` does, and PartlyAdded, which says which, once some have an error of their own.
+        Args:
+            payloads: Each as `publish` takes it.
+
+        Returns:
+            The outcome of each, in the same order.
+
+        Raises:
+            PartlyAdded: Some have an error of their own; it says which.
+            MpimError: As `publish`.
         """
         self._loop.check()
         reject_single_payload(payloads)
@@ -232,9 +270,16 @@ class Batcher:
     def add(self, payload: bytes | str) -> BatchFuture:
         """Enqueue a message without waiting.
 
-        Return a future: a list with its outcome, or its error.
+        Args:
+            payload: Bytes, or text, which is sent as UTF-8.
 
-        Raise InvalidMessage, QueueClosed, and QueueFull at once if there is no room.
+        Returns:
+            A future: a list with its outcome, or its error.
+
+        Raises:
+            InvalidMessage: It cannot be sent.
+            QueueFull: There is no room now.
+            QueueClosed: The batcher was closed.
         """
         self._loop.check()
         payload = encode_payload(payload, self._max_message_bytes)
@@ -245,7 +290,8 @@ class Batcher:
     async def flush(self) -> None:
         """Flush the batch now, and wait until everything enqueued so far has its outcome.
 
-        Raise Unconfirmed after `delivery_timeout_s + attempt_timeout_s`: it is still being sent.
+        Raises:
+            Unconfirmed: After `delivery_timeout_s + attempt_timeout_s` it is still being sent.
         """
         self._loop.check()
         if not self._buffer.unresolved:

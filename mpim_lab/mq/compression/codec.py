@@ -66,10 +66,16 @@ class Codec:
 
     For the tasks of one event loop, not for several threads.
 
-    level: the algorithm's own; None chooses. threshold_bytes: shorter payloads stay plain; None
-    chooses. max_bytes: no payload is decoded to more. dictionaries: the first one encodes, all of
-    them decode, so that a new one can be brought in while others still use the old. Raises
-    InvalidParameter.
+    Args:
+        algorithm: With which one it encodes.
+        level: The algorithm's own; None chooses.
+        threshold_bytes: Shorter payloads stay plain; None chooses.
+        max_bytes: No payload is decoded to more.
+        dictionaries: The first one encodes, all of them decode, so that a new one can be brought in
+            while others still use the old.
+
+    Raises:
+        InvalidParameter: An option is out of bounds.
 
         >>> codec = Codec("zlib", threshold_bytes=20)
         >>> packed = codec.encode(b"see you at eight! " * 5)
@@ -107,18 +113,32 @@ class Codec:
     # Encoding
 
     def encode(self, payload: bytes) -> bytes:
-        """Return a payload as it is to travel: compressed if that makes it shorter, else plain.
+        """Encode a payload as it is to travel: compressed if that makes it shorter, else plain.
 
-        Raises InvalidMessage.
+        Args:
+            payload: The payload, in bytes.
+
+        Returns:
+            What is sent.
+
+        Raises:
+            InvalidMessage: It is not bytes, or too large.
         """
         if type(payload) is not bytes:
             raise InvalidMessage(f"a payload to pack is bytes, not {type(payload).__name__}")
         return self.compress(encode_plain(payload))
 
     def compress(self, framed: bytes) -> bytes:
-        """The same for what is in its form already.
+        """Compress what is in its form already: what `framing.encode_plain` made, or a batch.
 
-        A payload that `framing.encode_plain` made, or a batch.
+        Args:
+            framed: The framed payload.
+
+        Returns:
+            The compressed payload, or the same where that is not shorter.
+
+        Raises:
+            InvalidMessage: It is larger than a receiver would take.
         """
         if len(framed) < self.threshold_bytes:
             return framed
@@ -139,7 +159,16 @@ class Codec:
     def decode(self, payload: bytes) -> bytes:
         """Return the payload that was encoded.
 
-        Raises CorruptPayload, OversizedPayload, UnknownFormat; also for a batch.
+        Args:
+            payload: What was received.
+
+        Returns:
+            The payload.
+
+        Raises:
+            CorruptPayload: It is damaged.
+            OversizedPayload: It would have more than `max_bytes`.
+            UnknownFormat: It is a batch, or made by a newer program.
         """
         framed = self.decompress(payload)
         mark = frame_type(framed)
@@ -148,7 +177,14 @@ class Codec:
         return framed[1:] if mark == PLAIN else framed
 
     def decompress(self, payload: bytes) -> bytes:
-        """The same, but what is inside keeps its form: plain, behind F8, or a batch."""
+        """Decompress, and leave what is inside in its form: plain, behind F8, or a batch.
+
+        Args:
+            payload: What was received.
+
+        Returns:
+            The framed payload.
+        """
         mark = frame_type(payload)
         if mark is None or mark in (PLAIN, BATCH):
             return payload

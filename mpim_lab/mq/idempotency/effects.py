@@ -17,9 +17,11 @@ Command = tuple[bytes, ...]  # name, key, further words
 class AtomicEffects:
     """Commands that run in the same atomic step as the idempotency record, in order.
 
-    Each has exactly one key.
+    Each has exactly one key. They are not rolled back: of several, only the first may be one that
+    the server can refuse.
 
-    They are not rolled back: of several, only the first may be one that the server can refuse.
+    Args:
+        prefix: Put before the keys; the queue's own.
     """
 
     def __init__(self, prefix: Name | Keys = "") -> None:
@@ -27,9 +29,15 @@ class AtomicEffects:
         self.commands: list[Command] = []
 
     def add(self, command: str, key: Name, *words: bytes | str | int) -> None:
-        """Add a command on one key, e.g.
+        """Add a command on one key, such as `add("INCRBY", "account:bob", 450)`.
 
-        `add("INCRBY", "account:bob", 450)`. Raise InvalidParameter.
+        Args:
+            command: The command's name.
+            key: Its key, without the prefix.
+            *words: What follows the key.
+
+        Raises:
+            InvalidParameter: It is no command on one key.
         """
         if not isinstance(command, str) or not command.isalpha() or len(words) > MAX_WORDS:
             raise InvalidParameter(

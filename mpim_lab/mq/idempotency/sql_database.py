@@ -55,9 +55,14 @@ class SqlDatabase:
 
     `async with SqlDatabase("sqlite+aiosqlite:///shop.db") as database: ...`
 
-    timeout_s: how long to wait for a free connection, for a lock, for an answer to one of our own
-        statements or to a commit.
-    max_connections: SQLite has one. Raises InvalidParameter.
+    Args:
+        url: As SQLAlchemy reads it.
+        timeout_s: How long to wait for a free connection, for a lock, for an answer to one of our
+            own statements or to a commit.
+        max_connections: At most so many; SQLite has one.
+
+    Raises:
+        InvalidParameter: There is no such database, or a number is out of bounds.
     """
 
     def __init__(
@@ -142,7 +147,9 @@ class SqlDatabase:
     async def open(self) -> None:
         """Make the tables that are missing. Not needed: the first transaction does it.
 
-        Raises StoreFailed, WrongLoop.
+        Raises:
+            StoreFailed: They cannot be made, or the database was closed.
+            WrongLoop: It belongs to another event loop.
         """
         self._loop.check()
         if self._is_closed:
@@ -203,11 +210,15 @@ class SqlDatabase:
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
         """Run a block in one transaction: committed at its end.
 
-        What it raises rolls back and is passed on unchanged.
+        What it raises rolls back and is passed on unchanged. The block neither commits nor rolls
+        back by itself. A transaction inside another one of the same task would wait for it in vain.
 
-        Raises StoreFailed (nothing was kept) and StoreUncertain (perhaps everything was). The block
-        neither commits nor rolls back by itself. A transaction inside another one of the same task
-        would wait for it in vain.
+        Yields:
+            The connection.
+
+        Raises:
+            StoreFailed: Nothing was kept.
+            StoreUncertain: Perhaps everything was.
         """
         await self.open()
         async with self._transaction() as connection:
@@ -308,9 +319,11 @@ class SqlDatabase:
             raise StoreUncertain(f"the commit was not confirmed: {_error_text(error)}") from error
 
     def after_commit(self, connection: object, call: Callable[[], object]) -> None:
-        """Call this once the transaction is committed.
+        """Call something once the transaction is committed.
 
-        At once if it is not one of `transaction()`'s.
+        Args:
+            connection: The transaction's. At once if it is not one of `transaction()`'s.
+            call: A plain function without arguments.
         """
         waiting = self._running.get(connection) if isinstance(connection, AsyncConnection) else None
         if waiting is None:

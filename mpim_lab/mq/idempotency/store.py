@@ -106,11 +106,18 @@ class _Completion(NamedTuple):
 class IdempotencyStore:
     """The idempotency records of one kind of work: `IdempotencyStore(mq, "payments")`.
 
-    Claims of one event-loop iteration are sent as one command.
+    Claims of one event-loop iteration are sent as one command. After an error with `definite` False
+    simply run it again, with the same id.
 
-    lease_ms: longer than the work takes; a crashed worker's claim passes on after it. ttl_s: how
-    long a record lives. Raises what `ReconnectingConnection` raises. After an error with `definite`
-    False simply run it again, with the same id.
+    Args:
+        queue: The queue on whose server they are kept.
+        scope: The kind of work. Scopes know nothing of each other's ids.
+        lease_ms: Longer than the work takes; a crashed worker's claim passes on after it.
+        ttl_s: How long a record lives, in seconds: longer than any sender repeats.
+
+    Raises:
+        InvalidParameter: A number is out of bounds, or a record would end before its lease.
+        MpimError: What `ReconnectingConnection` raises, in all methods.
     """
 
     def __init__(
@@ -138,16 +145,25 @@ class IdempotencyStore:
         )
 
     async def run(self, id: Name, work: Work, *, wait_timeout_s: float | None = None) -> bytes:
-        """Do the work if nobody has, and return its result; otherwise return the first result.
+        """Do the work if nobody has; otherwise return the first result.
 
-        `work(effects)`, plain or async, says with `effects.add(…)` what is to change on the server,
-        and may give a result. What it raises is raised here, and the id may be tried again at once.
-        While another worker is at it, waits for the first result or the end of the lease, at most
-        `wait_timeout_s` (None: twice the lease), then raises InProgress; at once, if that is the
-        work itself, which asks for its own id.
+        While another worker is at it, this waits for the first result or the end of the lease; not
+        at all, if the work asks for its own id.
 
-        Raises LeaseLost; WorkCancelled if the work, not the caller, was cancelled: it may be tried
-        again, too.
+        Args:
+            id: The message's id.
+            work: `work(effects)`, plain or async, says with `effects.add(…)` what is to change on
+                the server, and may return a result. What it raises is raised here, and the id may
+                be tried again at once.
+            wait_timeout_s: How long to wait for another worker; None: twice the lease.
+
+        Returns:
+            The result: this one's, or the first one's.
+
+        Raises:
+            InProgress: Another worker is still at it.
+            LeaseLost: The claim has passed on; nothing of this attempt was kept.
+            WorkCancelled: The work, not the caller, was cancelled: it may be tried again.
         """
         wait_timeout_s = 2e-3 * self._lease_ms if wait_timeout_s is None else wait_timeout_s
         record_key = self._record_key(id)
@@ -200,9 +216,16 @@ class IdempotencyStore:
         raise AssertionError("unreachable")
 
     async def claim(self, id: Name) -> Claim | bytes:
-        """Claim an id; return the first result if the work is done.
+        """Claim an id.
 
-        Raise InProgress while another worker's lease lasts.
+        Args:
+            id: The message's id.
+
+        Returns:
+            The claim; or the first result if the work is done.
+
+        Raises:
+            InProgress: Another worker's lease lasts.
         """
         return await self._claims.submit((id, self._record_key(id)))
 
@@ -211,10 +234,18 @@ class IdempotencyStore:
     ) -> bytes:
         """Run the effects and mark the id done, atomically.
 
-        Return the first result: another worker's if that was faster.
+        Args:
+            claim: What `claim` returned.
+            result: Bytes, or text, for every repeat.
+            effects: What is to change on the server.
 
-        Raise LeaseLost when the claim has passed on: nothing was changed. CommandRejected: the
-        server refused an effect. InvalidMessage: the result is neither bytes nor text.
+        Returns:
+            The first result: another worker's if that was faster.
+
+        Raises:
+            LeaseLost: The claim has passed on: nothing was changed.
+            CommandRejected: The server refused an effect.
+            InvalidMessage: The result is neither bytes nor text.
         """
         return await self._complete(
             self._record_key(claim.id), claim, result, effects.commands if effects else ()
@@ -231,7 +262,11 @@ class IdempotencyStore:
     async def release(self, claim: Claim) -> bool:
         """Release a claim, so that the next attempt need not wait for the lease.
 
-        Return False if it had passed on.
+        Args:
+            claim: What `claim` returned.
+
+        Returns:
+            False if it had passed on.
         """
         return bool(await RELEASE.run(self._link, [self._record_key(claim.id)], str(claim.token)))
 

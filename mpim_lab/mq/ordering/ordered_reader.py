@@ -61,14 +61,23 @@ class MissingRange(NamedTuple):
 class OrderedReader:
     """A reader of one conversation, in order.
 
-    `await reader.run()`, and `await reader.stop()` from elsewhere.
+    `await reader.run()`, and `await reader.stop()` from elsewhere. What was missed is filled from
+    the log. `position` is the last number handled: store it, and a reader may go on from there.
+    What the log has lost is added to `missing_ranges`. It ends with what the handler, or
+    `on_missing`, raises: see the table above.
 
-    It calls `handler(message)` for each message after sequence number `after`. A gap that is open
-    for `gap_timeout_s` is filled from the log, and so is what was missed at the end (looked for
-    every `poll_interval_s`). What the log has lost is passed to `on_missing(range)` and added to
-    `missing_ranges`. At most `limit` messages wait in the reorder buffer; then the log is read at
-    once. `position` is the last number handled: store it, and a reader may go on from there. Ends
-    with what the handler, or `on_missing`, raises: see the table above.
+    Args:
+        log: The log with the conversation.
+        conversation: The conversation's name.
+        handler: Plain or async; gets each message after the number `after`.
+        after: The last sequence number handled before.
+        limit: So many messages wait in the reorder buffer; then the log is read at once.
+        gap_timeout_s: A gap that is open for so long is filled from the log.
+        poll_interval_s: How often to look for what was missed at the end.
+        on_missing: Gets the range of the numbers that the log has lost.
+
+    Raises:
+        InvalidParameter: A number is out of bounds.
     """
 
     def __init__(
@@ -107,7 +116,9 @@ class OrderedReader:
     async def run(self) -> None:
         """Read until `stop`; lines that break are waited for.
 
-        Raises InvalidParameter if it runs already.
+        Raises:
+            InvalidParameter: It runs already.
+            Exception: What the handler or `on_missing` raised; see the table above.
         """
         with self._loop:
             if not self._loop.is_stopping:

@@ -52,12 +52,18 @@ _log = logging.getLogger(__name__)
 class OrderedWorker:
     """A worker on the partitions that are assigned to it in a group.
 
-    `await worker.run()`, `await worker.stop()` elsewhere.
+    `await worker.run()`, and `await worker.stop()` from elsewhere.
 
-    handler(entry, effects): plain or async. lease_ms: longer than one call of the handler takes; a
-    silent member's partitions pass on after it. name: no other living worker's; the later one of
-    two goes on, the earlier one's `run` raises LeaseLost.
-    batch_size: entries read at once from a partition, and at most in one commit.
+    Args:
+        stream: The stream with the partitions.
+        group: The group's name.
+        name: No other living worker's. The later one of two goes on, the earlier one's `run` raises
+            LeaseLost.
+        handler: `handler(entry, effects)`, plain or async.
+        retry: How often, and after which delays, a failed entry is tried again.
+        batch_size: Entries read at once from a partition, and at most in one commit.
+        lease_ms: Longer than one call of the handler takes; a silent member's partitions pass on
+            after it.
     """
 
     def __init__(
@@ -82,12 +88,13 @@ class OrderedWorker:
         self._loop = StoppableLoop()
 
     async def run(self) -> None:
-        """Work until `stop`.
+        """Work until `stop`. A line that breaks later than the first connection is waited for.
 
-        Raises NotConnected if there is no first connection; a line that breaks later is waited for.
-
-        Raises InvalidParameter if it runs already, LeaseLost, and what is not `transient` of what
-        `ReconnectingConnection` raises.
+        Raises:
+            NotConnected: There is no first connection.
+            InvalidParameter: It runs already.
+            LeaseLost: Another worker has begun under the same name.
+            MpimError: What is not `transient` of what `ReconnectingConnection` raises.
         """
         with self._loop:
             async with self.assignments:

@@ -61,14 +61,28 @@ _log = logging.getLogger(__name__)
 class Pool:
     """A pool of connections that are borrowed, one caller at a time.
 
-    `async with Pool(url) as pool: async with pool.connection() as connection: await
-    connection.call("BLPOP", "jobs", 1)`
+    `async with Pool(url) as pool, pool.connection() as connection: await connection.call(...)`
 
-    `urls`: one server or several, whose options (socket_timeout, ...) stand above those here; never
-    more than `max_connections` are open to all of them together. Connections are opened when they
-    are needed. One that was idle for `check_idle_after_s` is asked for a sign of life before it is
-    lent; after `max_idle_s` without use, or at the age of `max_lifetime_s`, it is closed when
-    nobody has it. What is out for longer than `leak_warning_s` is named in the stats and the log.
+    Connections are opened when they are needed.
+
+    Args:
+        urls: One server or several, whose options (socket_timeout, ...) stand above those here.
+        max_connections: How many are open to all of them together at most.
+        max_waiting: How many callers may wait for one.
+        acquire_timeout_s: How long a caller waits.
+        call_timeout_s: How long a command may take, unless it blocks.
+        connect_timeout_s: How long connecting may take.
+        check_idle_after_s: One that was idle for so long is asked for a sign of life before it is
+            lent.
+        max_idle_s: One that was idle for so long is closed.
+        max_lifetime_s: One of this age is closed when nobody has it.
+        leak_warning_s: What is out for longer is named in the stats and the log.
+        close_timeout_s: How long those who have a connection may finish when the pool is closed.
+        name: The client name of its connections.
+        backoff: How long a server is passed over that cannot be reached.
+
+    Raises:
+        InvalidParameter: An option is out of bounds, or a URL cannot be used.
     """
 
     def __init__(
@@ -120,10 +134,20 @@ class Pool:
 
     @contextlib.asynccontextmanager
     async def connection(self, server: str | None = None) -> AsyncIterator[PooledConnection]:
-        """Borrow one; `server` is one of the urls, if it has to be that one.
+        """Borrow a connection for the length of a context.
 
-        Raises QueueFull, PoolTimeout, NotConnected, LoginRejected, QueueClosed; in each case
-        nothing was sent.
+        Args:
+            server: One of the urls, if it has to be that one.
+
+        Yields:
+            The connection.
+
+        Raises:
+            QueueFull: Too many wait already; as for the others, nothing was sent.
+            PoolTimeout: None was free in time.
+            NotConnected: No server can be reached.
+            LoginRejected: The server refuses the user.
+            QueueClosed: The pool was closed.
         """
         wanted = None if server is None else self._servers.resolve(server)
         ticket = await self._acquire_slot()
@@ -246,7 +270,11 @@ class Pool:
     # What can be seen
 
     def stats(self) -> PoolStats:
-        """Return the state of this moment. See PoolStats."""
+        """Return the state of this moment.
+
+        Returns:
+            See PoolStats.
+        """
         at = now()
         overdue = tuple(out for out in self._checked_out(at) if out.seconds >= self._leak_warning_s)
         line = QueueStats(

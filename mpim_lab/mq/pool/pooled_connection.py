@@ -47,11 +47,15 @@ class Ticket:
 class PooledConnection:
     """A connection to one server, lent to one task until it leaves the context.
 
-    It serves one command after another.
+    It serves one command after another. After the context it is dead, even if the connection behind
+    it lives on with somebody else. `server` is its URL without the password, `waited_s` how long
+    the borrower waited for it.
 
-    `server`: its URL without the password. `waited_s`: how long the borrower stood in line. Replies
-    are RESP3, in bytes. After the context it is dead, even if the connection behind it lives on
-    with somebody else.
+    Args:
+        raw: The connection behind it.
+        call_timeout_s: How long a command may take, unless it blocks.
+        ticket: The borrower's slot in the pool.
+        loop: The pool's event loop.
     """
 
     def __init__(
@@ -85,12 +89,22 @@ class PooledConnection:
     async def call(self, *words: Word, timeout_s: float | None = None) -> Any:
         """Send one command and await its reply.
 
-        timeout_s: without it the pool's `call_timeout_s`, and on top of that the time for which the
-        command says it blocks (BLPOP key 1, XREAD BLOCK 500). Raises CommandRejected;
-        CommandTimeout and ConnectionLost, after which it is broken: a blocking read may then have
-        taken something from the server that nobody gets. Nothing was sent: NotConnected,
-        InvalidMessage (SUBSCRIBE, MONITOR, CLIENT REPLY have no reply of their own),
-        InvalidParameter (blocks for ever).
+        Args:
+            *words: The command.
+            timeout_s: How long to wait. None: the pool's `call_timeout_s`, and on top of that the
+                time for which the command says it blocks (BLPOP key 1, XREAD BLOCK 500).
+
+        Returns:
+            The reply, in RESP3 and bytes.
+
+        Raises:
+            CommandRejected: The server refused it.
+            CommandTimeout: No answer in time; the connection is broken, and a blocking read may
+                have taken something from the server that nobody gets.
+            ConnectionLost: The same.
+            NotConnected: The connection is of no use; nothing was sent.
+            InvalidMessage: It has no reply of its own (SUBSCRIBE, MONITOR, CLIENT REPLY).
+            InvalidParameter: It would block for ever.
         """
         require_single_reply(words)
         limit_s = self._timeout_s(words, timeout_s)
@@ -104,13 +118,21 @@ class PooledConnection:
     async def transaction(
         self, commands: Sequence[Sequence[Word]], *, timeout_s: float | None = None
     ) -> list[Any]:
-        """MULTI, the commands and EXEC in one write; gives the commands' replies.
+        """Send MULTI, the commands and EXEC in one write. `call("WATCH", …)` before it, if need be.
 
-        `call("WATCH", …)` before it, if need be.
+        Args:
+            commands: The commands, each a sequence of words.
+            timeout_s: How long to wait; None: the pool's `call_timeout_s`.
 
-        Raises WatchFailed and CommandRejected: nothing was done. PartlyAdded: some failed as they
-        were run, the others are done; `ids` are the replies, `errors` says which. Otherwise as
-        `call`.
+        Returns:
+            The commands' replies.
+
+        Raises:
+            WatchFailed: A watched key was changed; nothing was done.
+            CommandRejected: Nothing was done.
+            PartlyAdded: Some failed as they were run, the others are done; `ids` are the replies,
+                `errors` says which.
+            MpimError: Otherwise as `call`.
         """
         commands = [tuple(words) for words in commands]
         for words in commands:

@@ -76,9 +76,11 @@ class DeadLetter(NamedTuple):
 
 
 class DeadLetterQueue:
-    """The dead-letter queue of one group.
+    """The dead-letter queue of one group: a stream in the same slot as the group's stream.
 
-    A stream of its own, in the same slot as the group's stream.
+    Args:
+        access: What the parts of the stream share.
+        group: The group's name.
     """
 
     def __init__(self, access: StreamContext, group: Name) -> None:
@@ -88,10 +90,18 @@ class DeadLetterQueue:
     async def move(self, entry: Entry, *, reason: str, error: str, deliveries: int) -> bool:
         """Move an entry from the group to here, in one atomic step.
 
-        Return False if it was not pending any more.
+        Args:
+            entry: The entry.
+            reason: Why it is given up.
+            error: The last error's text.
+            deliveries: How often it was handed to somebody.
 
-        Raises what `ReconnectingConnection` raises, as the table above says: CommandRejected, say,
-        when the key is no stream.
+        Returns:
+            False if it was not pending any more.
+
+        Raises:
+            CommandRejected: The key is no stream, say.
+            MpimError: What `ReconnectingConnection` raises, as the table above says.
         """
         fields = self.encode_fields(entry, reason=reason, error=error, deliveries=deliveries)
         keys = [self._context.key, self.key]
@@ -112,27 +122,50 @@ class DeadLetterQueue:
         return [part for pair in (*zip(_HEADER, ours, strict=True), *entry.pairs) for part in pair]
 
     async def list(self, *, count: int = 100, after: str = "-") -> list[DeadLetter]:
-        """Return the oldest `count` of them, from the id `after` on ("(id": above it)."""
+        """List dead letters, oldest first.
+
+        Args:
+            count: At most so many.
+            after: From this id on; "(id" is above it, so that one page may follow the other.
+
+        Returns:
+            The dead letters.
+        """
         check_whole(count=count)
         raws = await self._link.call("XRANGE", self.key, after, "+", "COUNT", str(count))
         return [_parse(parse_entry(raw)) for raw in raws]
 
     async def redrive(self, id: str) -> str | None:
-        """Put one back at the end of its stream, as a new entry.
-
-        Return its id, or None if it is not here.
+        """Put a dead letter back at the end of its stream, as a new entry, in one atomic step.
 
         The stream's other groups get it as well, once more: their handlers must be idempotent.
+
+        Args:
+            id: The dead letter's own id.
+
+        Returns:
+            The entry's new id; None if the dead letter is not here.
         """
         new = await REDRIVE.run(self._link, [self._context.key, self.key], id, *_HEADER)
         return None if new is None else str(new, "ascii")
 
     async def delete(self, *ids: str) -> int:
-        """Delete some for good; return how many there were."""
+        """Delete dead letters for good.
+
+        Args:
+            *ids: Their own ids.
+
+        Returns:
+            How many of them there were.
+        """
         return int(await self._link.call("XDEL", self.key, *ids)) if ids else 0
 
     async def count(self) -> int:
-        """Return how many there are."""
+        """Count the dead letters.
+
+        Returns:
+            How many there are.
+        """
         return int(await self._link.call("XLEN", self.key))
 
 

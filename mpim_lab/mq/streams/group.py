@@ -62,7 +62,11 @@ class PendingEntry(NamedTuple):
 class ConsumerGroup:
     """One group of one stream: `await stream.group("billing")`.
 
-    Raises what `ReconnectingConnection` raises.
+    Its methods raise what `ReconnectingConnection` raises.
+
+    Args:
+        access: What the parts of the stream share.
+        name: The group's name.
     """
 
     def __init__(self, access: StreamContext, name: Name) -> None:
@@ -76,7 +80,14 @@ class ConsumerGroup:
         )
 
     async def create(self, start: str = "0") -> bool:
-        """Make it, and the stream; False if it was there already, wherever it stands."""
+        """Make the group, and the stream.
+
+        Args:
+            start: "0" from the first entry, "$" only what comes from now on, or an id.
+
+        Returns:
+            False if the group was there already, wherever it stands.
+        """
         try:
             await self._link.call(
                 "XGROUP", "CREATE", self.context.key, self.raw_name, start, "MKSTREAM"
@@ -113,15 +124,27 @@ class ConsumerGroup:
     # Acknowledging
 
     async def ack(self, *ids: str | bytes) -> int:
-        """Say that these are handled; gives how many were pending, whoever had them."""
+        """Acknowledge entries, whoever has them.
+
+        Args:
+            *ids: Their ids.
+
+        Returns:
+            How many of them were pending.
+        """
         return (
             int(await self._link.call("XACK", self.context.key, self.raw_name, *ids)) if ids else 0
         )
 
     def ack_coalesced(self, delivery: Delivery, *, actor: Name) -> "asyncio.Future[None]":
-        """Acknowledge with all others of this loop turn in one command.
+        """Acknowledge with all others of this event-loop iteration in one command.
 
-        The future is done when the server has done it.
+        Args:
+            delivery: The entry.
+            actor: Who handled it, for the observer.
+
+        Returns:
+            A future, done when the server has done it.
         """
         answer = self._acks.submit(delivery.raw_id)
         if self.context.reporter.is_on:
@@ -141,11 +164,16 @@ class ConsumerGroup:
     async def pending(
         self, *, count: int = 100, idle_ms: int = 0, consumer: Name | None = None, first: str = "-"
     ) -> list[PendingEntry]:
-        """Unacknowledged entries, oldest first.
+        """List unacknowledged entries, oldest first.
 
-        Idle for at least `idle_ms`, of one consumer or of all.
+        Args:
+            count: At most so many.
+            idle_ms: Only those that have been idle for at least so long.
+            consumer: Only this consumer's; None: everybody's.
+            first: From this id on; "(id" is above it, so that one page may follow the other.
 
-        first: from this id on ("(id": above it), so that one page may follow the other.
+        Returns:
+            The entries, with their consumer, idle time and delivery count.
         """
         check_whole(count=count)
         check_whole(0, idle_ms=idle_ms)
@@ -162,12 +190,19 @@ class ConsumerGroup:
     async def claim(
         self, consumer: Name, *, idle_ms: int, count: int = 100, owner: Name | None = None
     ) -> list[Delivery]:
-        """Take over what has been idle for at least `idle_ms`.
-
-        Its consumer is dead, or slow beyond what you allow.
+        """Take over what has been idle: its consumer is dead, or slow beyond what you allow.
 
         Two that claim at once do not get the same entry: claiming ends its idleness. Entries that
         were deleted meanwhile are dropped from the pending list.
+
+        Args:
+            consumer: Who takes it over.
+            idle_ms: For how long it has been idle at least.
+            count: At most so many.
+            owner: Only this consumer's; None: everybody's.
+
+        Returns:
+            What is the consumer's now.
         """
         lines = await self.pending(count=count, idle_ms=idle_ms, consumer=owner)
         return await self.claim_ids(consumer, lines, idle_ms=idle_ms)
@@ -187,7 +222,15 @@ class ConsumerGroup:
     async def redeliver(
         self, consumer: Name, lines: Sequence[PendingEntry] | Sequence[Delivery]
     ) -> list[Delivery]:
-        """Deliver a consumer's own entries once more, as far as they are its own and there."""
+        """Deliver a consumer's own entries once more, as far as they are its own and there.
+
+        Args:
+            consumer: Whose they are.
+            lines: The entries.
+
+        Returns:
+            The new deliveries.
+        """
         if not lines:
             return []
         raws = await self._run_own_entries("again", consumer, with_delivery_counts(lines))
@@ -213,11 +256,14 @@ class ConsumerGroup:
     async def release(
         self, consumer: Name, lines: Sequence[PendingEntry] | Sequence[Delivery]
     ) -> set[bytes]:
-        """Give a consumer's own entries back.
+        """Give a consumer's own entries back: the next claim takes them at once.
 
-        They count as idle for long, so that the next claim takes them at once.
+        Args:
+            consumer: Whose they are.
+            lines: The entries.
 
-        Gives the ids of those that were still its own.
+        Returns:
+            The ids of those that were still its own.
         """
         released: set[bytes] = set()
         for first in range(0, len(lines), MAX_IDS):
@@ -237,7 +283,13 @@ class ConsumerGroup:
     async def dead_letter(self, delivery: Delivery, *, reason: str, error: str = "") -> bool:
         """Move an entry to the dead-letter queue, in one atomic step.
 
-        Return False if somebody else finished it meanwhile.
+        Args:
+            delivery: The entry.
+            reason: Why it is given up.
+            error: The last error's text.
+
+        Returns:
+            False if somebody else finished it meanwhile.
         """
         is_moved = await self.dead_letters.move(
             delivery.entry, reason=reason, error=error, deliveries=delivery.deliveries
@@ -249,9 +301,10 @@ class ConsumerGroup:
         return is_moved
 
     async def lag(self) -> int | None:
-        """How many entries nobody in this group has been given yet.
+        """Count the entries that nobody in this group has been given yet.
 
-        None where the server cannot tell (deletions).
+        Returns:
+            How many; None where the server cannot tell (deletions).
         """
         info = await self._info()
         lag = info.get(b"lag")  # servers before version 7 do not have it

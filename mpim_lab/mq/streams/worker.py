@@ -54,15 +54,22 @@ _log = logging.getLogger(__name__)
 
 
 class Worker:
-    """Run a handler on what one member of a group gets.
+    """A consumer with a handler: `await worker.run()`, and `await worker.stop()` from elsewhere.
 
-    `await worker.run()`, and `await worker.stop()` from elsewhere.
+    What waits for its next try is kept alive by the consumer's heartbeat; without one the delays
+    are shorter than `claim_idle_ms`.
 
-    name: no other living worker's. The later one of two goes on, the earlier one's `run` raises
-    LeaseLost once it has finished what it had in flight.
-    handler: plain or async. concurrency: how many async handlers at once; 1 keeps the order in
-    which entries were read. The other options are Consumer's. What waits for its next try is kept
-    alive by the consumer's heartbeat; without one the delays are shorter than `claim_idle_ms`.
+    Args:
+        group: The group to join.
+        name: No other living worker's. The later one of two goes on, the earlier one's `run` raises
+            LeaseLost once it has finished what it had in flight.
+        handler: Plain or async; gets an Entry and returns None.
+        retry: How often, and after which delays, a failed entry is tried again.
+        concurrency: How many async handlers at once; 1 keeps the order in which entries were read.
+        **options: Those of Consumer.
+
+    Raises:
+        InvalidParameter: An option is out of bounds, or the delays are too long.
     """
 
     def __init__(
@@ -93,12 +100,13 @@ class Worker:
             raise InvalidParameter(f"{said}: without a heartbeat others would claim what waits")
 
     async def run(self) -> None:
-        """Work until `stop`.
+        """Work until `stop`. A line that breaks later than the first connection is waited for.
 
-        Raises NotConnected if there is no first connection; a line that breaks later is waited for.
-
-        Raises InvalidParameter if it runs already, LeaseLost, and what is not `transient` of what
-        `ReconnectingConnection` raises.
+        Raises:
+            NotConnected: There is no first connection.
+            InvalidParameter: It runs already.
+            LeaseLost: Another worker has begun under the same name.
+            MpimError: What is not `transient` of what `ReconnectingConnection` raises.
         """
         with self._loop:
             try:
