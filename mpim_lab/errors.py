@@ -173,9 +173,8 @@ class CommandRejected(MpimError):
     def __init__(self, message: str, *, code: str = "") -> None:
         super().__init__(message)
         self.code = code or message.partition(" ")[0]
-        self.transient = (
-            self.code in TRANSIENT_CODES
-        )  # it starts, is busy or full, or a failover is going on
+        # it starts, is busy or full, or a failover is going on
+        self.transient = self.code in TRANSIENT_CODES
 
 
 class WatchFailed(CommandRejected):

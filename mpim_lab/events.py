@@ -36,9 +36,8 @@ class EventKind(StrEnum):
     CRASHED = "crashed"  # the consumer that had it died; `detail` = when
     CONFIRMED = "confirmed"  # the receiver's end-to-end acknowledgement came back to the sender
     HOP = "hop"  # it went on from `actor` to `channel`, which are nodes of MPIM here
-    OUTCOME = (
-        "outcome"  # what `send` returned or raised: `outcome`, e.g. the acknowledgement "delivered"
-    )
+    # what `send` returned or raised: `outcome`, e.g. the acknowledgement "delivered"
+    OUTCOME = "outcome"
 
     CONNECTED = "connected"  # `count` = how many times this connection has been made
     DISCONNECTED = "disconnected"  # `detail` = why

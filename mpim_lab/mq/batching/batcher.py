@@ -75,15 +75,11 @@ class Batcher:
         check_times(enqueue_timeout_s=enqueue_timeout_s, close_timeout_s=close_timeout_s)
         check_times(delivery_timeout_s=delivery_timeout_s, attempt_timeout_s=attempt_timeout_s)
         self.policy = policy or Adaptive()
-        self._transport, self._reporter, self._is_reporting = (
-            transport,
-            transport.reporter,
-            transport.reporter.is_on,
-        )
-        self._max_message_bytes, self._max_pending_bytes = (
-            transport.max_message_bytes,
-            max_pending_bytes,
-        )
+        self._transport = transport
+        self._reporter = transport.reporter
+        self._is_reporting = transport.reporter.is_on
+        self._max_message_bytes = transport.max_message_bytes
+        self._max_pending_bytes = max_pending_bytes
         self._buffer = PendingBuffer()
         self._wait_queue = WaitQueue(self._has_room, self._rejection_error, enqueue_timeout_s)
         self._waiters = self._wait_queue.places  # looked at for each message
@@ -96,10 +92,8 @@ class Batcher:
             attempt_timeout_s=attempt_timeout_s,
             on_capacity=self._wait_queue.wake,
         )
-        self._flush_timeout_s, self._close_timeout_s = (
-            delivery_timeout_s + attempt_timeout_s,
-            close_timeout_s,
-        )
+        self._flush_timeout_s = delivery_timeout_s + attempt_timeout_s
+        self._close_timeout_s = close_timeout_s
         self._loop = LoopAffinity("this batcher")
         self._event_loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None

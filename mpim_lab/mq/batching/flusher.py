@@ -51,21 +51,17 @@ class BatchFlusher:
         on_capacity: Callable[[], None],
     ) -> None:
         self.batches = 0  # that had their outcomes
-        self._transport, self._policy, self._buffer, self._backoff = (
-            transport,
-            policy,
-            buffer,
-            backoff,
-        )
+        self._transport = transport
+        self._policy = policy
+        self._buffer = buffer
+        self._backoff = backoff
         self._reporter, self._is_reporting = transport.reporter, transport.reporter.is_on
         self._delivery_timeout_s, self._attempt_timeout_s = delivery_timeout_s, attempt_timeout_s
         self._on_capacity = on_capacity
-        self._flushes: deque[tuple[int, asyncio.Future[None]]] = (
-            deque()
-        )  # so many settled: done; till then no window counts
-        self._last_error: MpimError | None = (
-            None  # why the batch that waits to be tried again was not written
-        )
+        # so many settled: done; till then no window counts
+        self._flushes: deque[tuple[int, asyncio.Future[None]]] = deque()
+        # why the batch that waits to be tried again was not written
+        self._last_error: MpimError | None = None
         self._wakeup: asyncio.Future[None] | None = None
         self._is_open = False  # a batch was begun before this began to wait
         self._ending = self.has_ended = False

@@ -149,11 +149,9 @@ class StreamTransport:
     """
 
     def __init__(self, stream: Stream) -> None:
-        self.name, self.reporter, self.max_message_bytes = (
-            stream.name,
-            stream.reporter,
-            stream.max_payload_bytes,
-        )
+        self.name = stream.name
+        self.reporter = stream.reporter
+        self.max_message_bytes = stream.max_payload_bytes
         self._stream = stream
 
     async def open(self) -> None:

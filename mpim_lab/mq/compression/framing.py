@@ -52,9 +52,8 @@ MAX_MESSAGES = 65_536
 _HEAD = struct.Struct(">BBQI")
 _CONFIRMATION = struct.Struct(">8sQ")
 MAX_CHANNEL_BYTES = 255  # of the channel for confirmations: its length is one byte
-OVERHEAD_BYTES = (
-    _HEAD.size + MAX_CHANNEL_BYTES + 4
-)  # how much longer than its one message a batch is at most
+# how much longer than its one message a batch is at most
+OVERHEAD_BYTES = _HEAD.size + MAX_CHANNEL_BYTES + 4
 _PLAIN_MARK = bytes([PLAIN])
 
 

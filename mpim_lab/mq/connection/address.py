@@ -103,9 +103,8 @@ class Address:
         if self.path is not None:
             await loop.create_unix_connection(protocol, self.path)
             return
-        context = (
-            None if self.tls is None else ssl_context(self.tls)
-        )  # read anew: certificates are renewed
+        # read anew: certificates are renewed
+        context = None if self.tls is None else ssl_context(self.tls)
         await loop.create_connection(protocol, self.host, self.port, ssl=context)
 
     def __str__(self) -> str:

@@ -6,9 +6,8 @@ from numbers import Integral, Real
 
 from mpim_lab.errors import InvalidParameter
 
-MAX_INT = (
-    2**53
-)  # as large as a whole number may be: what servers, databases and JSON all hold exactly
+# as large as a whole number may be: what servers, databases and JSON all hold exactly
+MAX_INT = 2**53
 # As long as anything waits; what is meant to last for ever is infinite, where that is allowed.
 MAX_WAIT_S = 366 * 86_400.0
 

@@ -63,9 +63,8 @@ class LayoutCheck:
         self._link.check_loop()
         if self._check_task is None:
             if self._link.connection.is_blocked:
-                await (
-                    self._link.acquire_slot()
-                )  # not open, closed, or the line is down: it says so here
+                # not open, closed, or the line is down: it says so here
+                await self._link.acquire_slot()
             if self.is_verified:
                 return
         if self._check_task is None:

@@ -207,11 +207,9 @@ class StoppableLoop:
     def __enter__(self) -> "StoppableLoop":
         if self.is_running:
             raise InvalidParameter("it runs already: make a second one, with a name of its own")
-        self._task, self._cancellations, self._overdue = (
-            asyncio.current_task(),
-            TaskCancellation(),
-            False,
-        )
+        self._task = asyncio.current_task()
+        self._cancellations = TaskCancellation()
+        self._overdue = False
         self._has_begun = True
         self._ended.clear()
         self._token = _INSIDE.set(_INSIDE.get() | {self})

@@ -135,12 +135,10 @@ class ReconnectingConnection:
         self.config = replace(config or ConnectionConfig(), **address.config_overrides)
         self.client_id = 0
         self._wait_queue = WaitQueue(self._free_slots, self._refusal, self.config.timeout_s)
-        self._on_push, self._resubscribe_commands, self._on_gap, self._sleep = (
-            on_push,
-            resubscribe_commands,
-            on_gap,
-            sleep,
-        )
+        self._on_push = on_push
+        self._resubscribe_commands = resubscribe_commands
+        self._on_gap = on_gap
+        self._sleep = sleep
         self._reporter = Reporter(name, observer)
         self.on_close: set[Callable[[], None]] = set()  # whoever waits elsewhere, and ends with it
         self._connect_count = 0
@@ -304,9 +302,8 @@ class ReconnectingConnection:
             async with asyncio.timeout(self.config.connect_timeout_s):
                 await self.address.connect(lambda: connection)
                 await self._log_in(connection)
-            await (
-                self._reading_allowed.wait()
-            )  # with a full buffer, subscribing would only fill the socket
+            # with a full buffer, subscribing would only fill the socket
+            await self._reading_allowed.wait()
             async with asyncio.timeout(self.config.connect_timeout_s):
                 count = await self._resubscribe(connection)
         except NotConnected as error:

@@ -182,12 +182,10 @@ class RespConnection(asyncio.Protocol):
         self.is_blocked = True
         self.is_ready = False
         self.is_resubscribing = False  # the login is done, and what follows it was written
-        self._config, self._on_push, self._on_writable, self._on_disconnect = (
-            config,
-            on_push,
-            on_writable,
-            on_disconnect,
-        )
+        self._config = config
+        self._on_push = on_push
+        self._on_writable = on_writable
+        self._on_disconnect = on_disconnect
         self._max_commands, self._max_bytes = config.max_commands, config.max_bytes
         self._affinity = LoopAffinity("a connection")
         self._loop: asyncio.AbstractEventLoop
@@ -199,9 +197,8 @@ class RespConnection(asyncio.Protocol):
         self._waiting: deque[ReplySink] = deque()
         self._issued = 0
         self._timeouts = CoarseTimeouts(config.timeout_s)
-        self._blocking: deque[tuple[int, float]] = (
-            deque()
-        )  # commands that may block: their numbers, and until when
+        # commands that may block: their numbers, and until when
+        self._blocking: deque[tuple[int, float]] = deque()
         self._last_received_at = 0.0
         self._writing_paused = self._reading_paused = False
         self.reason: MpimError | None = None  # why it ends, or has ended

@@ -85,16 +85,13 @@ class SqlDatabase:
             TypeError,
         ) as error:  # the URL itself is not repeated: it may hold a password
             raise InvalidParameter(f"no database that can be used here: {error}") from error
-        self._timeout_s, self._missing_tables, self._creation_lock = (
-            timeout_s,
-            list[Table](),
-            asyncio.Lock(),
-        )
+        self._timeout_s = timeout_s
+        self._missing_tables = list[Table]()
+        self._creation_lock = asyncio.Lock()
         self._loop, self._ending = LoopAffinity("this store"), set[asyncio.Task[None]]()
         self._running: dict[AsyncConnection, list[Callable[[], object]]] = {}
-        self._memory_keeper: sqlite3.Connection | None = (
-            None  # a memory database lasts as long as a connection to it
-        )
+        # a memory database lasts as long as a connection to it
+        self._memory_keeper: sqlite3.Connection | None = None
         self._is_closed = False
 
     def _create_engine(self, timeout_s: float, max_connections: int) -> AsyncEngine:

@@ -255,12 +255,10 @@ class OutboxRelay:
     ) -> None:
         check_bounds(1, MAX_ROWS, batch_size=batch_size)
         check_times(poll_interval_s=poll_interval_s)
-        self._outbox, self._queue, self._batch_size, self._poll_interval_s = (
-            outbox,
-            queue,
-            batch_size,
-            poll_interval_s,
-        )
+        self._outbox = outbox
+        self._queue = queue
+        self._batch_size = batch_size
+        self._poll_interval_s = poll_interval_s
         self._backoff, self._close_timeout_s = Backoff(), ConnectionConfig().close_timeout_s
         self._refusals: dict[str, _Refusal] = {}
         self._loop = StoppableLoop()

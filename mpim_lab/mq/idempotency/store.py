@@ -75,15 +75,13 @@ from mpim_lab.mq.pubsub.queue import MessageQueue
 MAX_AT_ONCE = 200
 _POLL_BACKOFF = Backoff(initial_s=0.005, max_s=0.1)
 Work = Callable[[AtomicEffects], bytes | None] | Callable[[AtomicEffects], Awaitable[bytes | None]]
-CLAIM, COMPLETE, RELEASE = (
-    LuaScript("mq/idempotency/lua/claim.lua"),
-    LuaScript(
-        "mq/connection/lua/call.lua",
-        "mq/idempotency/lua/effects.lua",
-        "mq/idempotency/lua/complete.lua",
-    ),
-    LuaScript("mq/idempotency/lua/release.lua"),
+CLAIM = LuaScript("mq/idempotency/lua/claim.lua")
+COMPLETE = LuaScript(
+    "mq/connection/lua/call.lua",
+    "mq/idempotency/lua/effects.lua",
+    "mq/idempotency/lua/complete.lua",
 )
+RELEASE = LuaScript("mq/idempotency/lua/release.lua")
 
 
 class Claim(NamedTuple):
@@ -130,10 +128,8 @@ class IdempotencyStore:
             )
         name_bytes(scope, "scope", error=InvalidParameter)
         self.scope, self._queue = scope, queue
-        self._tokens, self._key_prefix = (
-            queue.keys.fencing_tokens(scope),
-            queue.keys.idempotency_record_prefix(scope),
-        )
+        self._tokens = queue.keys.fencing_tokens(scope)
+        self._key_prefix = queue.keys.idempotency_record_prefix(scope)
         self._link = queue.context(scope).connection
         self._lease_ms, self._ttl_ms = lease_ms, str(ttl_s * 1_000)
         self._releases: set[asyncio.Future[Any]] = set()

@@ -23,15 +23,12 @@ from mpim_lab.mq.idempotency.effects import AtomicEffects, encode_effects
 from mpim_lab.mq.ordering.partitioned_stream import PartitionedStream, PartitionEntry, parse_entry
 from mpim_lab.mq.streams.entries import Entry
 
-MAX_HEARTBEAT_INTERVAL_S = (
-    0.2  # however long the lease: a partition that was released is acquired as soon as that
-)
+# however long the lease: a partition that was released is acquired as soon as that
+MAX_HEARTBEAT_INTERVAL_S = 0.2
 _log = logging.getLogger(__name__)
-HEARTBEAT, COMMIT = (
-    LuaScript("mq/ordering/lua/heartbeat.lua"),
-    LuaScript(
-        "mq/connection/lua/call.lua", "mq/idempotency/lua/effects.lua", "mq/ordering/lua/commit.lua"
-    ),
+HEARTBEAT = LuaScript("mq/ordering/lua/heartbeat.lua")
+COMMIT = LuaScript(
+    "mq/connection/lua/call.lua", "mq/idempotency/lua/effects.lua", "mq/ordering/lua/commit.lua"
 )
 
 
@@ -46,9 +43,8 @@ class PartitionLease:
     in_flight: list[PartitionEntry] = field(default_factory=list)
     failures: int = 0  # of the first entry in flight, by this member
     retry_at: float = 0.0  # when it is to be tried again
-    suspect_count: int = (
-        0  # so many entries may have been in flight when an owner died: one at a time
-    )
+    # so many entries may have been in flight when an owner died: one at a time
+    suspect_count: int = 0
 
     @property
     def last_read_id(self) -> str:
@@ -84,18 +80,14 @@ class PartitionAssignments:
         self.group, self.member = same_name(group, "group"), same_name(member, "name of a member")
         self._stream, self._lease_ms, self._batch_size = stream, lease_ms, batch_size
         access = stream.queue.context(stream.name)
-        self._access, self._commands, self._reads = (
-            access,
-            access.connection,
-            access.new_connection(member),
-        )
+        self._access = access
+        self._commands = access.connection
+        self._reads = access.new_connection(member)
         self._keys = stream.assignment_keys(group)
         self._assigned: dict[int, PartitionLease] = {}
-        self._heartbeat_at, self._heartbeat_interval_s, self._incarnation = (
-            0.0,
-            min(lease_ms / 3e3, MAX_HEARTBEAT_INTERVAL_S),
-            "",
-        )
+        self._heartbeat_at = 0.0
+        self._heartbeat_interval_s = min(lease_ms / 3e3, MAX_HEARTBEAT_INTERVAL_S)
+        self._incarnation = ""
         self.owns_name = True  # no later member has begun under the same name
         self.limits = self._commands.config
 
@@ -255,12 +247,10 @@ class PartitionAssignments:
                 f"{shown_name(self.member)}'s attempt was kept"
             )
         if count:
-            lease.offset, lease.attempts, lease.failures, lease.retry_at = (
-                done[count - 1].entry.entry_id,
-                1,
-                0,
-                0.0,
-            )
+            lease.offset = done[count - 1].entry.entry_id
+            lease.attempts = 1
+            lease.failures = 0
+            lease.retry_at = 0.0
             lease.suspect_count = max(0, lease.suspect_count - count)
         del lease.in_flight[:count]
         return count, refused.decode("utf-8", "replace")

@@ -103,11 +103,9 @@ class OrderedReader:
         self.position, self.missing_ranges = after, list[MissingRange]()
         self._limit = limit
         self._buffer: ReorderBuffer[SequencedMessage] = ReorderBuffer(limit=limit, next=after + 1)
-        self._gap_timeout_s, self._poll_interval_s, self._poll_at = (
-            gap_timeout_s,
-            poll_interval_s,
-            0.0,
-        )
+        self._gap_timeout_s = gap_timeout_s
+        self._poll_interval_s = poll_interval_s
+        self._poll_at = 0.0
         self._delivery_lock = asyncio.Lock()
         self._is_handling = False
         self._ended: asyncio.Future[None] | None = None

@@ -121,9 +121,8 @@ class OrderedWorker:
         wait_ms = BLOCK_MS if not due else max(0, int((min(due) - now()) * 1e3) + 1)
         await self.assignments.read(min(BLOCK_MS, wait_ms))
         for lease in self.assignments.assigned:
-            await (
-                self.assignments.heartbeat()
-            )  # the work on the partitions before may have taken long
+            # the work on the partitions before may have taken long
+            await self.assignments.heartbeat()
             if (
                 self.assignments.owns(lease)
                 and lease.in_flight
@@ -142,9 +141,8 @@ class OrderedWorker:
         if lease.attempts > self._retry.max_attempts:  # it never raised: it killed whoever had it
             return await self._dead_letter(lease, lease.in_flight[0], "delivered too often", "")
         await self.assignments.mark_started(lease)
-        limit = (
-            1 if lease.suspect_count else len(lease.in_flight)
-        )  # one of them may be a killer: find out which
+        # one of them may be a killer: find out which
+        limit = 1 if lease.suspect_count else len(lease.in_flight)
         for entry in lease.in_flight[:limit]:
             self._report(EventKind.RECEIVED, entry, count=lease.attempts + lease.failures)
             effects = AtomicEffects(self._stream.queue.keys)

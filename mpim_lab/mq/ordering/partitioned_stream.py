@@ -66,12 +66,10 @@ class PartitionedStream:
         if partitions > 1_024:
             raise InvalidParameter(f"partitions={partitions}: from 1 to 1,024")
         name_bytes(name, "name of a stream", error=InvalidParameter)
-        self.queue, self.name, self.partitions, self._id_ttl_ms = (
-            queue,
-            name,
-            partitions,
-            ttl_ms(id_ttl_s),
-        )
+        self.queue = queue
+        self.name = name
+        self.partitions = partitions
+        self._id_ttl_ms = ttl_ms(id_ttl_s)
         self.keys = [queue.keys.partition(name, number) for number in range(partitions)]
         self._prefixes = [
             queue.keys.partition_prefixes(name, number) for number in range(partitions)

@@ -158,12 +158,10 @@ class AckingSubscriber:
     ) -> None:
         check_handler(handler)
         check_bounds(1, MAX_INT, max_buffered=max_buffered)
-        self._queue, self._uid, self._handler, self._max_buffered = (
-            queue,
-            uid,
-            handler,
-            max_buffered,
-        )
+        self._queue = queue
+        self._uid = uid
+        self._handler = handler
+        self._max_buffered = max_buffered
 
     async def __aenter__(self) -> Self:
         await self.start()

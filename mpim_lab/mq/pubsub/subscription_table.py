@@ -105,9 +105,8 @@ class SubscriptionTable:
             await other.removed.wait()  # until its UNSUBSCRIBE is answered, or overdue
         if self._is_closing:
             raise QueueClosed("the queue is closed")
-        table[name] = (
-            subscription  # before the server is asked: messages may follow its answer at once
-        )
+        # before the server is asked: messages may follow its answer at once
+        table[name] = subscription
         subscription.start(self._reporter)
         try:
             await self.link.open()

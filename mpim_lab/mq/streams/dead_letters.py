@@ -42,10 +42,8 @@ from mpim_lab.mq.connection.context import StreamContext
 from mpim_lab.mq.connection.lua_script import LuaScript
 from mpim_lab.mq.streams.entries import Entry, Pairs, decode_fields, parse_entry
 
-DEAD_LETTER, REDRIVE = (
-    LuaScript("mq/connection/lua/call.lua", "mq/streams/lua/dead_letter.lua"),
-    LuaScript("mq/connection/lua/call.lua", "mq/streams/lua/redrive.lua"),
-)
+DEAD_LETTER = LuaScript("mq/connection/lua/call.lua", "mq/streams/lua/dead_letter.lua")
+REDRIVE = LuaScript("mq/connection/lua/call.lua", "mq/streams/lua/redrive.lua")
 _HEADER = (b"stream", b"group", b"id", b"reason", b"error", b"deliveries")
 _MAX_ERROR_CHARS = 500
 

@@ -44,10 +44,10 @@ from mpim_lab.mq.streams.entries import Delivery, raw_ids
 MAX_IDS = 1_000
 
 
-REDELIVER_OR_RELEASE, RECREATE_GROUP = (
-    LuaScript("mq/streams/lua/own_entries.lua", "mq/streams/lua/redeliver_or_release.lua"),
-    LuaScript("mq/streams/lua/recreate_group.lua"),
+REDELIVER_OR_RELEASE = LuaScript(
+    "mq/streams/lua/own_entries.lua", "mq/streams/lua/redeliver_or_release.lua"
 )
+RECREATE_GROUP = LuaScript("mq/streams/lua/recreate_group.lua")
 
 
 class PendingEntry(NamedTuple):
@@ -75,9 +75,8 @@ class ConsumerGroup:
         self.raw_name = name_bytes(name, "group")
         self._link = access.connection
         self._acks: Coalescer[bytes, None] = Coalescer(self._send_acks, max_items=MAX_IDS)
-        self._last_delivered_id = (
-            b"0-0"  # the last id that it was given, as far as anybody here knows
-        )
+        # the last id that it was given, as far as anybody here knows
+        self._last_delivered_id = b"0-0"
 
     async def create(self, start: str = "0") -> bool:
         """Make the group, and the stream.
@@ -310,9 +309,8 @@ class ConsumerGroup:
         lag = info.get(b"lag")  # servers before version 7 do not have it
         if not lag:
             return None if lag is None else 0
-        after = (
-            b"(" + info[b"last-delivered-id"]
-        )  # Redis 7.0 counts what was trimmed before it was given, for ever
+        # Redis 7.0 counts what was trimmed before it was given, for ever
+        after = b"(" + info[b"last-delivered-id"]
         is_behind = await self._link.call("XRANGE", self.context.key, after, "+", "COUNT", "1")
         return (
             min(int(lag), int(await self._link.call("XLEN", self.context.key))) if is_behind else 0

@@ -26,10 +26,8 @@ from mpim_lab.mq.streams.entries import Delivery, raw_ids
 from mpim_lab.mq.streams.group import MAX_IDS, ConsumerGroup, with_delivery_counts
 
 LEASE_MS = 10_000
-HEARTBEAT, LEAVE = (
-    LuaScript("mq/streams/lua/own_entries.lua", "mq/streams/lua/heartbeat.lua"),
-    LuaScript("mq/streams/lua/leave.lua"),
-)
+HEARTBEAT = LuaScript("mq/streams/lua/own_entries.lua", "mq/streams/lua/heartbeat.lua")
+LEAVE = LuaScript("mq/streams/lua/leave.lua")
 
 
 class Membership:
@@ -39,11 +37,9 @@ class Membership:
     """
 
     def __init__(self, group: ConsumerGroup, consumer: Name) -> None:
-        self._group, self._name, self._commands = (
-            group,
-            name_bytes(consumer, "consumer"),
-            group.context.connection,
-        )
+        self._group = group
+        self._name = name_bytes(consumer, "consumer")
+        self._commands = group.context.connection
         self._key, self._incarnation = self._lease_key(consumer), new_message_id()
         self.owns_name = True
         self.has_joined = False  # the server has answered `begin`

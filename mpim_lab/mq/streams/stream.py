@@ -222,9 +222,8 @@ class Stream:
             The entries; none if none came in time.
         """
         check_whole(count=count)
-        await (
-            self._commands.acquire_slot()
-        )  # a queue that is closed, or was never opened, says so here
+        # a queue that is closed, or was never opened, says so here
+        await self._commands.acquire_slot()
         link = self._context.new_connection(f"{self.name} reader")
 
         def give_up() -> None:

@@ -186,12 +186,10 @@ class Worker:
         done: list[Delivery],
         acks: list["asyncio.Future[None]"],
     ) -> None:
-        handler, consumer, loop, cancellations = (
-            self._handler,
-            self.consumer,
-            self._loop,
-            TaskCancellation(),
-        )
+        handler = self._handler
+        consumer = self.consumer
+        loop = self._loop
+        cancellations = TaskCancellation()
         for delivery in deliveries:
             if loop.is_stopping:
                 break
