@@ -19,13 +19,14 @@ from mpim_lab.errors import (
     InvalidParameter,
     MpimError,
     NotConnected,
+    PartlyAdded,
     QueueClosed,
     QueueFull,
     Unconfirmed,
 )
 from mpim_lab.events import EventKind, now
 from mpim_lab.keys import Name
-from mpim_lab.mq.batching.buffer import BatchFuture, PendingBuffer, all_results, single_result
+from mpim_lab.mq.batching.buffer import BatchFuture, PendingBuffer, single_result
 from mpim_lab.mq.batching.flow_control import CreditWindow
 from mpim_lab.mq.batching.flusher import BatchFlusher
 from mpim_lab.mq.batching.policies import Adaptive, BatchPolicy
@@ -259,7 +260,7 @@ class Batcher:
             return []
         if self.is_full:
             await self._wait_for_capacity()
-        return all_results(await self._enqueue(checked, sum(map(len, checked))))
+        return PartlyAdded.unless_all(await self._enqueue(checked, sum(map(len, checked))))
 
     def add(self, payload: bytes | str) -> BatchFuture:
         """Enqueue a message without waiting.

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
-from mpim_lab.errors import MpimError, PartlyAdded
+from mpim_lab.errors import MpimError
 from mpim_lab.mq.batching.policies import BatchPolicy
 
 Outcome = int | str | MpimError  # receivers of a channel, id in a stream, or why not
@@ -54,16 +54,6 @@ def single_result(outcomes: list[Outcome]) -> int | str:
     if isinstance(outcomes[0], MpimError):
         raise outcomes[0]
     return outcomes[0]
-
-
-def all_results(outcomes: list[Outcome]) -> list[int | str]:
-    """Return the outcomes, if all are good. Raise PartlyAdded otherwise."""
-    failures = [outcome for outcome in outcomes if isinstance(outcome, MpimError)]
-    if failures:
-        good = [None if isinstance(outcome, MpimError) else outcome for outcome in outcomes]
-        errors = [outcome if isinstance(outcome, MpimError) else None for outcome in outcomes]
-        raise PartlyAdded(good, errors) from failures[0]
-    return outcomes  # type: ignore[return-value]
 
 
 class PendingBuffer:

@@ -201,9 +201,8 @@ class BatchFlusher:
             if cancellations.was_requested:
                 raise
             return [_wrap_unexpected(error)] * len(batch)
-        except (
-            Exception
-        ) as error:  # a codec or transport with a bug, or one that hangs: fail the batch, go on
+        except Exception as error:
+            # a codec or transport with a bug, or one that hangs: fail the batch, go on
             return [_wrap_unexpected(error)] * len(batch)
 
     def _fail_all(self, batch: Sequence[bytes], error: MpimError) -> None:

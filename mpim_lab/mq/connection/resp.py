@@ -290,9 +290,8 @@ class RespConnection(asyncio.Protocol):
                     pass
         except hiredis.HiredisError as error:
             self.abort(ConnectionLost(f"the server did not speak RESP: {error}"))
-        except (
-            IndexError
-        ):  # nobody waits: a server that takes no more clients says so before it is asked
+        except IndexError:
+            # nobody waits: a server that takes no more clients says so before it is asked
             self.abort(ConnectionLost(f"the server said, unasked: {reply!s:.200}"))
         if self.is_blocked:
             self.unblock()

@@ -78,12 +78,8 @@ class SqlDatabase:
                 f"mpim-{uuid.uuid4().hex}" if self.is_sqlite and _is_in_memory(self._url) else ""
             )
             self._engine = self._create_engine(timeout_s, max_connections)
-        except (
-            SQLAlchemyError,
-            ImportError,
-            ValueError,
-            TypeError,
-        ) as error:  # the URL itself is not repeated: it may hold a password
+        except (SQLAlchemyError, ImportError, ValueError, TypeError) as error:
+            # the URL itself is not repeated: it may hold a password
             raise InvalidParameter(f"no database that can be used here: {error}") from error
         self._timeout_s = timeout_s
         self._missing_tables = list[Table]()
@@ -268,9 +264,8 @@ class SqlDatabase:
                 if self._is_closed:
                     await connection.invalidate()
                 await connection.close()
-        except (
-            Exception
-        ):  # a connection that broke, or is silent: the database rolls back by itself
+        except Exception:
+            # a connection that broke, or is silent: the database rolls back by itself
             with contextlib.suppress(Exception):
                 async with asyncio.timeout(self._timeout_s):
                     await connection.invalidate()
@@ -308,9 +303,8 @@ class SqlDatabase:
         try:
             async with asyncio.timeout(self._timeout_s):
                 await connection.commit()
-        except (
-            IntegrityError
-        ) as error:  # a constraint that is checked at the end: certainly refused
+        except IntegrityError as error:
+            # a constraint that is checked at the end: certainly refused
             raise StoreFailed(f"the commit was refused: {_error_text(error)}") from error
         except Exception as error:
             raise StoreUncertain(f"the commit was not confirmed: {_error_text(error)}") from error

@@ -109,9 +109,8 @@ class SqlInbox:
         for _ in range(MAX_RACES):
             try:
                 return await self._run_in_transaction(message_id, work)
-            except (
-                _ConcurrentDuplicate
-            ):  # what was begun is rolled back; the next look finds the other's record
+            except _ConcurrentDuplicate:
+                # what was begun is rolled back; the next look finds the other's record
                 continue
         raise StoreFailed(
             f"{message_id!r} was marked and forgotten by others {MAX_RACES} times in a row; "

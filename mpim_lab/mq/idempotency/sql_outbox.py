@@ -314,10 +314,8 @@ class OutboxRelay:
                     done.refused[row.stream_name] = error
                 else:
                     sent.append(row.id)
-        except (
-            Exception,
-            asyncio.CancelledError,
-        ):  # not when the process goes down: then nothing more is done
+        except (Exception, asyncio.CancelledError):
+            # not when the process goes down: then nothing more is done
             await self._outbox.delete(*sent)
             raise
         await self._outbox.delete(*sent)

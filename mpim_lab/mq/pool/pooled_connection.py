@@ -184,9 +184,4 @@ def _outcome(queued: list[Any], outcome: Any) -> list[Any]:
         raise WatchFailed(
             "a watched key was changed in the meantime; nothing of the transaction was done"
         )
-    errors = [reply if isinstance(reply, MpimError) else None for reply in outcome]
-    if any(errors):
-        raise PartlyAdded(
-            [None if error else reply for reply, error in zip(outcome, errors, strict=True)], errors
-        )
-    return list(outcome)
+    return PartlyAdded.unless_all(list(outcome))

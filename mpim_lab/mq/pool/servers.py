@@ -170,9 +170,8 @@ class ServerPool:
             return ""
         try:
             await raw.execute([("PING",)], self._connect_timeout_s)
-        except (
-            CommandTimeout
-        ) as error:  # its other connections would be as silent: do not try them one by one
+        except CommandTimeout as error:
+            # its other connections would be as silent: do not try them one by one
             raise NotConnected(f"{self.url} gives no sign of life") from error
         except MpimError:
             return "ended by the server"

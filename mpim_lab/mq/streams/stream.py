@@ -8,7 +8,6 @@ Source: https://valkey.io/topics/streams-intro/ (entries, ids, trimming)
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from mpim_lab.errors import (
     ConnectionLost,
@@ -132,7 +131,9 @@ class Stream:
         if self._is_reporting:
             for (told, _), outcome in zip(packed, outcomes, strict=True):
                 self._report_outcome(told, outcome)
-        return _ids_or_raise(outcomes)
+        return PartlyAdded.unless_all(
+            [out if isinstance(out, MpimError) else out.decode() for out in outcomes]
+        )
 
     async def add_available(self, payloads: Sequence[bytes]) -> list[str | MpimError]:
         """Append the first of many, as many as one write has room for.
@@ -353,13 +354,3 @@ def _xadd_prefix(key: bytes, max_entries: int | None) -> tuple[int, bytes]:
     if max_entries is not None:
         words += [b"MAXLEN", b"~", b"%d" % max_entries]
     return len(words), b"".join([b"$%d\r\n%b\r\n" % (len(word), word) for word in words])
-
-
-def _ids_or_raise(outcomes: list[Any]) -> list[str]:
-    """The ids, if all of them were added. Raises PartlyAdded."""
-    failures = [outcome for outcome in outcomes if isinstance(outcome, MpimError)]
-    if not failures:
-        return [outcome.decode() for outcome in outcomes]
-    ids = [None if isinstance(outcome, MpimError) else outcome.decode() for outcome in outcomes]
-    errors = [outcome if isinstance(outcome, MpimError) else None for outcome in outcomes]
-    raise PartlyAdded(ids, errors) from failures[0]

@@ -172,10 +172,8 @@ class Worker:
         done: list[Delivery] = []
         try:
             await self._handle_each(deliveries, done, acks)
-        except (
-            Exception,
-            asyncio.CancelledError,
-        ):  # not when the process goes down: then nothing more is said
+        except (Exception, asyncio.CancelledError):
+            # not when the process goes down: then nothing more is said
             await self.consumer.ack_all(done)
             raise
         await self.consumer.ack_all(done)
