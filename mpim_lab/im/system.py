@@ -21,8 +21,8 @@ from mpim_lab.im.services.presence import ROUTE_TTL_S, Presence
 from mpim_lab.im.services.tokens import TokenService, new_secret
 from mpim_lab.mq.connection.bounds import MAX_INT, MAX_WAIT_S, check_bounds, check_times
 from mpim_lab.mq.connection.config import ConnectionConfig
+from mpim_lab.mq.connection.encoding import new_message_id
 from mpim_lab.mq.connection.handler import LoopAffinity
-from mpim_lab.mq.connection.ids import new_message_id
 from mpim_lab.mq.idempotency.sql_database import SqlDatabase
 from mpim_lab.mq.pubsub.queue import MessageQueue
 

@@ -5,6 +5,9 @@ loses the order only where a later message of the same conversation is done befo
 hit.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 from mpim_lab.chapters.ch04_ordering.designs import DELIVERY_MODES, ORDERING_DESIGNS
 from mpim_lab.chapters.ch04_ordering.naive import UnfencedWorker
 from mpim_lab.chapters.shared.designs import Design, ordered_worker, partitioned_sender
@@ -18,7 +21,7 @@ LENIENT_RETRY = RetryPolicy(
 )  # no message here is poison
 
 
-def _in_order(kind: type[OrderedWorker]) -> Design:
+def _in_order(kind: Callable[..., Any]) -> Design:
     return Design(
         partitioned_sender(ATTEMPTS),
         ordered_worker(kind, retry=LENIENT_RETRY, batch_size=BATCH_SIZE),

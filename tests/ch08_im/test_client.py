@@ -24,7 +24,7 @@ from mpim_lab.im.protocol.frames import SyncHint, Welcome, decode_client, encode
 from mpim_lab.im.protocol.requests import ChatMessage, SendMessageRequest
 from mpim_lab.im.system import ImSystem
 from mpim_lab.lab.server.embedded import EmbeddedServer
-from mpim_lab.mq.connection.ids import new_message_id
+from mpim_lab.mq.connection.encoding import new_message_id
 from tests.raw_clients import system_of_its_own as system
 from tests.raw_clients import system_options
 from tests.support import wait_until

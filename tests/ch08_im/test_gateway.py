@@ -10,7 +10,7 @@ from mpim_lab.im.gateway.config import GatewayConfig
 from mpim_lab.im.protocol.requests import SendMessageRequest
 from mpim_lab.im.services.tokens import TokenService
 from mpim_lab.im.system import ImSystem
-from mpim_lab.mq.connection.ids import new_message_id
+from mpim_lab.mq.connection.encoding import new_message_id
 from tests.raw_clients import SECRET, RawClient, system_options
 from tests.support import wait_until
 

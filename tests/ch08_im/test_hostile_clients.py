@@ -16,7 +16,7 @@ from mpim_lab.im.protocol.frames import MAX_FRAME_BYTES
 from mpim_lab.im.protocol.requests import MAX_TEXT_CHARS, SendMessageRequest
 from mpim_lab.im.services.tokens import TokenService
 from mpim_lab.im.system import ImSystem
-from mpim_lab.mq.connection.ids import new_message_id
+from mpim_lab.mq.connection.encoding import new_message_id
 from tests.raw_clients import SECRET, RawClient, system_of_its_own, system_options
 from tests.support import wait_until
 

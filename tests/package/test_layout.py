@@ -132,7 +132,7 @@ async def test_a_user_without_the_right_to_that_key_goes_on_without(server, raw,
 
 async def test_a_server_that_takes_no_writes_now_is_looked_at_again(server, raw, monkeypatch):
     """Reads go on meanwhile; a refused write is refused by the server itself."""
-    monkeypatch.setattr("mpim_lab.mq.connection.layout_check._RECHECK_S", 0.0)
+    monkeypatch.setattr("mpim_lab.mq.connection.context._RECHECK_S", 0.0)
     async with MessageQueue(server.url, prefix="p:") as mq:
         await raw("REPLICAOF", "127.0.0.1", "1")
         assert await mq.stream("orders").length() == 0

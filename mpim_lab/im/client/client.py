@@ -44,8 +44,8 @@ from mpim_lab.im.protocol.frames import (
 from mpim_lab.im.protocol.periodic import run_periodically
 from mpim_lab.im.protocol.requests import ChatMessage, checked_name, group_conversation
 from mpim_lab.mq.connection.bounds import MAX_INT, check_bounds, check_times
+from mpim_lab.mq.connection.encoding import new_message_id
 from mpim_lab.mq.connection.handler import LoopAffinity, check_handler, is_async
-from mpim_lab.mq.connection.ids import new_message_id
 from mpim_lab.mq.connection.retry import Backoff
 
 

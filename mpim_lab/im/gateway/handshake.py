@@ -23,7 +23,7 @@ from mpim_lab.im.gateway.session_registry import SessionRegistry
 from mpim_lab.im.protocol.closing import POLICY_VIOLATION, TRY_AGAIN_LATER, close_or_abort
 from mpim_lab.im.protocol.frames import Hello, Welcome, decode_client, encode, error_frame
 from mpim_lab.im.protocol.requests import BindRouteRequest
-from mpim_lab.mq.connection.ids import new_message_id
+from mpim_lab.mq.connection.encoding import new_message_id
 
 
 class PendingHandshakes:

@@ -18,7 +18,7 @@ from mpim_lab.errors import InvalidParameter, InvalidToken
 from mpim_lab.im.protocol.requests import checked_name
 from mpim_lab.keys import name_bytes
 from mpim_lab.mq.connection.bounds import check_times
-from mpim_lab.mq.connection.ids import new_message_id
+from mpim_lab.mq.connection.encoding import new_message_id
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 _ALGORITHM = "HS256"

@@ -13,7 +13,7 @@ BOOKED = "load:booked"
 @asynccontextmanager
 async def with_ids(plan: LoadPlan) -> AsyncIterator[Publish]:
     """`Stream.add` with an id that a repeat would keep."""
-    from mpim_lab.mq.connection.ids import new_message_id
+    from mpim_lab.mq.connection.encoding import new_message_id
     from mpim_lab.mq.pubsub.queue import MessageQueue
 
     async with MessageQueue(plan.url, prefix=plan.prefix) as mq:

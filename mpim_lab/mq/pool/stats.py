@@ -1,4 +1,7 @@
-"""What can be read off a pool at any moment: PoolStats, and the small histogram of how long callers waited."""
+"""What can be read off a pool at any moment.
+
+PoolStats, and the small histogram of how long callers waited.
+"""
 
 import math
 from collections import Counter
@@ -71,8 +74,8 @@ class WaitHistogram:
     >>> waits = WaitHistogram()
     >>> for ms in range(1, 101):
     ...     waits.record(ms / 1000)
-    >>> waits.count, 50 <= waits.quantile_ms(0.5) <= 55, 99 <= waits.quantile_ms(0.99) <= 100, waits.max_ms
-    (100, True, True, 100.0)
+    >>> waits.count, 50 <= waits.quantile_ms(0.5) <= 55, waits.max_ms
+    (100, True, 100.0)
     >>> WaitHistogram().quantile_ms(0.5)
     0.0
     """

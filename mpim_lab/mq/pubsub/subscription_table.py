@@ -1,4 +1,4 @@
-"""SubscriptionTable: the subscriptions of one queue, kept in step with the server over a connection of its own.
+"""SubscriptionTable: the subscriptions of one queue, kept in step with the server.
 
 A subscriber that is slow, or that the server cuts off for it, must not hold up or lose anybody's
 commands; so a queue has one connection for commands and this one for messages, opened by the first
@@ -39,10 +39,11 @@ Table = dict[bytes, Subscription]
 
 
 class SubscriptionTable:
-    """The subscriptions of one queue; `on_push` and `resubscribe_commands` are for its connection."""
+    """The subscriptions of a queue; `on_push`, `resubscribe_commands` are for its connection."""
 
     def __init__(self, keys: Keys, reporter: Reporter) -> None:
-        self.link: ReconnectingConnection  # set once by the queue: the link needs `on_push`, this needs the link
+        # set once by the queue: the link needs `on_push`, this needs the link
+        self.link: ReconnectingConnection
         self._keys, self._reporter, self._is_reporting = keys, reporter, reporter.is_on
         self._channels: Table = {}
         self._patterns: Table = {}
@@ -104,9 +105,8 @@ class SubscriptionTable:
             await other.removed.wait()  # until its UNSUBSCRIBE is answered, or overdue
         if self._is_closing:
             raise QueueClosed("the queue is closed")
-        table[name] = (
-            subscription  # before the server is asked: messages may follow its answer at once
-        )
+        # before the server is asked: messages may follow its answer at once
+        table[name] = subscription
         subscription.start(self._reporter)
         try:
             await self.link.open()
@@ -188,7 +188,10 @@ class SubscriptionTable:
     def _send_unsubscribe(
         self, subscription: Subscription, *, at_once: bool = True
     ) -> "asyncio.Future[Any] | None":
-        """Write UNSUBSCRIBE; gives the answer to come, None if there is no line: it will not be subscribed again then."""
+        """Write UNSUBSCRIBE; gives the answer to come, None if there is no line.
+
+        It will not be subscribed again then.
+        """
         subscription.is_unsubscribing = True
         if at_once:
             self._delete(subscription)
@@ -263,7 +266,7 @@ class SubscriptionTable:
                     yield encode_command(command, name), partial(self._on_refused, each)
 
     def _on_refused(self, subscription: Subscription, error: CommandRejected) -> None:
-        """End what the server does not take again, so that whoever listens is told instead of waiting for ever."""
+        """End what the server does not take again; whoever listens gets the error."""
         _log.error(
             "%s: %r: not subscribed again: %s", self._reporter.actor, subscription.channel, error
         )
