@@ -32,10 +32,10 @@ class Queue:
     def __init__(self, prefix):
         self.keys = Keys(prefix)
 
+    connection = None
+
     def context(self, name):
         return self
-
-    connection = None
 
 
 @given(prefixes, names, names, st.lists(st.tuples(ids, texts), min_size=1, max_size=5))

@@ -8,6 +8,7 @@ import pytest
 
 from mpim_lab.errors import MpimError
 from mpim_lab.im.gateway.config import GatewayConfig
+from mpim_lab.im.gateway.session import Session
 from mpim_lab.im.protocol.closing import close_or_abort
 from mpim_lab.im.protocol.requests import BindRouteRequest
 from mpim_lab.im.services.tokens import TokenService
@@ -125,13 +126,13 @@ async def talks_nonsense(lab, raw):
 
 
 async def is_sent_away(lab, raw):
-    session = lab.mpim.gateways["gw-1"].sessions.sessions_of("alice")[0]
+    session = lab.mpim.gateways["gw-1"].sessions.by_user["alice"][0]
     lab.mpim.gateways["gw-1"].close_session(session, "for a test")
 
 
 async def is_not_reading(lab, raw):
     raw.ws.transport.pause_reading()
-    session = lab.mpim.gateways["gw-1"].sessions.sessions_of("alice")[0]
+    session = lab.mpim.gateways["gw-1"].sessions.by_user["alice"][0]
     session.enqueue(b"x" * 12_000_000)
 
 
@@ -362,7 +363,7 @@ async def test_a_client_is_told_after_a_gap_although_the_first_try_fails(monkeyp
             return await conversations(uid)
 
         monkeypatch.setattr(gateway.services.messages, "conversations", fail_twice)
-        monkeypatch.setattr(gateway.sessions, "sessions_of", lambda uid: [])  # the push is lost
+        monkeypatch.setattr(Session, "push", lambda *push: False)  # the push is lost
         await alice.say({"t": "send", "id": "m1", "to": "bob", "text": "lost on its way"})
         await alice.hear("sent")
         gateway.on_gap(0.5)

@@ -39,7 +39,7 @@ class Ear:
                 await asyncio.sleep(0)  # others could overtake it here
                 raw = frame.encode() if isinstance(frame, str) else frame
                 self.heard.append(raw)
-                ws.write([raw]) if isinstance(frame, str) else ws.write_batch(raw)
+                ws.write([raw]) if isinstance(frame, str) else ws.write([raw], BINARY)
                 ws.unread_frames -= 1
 
 
@@ -284,9 +284,9 @@ async def test_nothing_is_written_to_a_connection_that_is_closing():
         (ws,) = sockets
         ws.transport.abort()
         ws.write([b"late"])
-        ws.write_batch(b"late")
+        ws.write([b"late"], BINARY)
         await ws.wait_closed()
         ws.write([b"later"])
-        ws.write_batch(b"later")
+        ws.write([b"later"], BINARY)
         assert await reader.read() == b""
         writer.close()

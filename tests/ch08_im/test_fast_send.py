@@ -48,7 +48,7 @@ async def message_under_way(**options):
         await welcome(alice, "alice")
         server.pause()
         await alice.say(send(1))
-        await wait_until(lambda: mpim.gateways["gw-1"].sessions.sessions_of("alice")[0].in_flight)
+        await wait_until(lambda: mpim.gateways["gw-1"].sessions.by_user["alice"][0].in_flight)
         yield server, mpim, alice
 
 
@@ -124,7 +124,7 @@ async def test_an_answer_that_makes_no_sense_is_one_messages_trouble(server):
         assert (await bob.hear("push"))["id"] == "m3"
         assert (
             link.connection is connection
-            and mpim.gateways["gw-1"].sessions.sessions_of("alice")[0].in_flight == 0
+            and mpim.gateways["gw-1"].sessions.by_user["alice"][0].in_flight == 0
         )
 
 

@@ -325,7 +325,7 @@ async def test_a_slow_reader_is_held_back_and_has_everything_once_it_reads_again
             reading = asyncio.create_task(_read(quick, bob_got, 5_000))
             slow.ws.transport.pause_reading()
             session = next(
-                each for each in gateway.sessions.sessions_of("bob") if each.route.device == "slow"
+                each for each in gateway.sessions.by_user["bob"] if each.route.device == "slow"
             )
             most, longest = 0, 0.0
             for begin in range(0, 5_000, 50):

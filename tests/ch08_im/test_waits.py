@@ -203,7 +203,7 @@ async def test_a_system_ends_in_time_although_its_server_does_not_answer(fault):
                 )
                 await raw.hear("presence")
             raw.ws.transport.pause_reading()
-            mpim.gateways["gw-3"].sessions.sessions_of("u29")[0].enqueue(b"x" * 12_000_000)
+            mpim.gateways["gw-3"].sessions.by_user["u29"][0].enqueue(b"x" * 12_000_000)
             (server.pause if fault == "paused" else server.kill)()
             await asyncio.gather(
                 *(

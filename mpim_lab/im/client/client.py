@@ -11,14 +11,11 @@ and fills gaps by asking for the numbers.
 Exactly once, in effect, is a matter of where the position is kept: a message counts as read when
 the next one is asked for (`messages`), or when `receive` returns it; `positions` is then one
 further. Keep it where the effects are kept, and a client that dies begins again where they end.
-
-ClientTracer: what a client reports of its messages to a trace. Nothing is built where nobody
-observes.
 """
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Container, MutableMapping, Sequence
+from collections.abc import AsyncIterator, Callable, MutableMapping, Sequence
 from typing import Any, Self
 
 from mpim_lab.errors import GatewayClosed, InvalidParameter, MpimError, NotConnected
@@ -39,6 +36,7 @@ from mpim_lab.im.protocol.frames import (
     Sent,
     WatchPresence,
     Welcome,
+    correlation_id,
     validated,
 )
 from mpim_lab.im.protocol.periodic import run_periodically
@@ -47,46 +45,6 @@ from mpim_lab.mq.connection.bounds import MAX_INT, check_bounds, check_times
 from mpim_lab.mq.connection.handler import LoopAffinity, check_handler, is_async
 from mpim_lab.mq.connection.ids import new_message_id
 from mpim_lab.mq.connection.retry import Backoff
-
-
-class ClientTracer:
-    """The trace events of one client."""
-
-    def __init__(self, name: str, observer: Observer | None) -> None:
-        self._name, self._reporter = name, Reporter(name, observer)
-
-    def on_accepted(self, frame: Send) -> None:
-        """Trace that the application sent a message."""
-        self._trace(EventKind.ACCEPTED, frame)
-
-    def on_outcome(self, frame: Send, what: str) -> None:
-        """Trace what the application learned of it: a status, or the name of an error."""
-        self._trace(EventKind.OUTCOME, frame, outcome=what)
-
-    def _trace(self, kind: EventKind, frame: Send, *, outcome: str = "") -> None:
-        if self._reporter.is_on:
-            channel = f"user:{frame.to}" if frame.to is not None else f"group:{frame.group}"
-            self._reporter.message(kind, frame.id.encode(), channel, outcome=outcome)
-
-    def on_received(self, frame: FromGateway, gateway: str, sent_ids: Container[str]) -> None:
-        """Trace a push or a page that arrived, without the messages that were sent from here."""
-        if self._reporter.is_on:
-            arrived = (
-                frame.messages
-                if isinstance(frame, Page)
-                else [frame]
-                if isinstance(frame, ChatMessage)
-                else []
-            )
-            for message in arrived:
-                if message.id not in sent_ids:
-                    self._reporter.hop(message.id, self._name, source=gateway)
-
-    def on_read(self, message: ChatMessage) -> None:
-        """Trace that the application has read a message."""
-        if self._reporter.is_on:
-            self._reporter.message(EventKind.EFFECT, message.id.encode(), message.conversation)
-
 
 _MAX_SENT_IDS = 10_000
 _HOUSEKEEPING_INTERVAL_S = 0.05
@@ -121,7 +79,7 @@ class Client:
         on_broadcast: Callable[[Broadcast], None] = lambda notice: None,
         on_presence: Callable[[PresenceChanged], None] = lambda status: None,
     ) -> None:
-        self.name, self._tracer = name, ClientTracer(name, observer)
+        self.name, self._reporter = name, Reporter(name, observer)
         checked_name("device", device)
         check_times(response_timeout_s=response_timeout_s, timeout_s=timeout_s)
         for callback in (on_broadcast, on_presence):
@@ -130,25 +88,23 @@ class Client:
                 raise InvalidParameter(
                     f"{callback!r} is async: a plain function is called, and may begin a task"
                 )
-        self._home, self._is_opened, self._is_closed = LoopAffinity(f"client {name}"), False, False
+        self._home = LoopAffinity(f"client {name}")
+        self._is_opened = self._is_closed = False
         self.positions: MutableMapping[str, int] = {} if positions is None else positions
         for conversation, number in self.positions.items():
             check_bounds(0, MAX_INT, **{f"positions[{conversation!r}]": number})
-        self._timeout_s, self._on_broadcast, self._on_presence = (
-            timeout_s,
-            on_broadcast,
-            on_presence,
-        )
+        self._timeout_s = timeout_s
+        self._on_broadcast, self._on_presence = on_broadcast, on_presence
         self.connection = GatewayConnection(
             [gateways] if isinstance(gateways, str) else list(gateways), token, device,
             on_welcome=self._on_welcome, on_frame=self._on_frame, backoff=backoff or Backoff(0.05, 2.0), timeout_s=5.0,
         )  # fmt: skip
         self._inbox = ConversationInbox(self.positions, max_buffered)
         self._requests = RequestTracker(self.connection, response_timeout_s, timeout_s)
-        self._sent_ids: OrderedDict[str, None] = (
-            OrderedDict()
-        )  # ids sent from here: not delivered again
-        self._watched, self._welcome, self.gateway, self.uid = set[str](), asyncio.Event(), "", ""
+        # ids sent from here: not delivered again
+        self._sent_ids: OrderedDict[str, None] = OrderedDict()
+        self._watched, self._welcome = set[str](), asyncio.Event()
+        self.gateway = self.uid = ""
         self._tasks, self._send_tasks = list[asyncio.Task[None]](), set[asyncio.Task[Any]]()
 
     # Life
@@ -213,8 +169,11 @@ class Client:
         if tasks:
             await asyncio.wait(tasks, timeout=_CLOSE_TIMEOUT_S)
 
-    def _check_open(self) -> None:
+    def _check_open(self, *, to_read: bool = False) -> None:
+        """Refuse to send unless open; what has arrived may be read after the end."""
         self._home.check()
+        if self._is_closed and to_read:
+            return
         if self._is_closed:
             raise closed_before_sending(f"the client {self.name} is closed")
         if not self._is_opened:
@@ -242,15 +201,25 @@ class Client:
         self._sent_ids[frame.id] = None
         if len(self._sent_ids) > _MAX_SENT_IDS:
             self._sent_ids.popitem(last=False)
-        self._tracer.on_accepted(frame)
+        if self._reporter.is_on:
+            self._trace(EventKind.ACCEPTED, frame)
+        outcome = ""
         try:
-            sent = await self._requests.request(frame)
+            sent = await self._requests.request(frame.id, frame)
+            assert isinstance(sent, Sent)
+            outcome = sent.status
+            return sent
         except MpimError as error:
-            self._tracer.on_outcome(frame, type(error).__name__)
+            outcome = type(error).__name__
             raise
-        assert isinstance(sent, Sent)
-        self._tracer.on_outcome(frame, sent.status)
-        return sent
+        finally:
+            if outcome and self._reporter.is_on:
+                self._trace(EventKind.OUTCOME, frame, outcome)
+
+    def _trace(self, kind: EventKind, frame: Send, outcome: str = "") -> None:
+        """Report that the application sent a message, or what it learned of it."""
+        channel = f"user:{frame.to}" if frame.to is not None else f"group:{frame.group}"
+        self._reporter.message(kind, frame.id.encode(), channel, outcome=outcome)
 
     # Groups and presence
 
@@ -276,7 +245,7 @@ class Client:
         with self._inbox.joining(
             group_conversation(frame.group) if frame.action == "join" else None
         ):
-            answer = await self._requests.request(frame)
+            answer = await self._requests.request(correlation_id(frame), frame)
         assert isinstance(answer, Members)
         return answer.members
 
@@ -288,9 +257,8 @@ class Client:
         self._check_open()
         validated(WatchPresence(tuple(self._watched | set(uids))))
         self._watched.update(uids)
-        await self.connection.send(
-            WatchPresence(uids)
-        )  # if it cannot be sent, it is sent to the next gateway
+        # if it cannot be sent, it is sent to the next gateway
+        await self.connection.send(WatchPresence(uids))
 
     # Reading
 
@@ -299,7 +267,7 @@ class Client:
 
         Raises GatewayClosed once the client is closed.
         """
-        self._check_reading()
+        self._check_open(to_read=True)
         message = await self._inbox.next()
         self._mark_read(message)
         return message
@@ -309,7 +277,7 @@ class Client:
 
         One counts as read when the next is asked for.
         """
-        self._check_reading()
+        self._check_open(to_read=True)
         while True:
             try:
                 message = await self._inbox.next()
@@ -318,28 +286,22 @@ class Client:
             yield message
             self._mark_read(message)
 
-    def _check_reading(self) -> None:
-        """Allow reading after the client is closed: what has arrived is still read."""
-        self._home.check()
-        if not self._is_closed:
-            self._check_open()
+    def _mark_read(self, message: ChatMessage) -> None:
+        if self._reporter.is_on:
+            self._reporter.message(EventKind.EFFECT, message.id.encode(), message.conversation)
+        self._inbox.mark_read(message)
 
     @property
     def missing(self) -> list[MissingRange]:
         """Sequence numbers that are lost for good."""
         return self._inbox.missing
 
-    def _mark_read(self, message: ChatMessage) -> None:
-        self._tracer.on_read(message)
-        self._inbox.mark_read(message)
-
     # Frames from the gateway
 
     def _on_welcome(self, welcome: Welcome) -> None:
         self.gateway, self.uid = welcome.gateway, welcome.uid
-        self._inbox.on_welcome(welcome, now())
-        self._request_missing()
-        for frame in self._requests.pending:
+        self._inbox.on_welcome(welcome)
+        for frame in (*self._inbox.due_syncs(now()), *self._requests.pending):
             self._send_soon(frame)
         if self._watched:
             self._send_soon(WatchPresence(tuple(self._watched)))
@@ -347,13 +309,13 @@ class Client:
 
     def _on_frame(self, frame: FromGateway) -> None:
         if isinstance(frame, Sent):
-            self._inbox.on_sent(frame, now(), self._sent_ids)
-            self._requests.on_response(frame)
+            self._inbox.on_frame(frame, now(), self._sent_ids)
+            self._requests.on_response(frame.id, frame)
         elif isinstance(frame, Members):
             self._inbox.on_membership(
                 group_conversation(frame.group), frame.last, is_in=self.uid in frame.members
             )
-            self._requests.on_response(frame)
+            self._requests.on_response(correlation_id(frame), frame)
         elif isinstance(frame, ErrorFrame):
             self._requests.on_error(frame)
             self._inbox.on_error(frame, now())
@@ -362,15 +324,21 @@ class Client:
         elif isinstance(frame, PresenceChanged):
             call_safely(self._on_presence, frame)
         else:
-            self._tracer.on_received(frame, self.gateway, self._sent_ids)
-            self._inbox.on_frame(frame, now(), self._sent_ids)
-            self._request_missing()
+            if self._reporter.is_on:
+                self._trace_received(frame)
+            moment = now()
+            self._inbox.on_frame(frame, moment, self._sent_ids)
+            for sync in self._inbox.due_syncs(moment):
+                self._send_soon(sync)
+
+    def _trace_received(self, frame: FromGateway) -> None:
+        """Report a push or a page that arrived, without the messages that were sent from here."""
+        arrived = frame.messages if isinstance(frame, Page) else [frame]
+        for message in arrived:
+            if isinstance(message, ChatMessage) and message.id not in self._sent_ids:
+                self._reporter.hop(message.id, self.name, source=self.gateway)
 
     # Housekeeping
-
-    def _request_missing(self) -> None:
-        for frame in self._inbox.due_syncs(now()):
-            self._send_soon(frame)
 
     def _send_soon(self, frame: Any) -> None:
         task = asyncio.create_task(self.connection.send(frame))

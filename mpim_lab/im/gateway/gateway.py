@@ -2,8 +2,8 @@
 
 It calls the services for them, and passes pushes on to them.
 
-A client's message: `FastServerConnection`, `FrameHandler.try_handle_sync`, `FastSender`, one script
-on the server; or, if it needs more, `_read_loop` here, `FrameHandler.handle`,
+A client's message: `FastServerConnection`, `FrameHandler.on_frame`, `FastSender`, one script on the
+server. If it has to wait, `_read_loop` here goes on with it: `FrameHandler.handle`,
 `MessageService.send_message`, the same script. A push: the server, `_on_push` here, `Session.push`,
 the client. A gateway subscribes to the channels of its own clients and to nobody else's; any number
 of them work side by side over one server, and know nothing of each other.
@@ -15,6 +15,7 @@ import logging
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Self, cast
+from weakref import WeakSet
 
 from websockets.asyncio.server import Server, serve
 from websockets.exceptions import ConnectionClosed
@@ -25,11 +26,11 @@ from mpim_lab.im.gateway.ack_buffer import AckBuffer
 from mpim_lab.im.gateway.config import GatewayConfig, GatewayServices
 from mpim_lab.im.gateway.fast_connection import FastServerConnection
 from mpim_lab.im.gateway.frame_handler import FrameHandler, TooManyViolations
-from mpim_lab.im.gateway.handshake import Handshake, PendingHandshakes, is_client_error
+from mpim_lab.im.gateway.handshake import Handshake, is_client_error
 from mpim_lab.im.gateway.http import HttpRoutes
 from mpim_lab.im.gateway.maintenance import GatewayMaintenance
 from mpim_lab.im.gateway.metrics import GatewayMetrics, MetricsCollector, render_metrics
-from mpim_lab.im.gateway.session import Session, WriteCoalescer, wait_until_idle
+from mpim_lab.im.gateway.session import Session, wait_until_idle
 from mpim_lab.im.gateway.session_registry import PresenceWatcher, SessionRegistry
 from mpim_lab.im.protocol.closing import (
     GOING_AWAY,
@@ -78,12 +79,8 @@ class Gateway:
     ) -> None:
         check_bounds(0, 65_535, port=port)  # 0: any that is free
         self._reporter = reporter = Reporter(name, observer)
-        self.name, self.services, self.host, self.port = (
-            checked_name("gateway", name),
-            services,
-            host,
-            port,
-        )
+        self.name, self.services = checked_name("gateway", name), services
+        self.host, self.port = host, port
         self.config, self.metrics = config or GatewayConfig(), GatewayMetrics()
         self.sessions = SessionRegistry(services.queue, self._on_push, self._on_status)
         self._acks = AckBuffer(services.messages, self.config.ack_flush_interval_s)
@@ -91,9 +88,7 @@ class Gateway:
         self._frame_handler = FrameHandler(
             services, presence_watcher, self._acks, self.metrics, self.config, reporter
         )
-        self._handshake = Handshake(
-            name, services, self.sessions, self.config, WriteCoalescer().schedule
-        )
+        self._handshake = Handshake(name, services, self.sessions, self.config)
         self.maintenance = GatewayMaintenance(
             services, self.sessions, presence_watcher, self.metrics, self.config, self.close_session
         )
@@ -105,10 +100,10 @@ class Gateway:
         self._tasks: set[asyncio.Task[None]] = set()
         self._home = LoopAffinity(f"gateway {name}")
         self._handlers: set[asyncio.Task[Any]] = set()  # one for each connection
-        self._stack, self._pending_handshakes = contextlib.AsyncExitStack(), PendingHandshakes()
-        self.connections: set[FastServerConnection] = (
-            set()
-        )  # also those before hello and after their session
+        self._stack = contextlib.AsyncExitStack()
+        # before the WebSocket handshake is done; then, also before hello and after the session
+        self._opening: WeakSet[FastServerConnection] = WeakSet()
+        self.connections: set[FastServerConnection] = set()
         self._server: Server | None = None
         self._draining = self._dead = False
 
@@ -170,15 +165,28 @@ class Gateway:
             self.host,
             self.port,
             process_request=self._routes.handle,
-            create_connection=cast(Any, self._pending_handshakes.create),  # it calls like the class
+            create_connection=cast(Any, self._create_connection),  # it calls like the class
             max_size=MAX_FRAME_BYTES,
-            compression=None,  # packed frames are compressed by us, and a context a client would cost 64 KiB
-            ping_interval=None,  # maintenance knows who is silent, without a task a client
+            # packed frames are compressed by us, and a context a client would cost 64 KiB
+            compression=None,
+            # maintenance knows who is silent, without a task a client
+            ping_interval=None,
             max_queue=8,
             close_timeout=2,
             open_timeout=self.config.handshake_timeout_s,
             backlog=1_024,
         )
+
+    def _create_connection(self, *arguments: Any, **options: Any) -> FastServerConnection:
+        ws = FastServerConnection(*arguments, **options)
+        self._opening.add(ws)
+        return ws
+
+    def _abort_opening(self) -> None:
+        """Abort handshakes: a silent one would delay the end."""
+        for ws in list(self._opening):
+            if hasattr(ws, "transport"):  # it has one as soon as the loop has given it its socket
+                ws.transport.abort()
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self.drain()
@@ -216,7 +224,7 @@ class Gateway:
         await asyncio.gather(
             *(close_or_abort(ws, GOING_AWAY, "the gateway closes") for ws in list(self.connections))
         )
-        self._pending_handshakes.abort_all()
+        self._abort_opening()
         await server.wait_closed()
         for task in list(self._tasks):
             task.cancel()
@@ -228,7 +236,7 @@ class Gateway:
         """Release what is left, without waiting for anything."""
         for ws in self.connections:
             ws.transport.abort()
-        self._pending_handshakes.abort_all()
+        self._abort_opening()
         self._frame_handler.fast_sender.abort()
         self._acks.abort()
         self.sessions.channels.abort()
@@ -250,7 +258,7 @@ class Gateway:
             return await ws.close(TRY_AGAIN_LATER, "connect to another gateway")
         self.connections.add(ws)
         self._handlers.add(task := cast("asyncio.Task[Any]", asyncio.current_task()))
-        self._pending_handshakes.completed(ws)
+        self._opening.discard(ws)
         try:
             session = await self._handshake.accept(ws)
             self.metrics.welcomed += 1
@@ -280,7 +288,7 @@ class Gateway:
     async def _read_loop(self, session: Session) -> None:
         ws = session.ws
         ws.unread_frames -= 1  # hello
-        ws.on_frame = partial(self._frame_handler.try_handle_sync, session)
+        ws.on_frame = partial(self._frame_handler.on_frame, session)
         try:
             async for frame in ws:
                 if self._draining:  # it will send this again, elsewhere
@@ -314,8 +322,9 @@ class Gateway:
     def _on_push(self, message: Message) -> None:
         message_id, conversation, sequence, frame = decode_push(message.payload)
         channel: Any = message.channel  # text: user names are ASCII
-        self._reporter.hop(message_id, self.name, source=channel)
-        for session in self.sessions.sessions_of(channel[5:]):  # what follows "user:"
+        if self._reporter.is_on:
+            self._reporter.hop(message_id, self.name, source=channel)
+        for session in self.sessions.by_user.get(channel[5:], ()):  # what follows "user:"
             if session.push(
                 message_id, conversation, sequence, frame, self.config.max_push_buffer_bytes
             ):

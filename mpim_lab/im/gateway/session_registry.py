@@ -1,4 +1,6 @@
-"""SessionRegistry: the sessions of one gateway, by user, and the channels it subscribes to for them and for no one else.
+"""SessionRegistry: the sessions of one gateway, by user.
+
+It subscribes to their channels, and to nobody else's.
 
 | a session ...                                    | is removed from every table        | its channels          |
 |--------------------------------------------------|------------------------------------|-----------------------|
@@ -43,9 +45,8 @@ class ChannelSubscriptions:
     def __init__(self, queue: MessageQueue) -> None:
         self._queue = queue
         self._wanted: dict[str, MessageHandler] = {}
-        self._subscribed: set[str] = (
-            set()
-        )  # or perhaps subscribed: what is in doubt is unsubscribed once more
+        # or perhaps subscribed: what is in doubt is unsubscribed once more
+        self._subscribed: set[str] = set()
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def __len__(self) -> int:
@@ -120,28 +121,20 @@ class SessionRegistry:
         on_push: Callable[[Message], Any],
         on_status: Callable[[Message], Any],
     ) -> None:
-        self.channels, self._on_push, self._on_status = (
-            ChannelSubscriptions(queue),
-            on_push,
-            on_status,
-        )
-        self._by_user: dict[str, list[Session]] = {}
+        self.channels = ChannelSubscriptions(queue)
+        self._on_push, self._on_status = on_push, on_status
+        self.by_user: dict[str, list[Session]] = {}
         self._by_connection: dict[str, Session] = {}
         self._watched: dict[str, set[Session]] = {}
-        self.status_versions: dict[
-            str, int
-        ] = {}  # watched user → how many status changes were received
-        self.last_status: dict[str, str] = {}  # watched user → the status sent last
+        # watched user → how many status changes were received; → the status sent last
+        self.status_versions: dict[str, int] = {}
+        self.last_status: dict[str, str] = {}
 
     def __iter__(self) -> Iterator[Session]:
-        return (session for sessions in list(self._by_user.values()) for session in list(sessions))
+        return (session for sessions in list(self.by_user.values()) for session in list(sessions))
 
     def __len__(self) -> int:
         return len(self._by_connection)
-
-    def sessions_of(self, uid: str) -> list[Session]:
-        """Return the sessions of one user."""
-        return self._by_user.get(uid, [])
 
     def by_connection(self, connection: str) -> Session | None:
         """Return the session that was bound under this id, if it is still here."""
@@ -169,7 +162,7 @@ class SessionRegistry:
         Raises what `subscribe` raises: then `remove`.
         """
         uid = session.route.uid
-        self._by_user.setdefault(uid, []).append(session)
+        self.by_user.setdefault(uid, []).append(session)
         self._by_connection[session.route.connection] = session
         await self.channels.subscribe(user_channel(uid), self._on_push)
 
@@ -187,11 +180,11 @@ class SessionRegistry:
         """
         uid, unneeded = session.route.uid, []
         self._by_connection.pop(session.route.connection, None)
-        sessions = self._by_user.get(uid, [])
+        sessions = self.by_user.get(uid, [])
         if session in sessions:
             sessions.remove(session)
             if not sessions:
-                del self._by_user[uid]
+                del self.by_user[uid]
                 unneeded.append(user_channel(uid))
         return unneeded + [
             channel
@@ -275,11 +268,9 @@ class PresenceWatcher:
             )
             raise
         for uid, status in statuses.items():
-            is_news = (
-                sessions.status_versions.get(uid) == versions[uid]
-            )  # otherwise the status changed meanwhile, and that was sent
+            # otherwise the status changed meanwhile, and that was sent
+            is_news = sessions.status_versions.get(uid) == versions[uid]
             if is_news and session in sessions.watchers(uid):
-                sessions.last_status.setdefault(
-                    uid, status
-                )  # if others were sent another one, maintenance finds it
+                # if others were sent another one, maintenance finds it
+                sessions.last_status.setdefault(uid, status)
                 session.enqueue(encode(PresenceChanged(uid, status)))

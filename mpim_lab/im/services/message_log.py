@@ -81,8 +81,8 @@ class AppendResult(NamedTuple):
 
     @property
     def status(self) -> str:
-        """The status for the sender of a direct message."""
-        return sender_status(self.is_new, self.subscriber_count)
+        """The status of a direct message: "pushed", "stored" (nobody is subscribed) or "known"."""
+        return "known" if not self.is_new else "pushed" if self.subscriber_count else "stored"
 
 
 class OutboxEntry(NamedTuple):
@@ -104,7 +104,7 @@ class MessageLog:
         if trim_every < 1:
             raise InvalidParameter(f"trim_every={trim_every}: at least 1")
         self.queue, self._keys, self._trim_every = queue, queue.keys, str(trim_every)
-        self.commands = queue.context(LOG_NAME).connection
+        self.commands, self._link = queue.context(LOG_NAME).connection, queue.connection
         self.outbox = self._keys.outbox
         self._message_id_ttl_ms = ttl_ms(MESSAGE_ID_TTL_S)
         self._script_loaded_on: RespConnection | None = None  # whose server has append_and_push.lua
@@ -123,29 +123,27 @@ class MessageLog:
         self._script_loaded_on = connection
         return appended
 
-    def append_nowait(
-        self, message: ChatMessage, receivers: Sequence[str], sink: ReplySink
-    ) -> bool:
+    def append_nowait(self, message: ChatMessage, to: str, sink: ReplySink) -> bool:
         """Append a direct message without waiting.
 
         Return False if that is not possible now: then use `append`.
 
         `sink` gets the reply, which is for `parse_append`. On each new connection the first message
-        goes by `append`, which loads the script.
+        goes by `append`, which checks the layout and loads the script.
         """
-        connection = self.commands.connection
+        connection = self._link.connection
         if connection.is_blocked or connection is not self._script_loaded_on:
             return False
-        prepared = self._prepared.get((message.sender, message.conversation)) or self._prepare(
-            message, receivers
-        )
+        prepared = self._prepared.get((message.sender, message.conversation))
+        if prepared is None:
+            prepared = self._prepare(message, to)
         connection.send_to(sink, prepared.pack(message))
         return True
 
-    def _prepare(self, message: ChatMessage, receivers: Sequence[str]) -> PreparedAppend:
+    def _prepare(self, message: ChatMessage, to: str) -> PreparedAppend:
         if len(self._prepared) >= _MAX_PREPARED:
             del self._prepared[next(iter(self._prepared))]
-        keys, words = self._append_arguments(message, receivers, is_group=False)
+        keys, words = self._append_arguments(message, [to, message.sender], is_group=False)
         prepared = self._prepared[message.sender, message.conversation] = PreparedAppend(
             APPEND_AND_PUSH, message, keys, words
         )
@@ -287,15 +285,6 @@ class MessageLog:
 
     def _log_key(self, conversation: str) -> bytes:
         return self._keys.log(LOG_NAME, conversation)
-
-
-def sender_status(is_new: object, subscriber_count: int) -> str:
-    """Return the status of a direct message: "pushed", "stored" (nobody is subscribed), or "known".
-
-    >>> sender_status(True, 1), sender_status(True, 0), sender_status(False, 0)
-    ('pushed', 'stored', 'known')
-    """
-    return "known" if not is_new else "pushed" if subscriber_count else "stored"
 
 
 def parse_append(message: ChatMessage, reply: Sequence[Any]) -> AppendResult:

@@ -55,7 +55,6 @@ from mpim_lab.keys import BROADCAST_CHANNEL, user_channel
 from mpim_lab.mq.connection.bounds import MAX_INT, check_bounds
 from mpim_lab.mq.connection.encoding import publish_prefix
 from mpim_lab.mq.connection.reconnecting import call_many
-from mpim_lab.mq.connection.resp import ReplySink
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 _MAX_PIPELINE_BYTES = 4 * 1024 * 1024  # of a group's pushes
@@ -97,22 +96,18 @@ class MessageService:
 
     async def send_message(self, request: SendMessageRequest) -> SendMessageResponse:
         """Append a message for one user and push it. The same id again is the same message."""
-        return await self.complete_send(
-            request, await self.append(request.message, [request.to, request.sender])
-        )
+        appended = await self.append(request.message, [request.to, request.sender])
+        return await self.complete_send(request.to, appended)
 
-    async def complete_send(
-        self, request: SendMessageRequest, appended: AppendResult
-    ) -> SendMessageResponse:
+    async def complete_send(self, to: str, appended: AppendResult) -> SendMessageResponse:
         """Return the response for the sender.
 
         If nobody was subscribed, store the message first (step 2).
         """
-        if appended.status == "stored":
-            await self.store_offline([request.to], appended.message)
-        return SendMessageResponse(
-            request.id, appended.message.conversation, appended.message.sequence, appended.status
-        )
+        message, status = appended.message, appended.status
+        if status == "stored":
+            await self.store_offline([to], message)
+        return SendMessageResponse(message.id, message.conversation, message.sequence, status)
 
     async def send_group_message(
         self, request: SendGroupMessageRequest
@@ -164,15 +159,6 @@ class MessageService:
             message, receivers[0] if receivers else "", appended.is_new, appended.subscriber_count
         )
         return appended
-
-    def append_nowait(
-        self, message: ChatMessage, receivers: Sequence[str], sink: ReplySink
-    ) -> bool:
-        """Do step 1 of a direct message without waiting; `sink` gets the reply.
-
-        Return False if not possible now.
-        """
-        return self.log.append_nowait(message, receivers, sink)
 
     def report_appended(
         self, message: ChatMessage, receiver: str, is_new: object, subscriber_count: int
