@@ -1,4 +1,7 @@
-"""A command prepared for one sender and one conversation is, for every message, the command packed from its parts."""
+"""A command is prepared for one sender and one conversation.
+
+For every message it is the command packed from its parts.
+"""
 
 import string
 

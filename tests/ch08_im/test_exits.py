@@ -1,4 +1,7 @@
-"""What a connection takes is given back, in whatever way it ends: then the server knows of nobody but those who are there."""
+"""What a connection takes is given back, in whatever way it ends.
+
+Then the server knows of nobody but those who are there.
+"""
 
 import asyncio
 import contextlib
@@ -64,7 +67,10 @@ class Lab:
         )
 
     async def comes_to(self, *connected, watched=()):
-        """Whether soon the server and the gateways know these and nobody else: (uid, device, gateway)."""
+        """Whether soon the server and the gateways know these and nobody else.
+
+        (uid, device, gateway).
+        """
         channels = {f"user:{uid}" for uid, _, _ in connected} | {
             f"user:status:{uid}" for uid in watched
         }

@@ -1,4 +1,7 @@
-"""FastServerConnection: whatever arrives, cut wherever, is received once and in order, on the fast path or the library's."""
+"""FastServerConnection.
+
+Whatever arrives, cut wherever, is received once and in order, on the fast path or the library's.
+"""
 
 import asyncio
 import contextlib
@@ -253,9 +256,18 @@ async def test_what_comes_with_the_handshake_is_not_taken_for_a_beginning():
         (frame(b"\xff\xfe"), CloseCode.INVALID_DATA),
         (frame(b"\x03\xe8", Opcode.CLOSE), CloseCode.NORMAL_CLOSURE),
     ],
-    ids=["too big", "much too big", "no mask", "reserved bit", "unknown kind", "no beginning", "long control",
-         "no UTF-8", "close"],
-)  # fmt: skip
+    ids=[
+        "too big",
+        "much too big",
+        "no mask",
+        "reserved bit",
+        "unknown kind",
+        "no beginning",
+        "long control",
+        "no UTF-8",
+        "close",
+    ],
+)
 async def test_what_breaks_the_protocol_ends_the_connection_with_its_code(raw, code):
     """As the library has it, also after frames that it never saw; nothing that follows is heard."""
     async with listening() as (ear, mouth):

@@ -1,4 +1,7 @@
-"""The rules of MPIM, without server or network: whatever a network does, a client reads each message once and in order."""
+"""The rules of MPIM, without server or network.
+
+Whatever a network does, a client reads each message once and in order.
+"""
 
 import asyncio
 import datetime
@@ -231,7 +234,7 @@ def test_a_server_that_lost_what_it_had_is_followed_back():
 
 
 class ReadersAndNetwork(RuleBasedStateMachine):
-    """Two conversations, messages of one's own among them, an application that takes its time, crashes and comes back."""
+    """Two conversations, with messages of one's own, and a slow application that crashes."""
 
     @initialize(limit=st.integers(1, 5), page=st.integers(1, 4))
     def begin(self, limit, page):
@@ -492,7 +495,7 @@ def unplaced(name, *pushes):
     return readers
 
 
-async def test_what_was_pushed_here_is_read_here_whatever_another_device_has_acknowledged_meanwhile():
+async def test_what_was_pushed_here_is_read_here_whatever_another_device_has_acknowledged():
     """The first push says the most where to begin, the answer the least."""
     readers = unplaced("#tea", 5, 6)
     readers.on_frame(Page("#tea", (message(7, "#tea"),), 7, after=6), now=0.1, sent_ids=())
@@ -624,7 +627,7 @@ def test_a_gateways_frame_is_read_as_it_was_written(frame):
     assert wire.decode_gateway(wire.encode(frame)) == frame
 
 
-@given(st.one_of(st.binary(), st.text(), JSON.map(wire.msgspec.json.encode)))  # type: ignore[attr-defined]
+@given(st.one_of(st.binary(), st.text(), JSON.map(msgspec.json.encode)))
 def test_whatever_is_no_frame_is_refused_by_name(raw):
     """By both sides, and with nothing else than that error."""
     for read, error in (
@@ -642,7 +645,7 @@ def test_whatever_is_no_frame_is_refused_by_name(raw):
 def test_a_frame_with_the_wrong_members_is_refused_by_name_or_read_within_its_limits(tag, members):
     """A right tag does not help."""
     try:
-        frame = wire.decode_client(wire.msgspec.json.encode({"t": tag} | members))  # type: ignore[attr-defined]
+        frame = wire.decode_client(msgspec.json.encode({"t": tag} | members))
     except InvalidMessage:
         return
     assert isinstance(frame, CLIENT) and wire.decode_client(wire.encode(frame)) == frame

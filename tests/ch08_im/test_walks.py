@@ -1,4 +1,7 @@
-"""The way of a message through the package: how long it is, and that an observer does not change it."""
+"""The way of a message through the package.
+
+How long it is, and that an observer does not change it.
+"""
 
 import asyncio
 

@@ -52,15 +52,28 @@ _CLOSE_TIMEOUT_S = 3.0  # closing takes a second; a token that is being made may
 
 
 class Client:
-    """One device of one user.
+    """One device of one user: `async with Client(address, token) as alice`. It is used once.
 
-    `token()` makes a token for each connection; gateways: one address or several.
+    Before it is opened its methods raise NotConnected, afterwards GatewayClosed, and in another
+    event loop WrongLoop.
 
-    positions: how far each conversation was read; give your own mapping to keep it.
-    response_timeout_s: how long an answer may take before a message is sent again. timeout_s: after
-    which `send` gives up. max_buffered: messages read ahead of `receive`. Of one event loop:
-    WrongLoop elsewhere. Before it is opened its methods raise NotConnected, afterwards
-    GatewayClosed.
+    Args:
+        gateways: One gateway's address or several, tried one after another.
+        token: Is called for each connection, and returns or awaits a token.
+        name: Of this client, in errors and traces.
+        device: Which of the user's devices it is; another connection of it is replaced.
+        positions: How far each conversation was read; give your own mapping to keep it.
+        response_timeout_s: Seconds that an answer may take before a message is sent again.
+        timeout_s: Seconds after which `send` gives up.
+        backoff: The pauses before it connects again.
+        max_buffered: Messages read ahead of `receive`.
+        observer: Gets an event for each step of a message.
+        on_broadcast: Is called with each system notice.
+        on_presence: Is called with each status of a watched user.
+
+    Raises:
+        InvalidParameter: An address, a name, a number or a callback makes no sense.
+        GatewayClosed: No gateway let it in within `timeout_s`, or it is opened once more.
     """
 
     def __init__(
@@ -96,9 +109,14 @@ class Client:
         self._timeout_s = timeout_s
         self._on_broadcast, self._on_presence = on_broadcast, on_presence
         self.connection = GatewayConnection(
-            [gateways] if isinstance(gateways, str) else list(gateways), token, device,
-            on_welcome=self._on_welcome, on_frame=self._on_frame, backoff=backoff or Backoff(0.05, 2.0), timeout_s=5.0,
-        )  # fmt: skip
+            [gateways] if isinstance(gateways, str) else list(gateways),
+            token,
+            device,
+            on_welcome=self._on_welcome,
+            on_frame=self._on_frame,
+            backoff=backoff or Backoff(0.05, 2.0),
+            timeout_s=5.0,
+        )
         self._inbox = ConversationInbox(self.positions, max_buffered)
         self._requests = RequestTracker(self.connection, response_timeout_s, timeout_s)
         # ids sent from here: not delivered again
@@ -139,12 +157,13 @@ class Client:
         await self.close()
 
     async def close(self) -> None:
-        """Say what is due, and leave.
+        """Send what is due, and disconnect. Idempotent.
 
-        Whoever still waits for an answer gets GatewayClosed. Twice is harmless.
+        Whoever still waits for an answer gets GatewayClosed. It takes at most four seconds,
+        whatever the gateway and callbacks do.
 
-        Takes a second for what is due, and at most `_CLOSE_TIMEOUT_S` for the rest, whatever the
-        gateway and callbacks do.
+        Raises:
+            WrongLoop: It is used in another event loop or process.
         """
         self._home.check()
         try:
@@ -157,7 +176,11 @@ class Client:
             await self.abort()
 
     async def abort(self) -> None:
-        """Leave without a word, as a process does that is killed."""
+        """Disconnect without a word, as a process does that is killed.
+
+        Raises:
+            WrongLoop: It is used in another event loop or process.
+        """
         self._home.check()
         self._is_closed = True
         self._welcome.set()  # whoever opens it waits no longer
@@ -184,15 +207,39 @@ class Client:
     # Sending
 
     async def send(self, to: str, text: str, *, id: str | None = None) -> Sent:
-        """Send to a user; returns when the message is kept. The same id again is the same message.
+        """Send a message to a user. It is kept when this returns.
 
-        Raises InvalidMessage, TooFast when it stays too fast, Unconfirmed when no answer came in
-        time: it may be kept.
+        Args:
+            to: The user.
+            text: 1 to 4,000 characters.
+            id: The message's id; the same id again is the same message. None: a new one.
+
+        Returns:
+            Its conversation, its number, and its status: "pushed", "stored" or "known".
+
+        Raises:
+            InvalidMessage: No gateway would accept it.
+            TooFast: It was refused for `timeout_s`, as too many were sent.
+            Unconfirmed: No answer came in time; it may be kept.
         """
         return await self._deliver(Send(new_message_id() if id is None else id, text, to=to))
 
     async def send_to_group(self, group: str, text: str, *, id: str | None = None) -> Sent:
-        """Send to a group. Raises NoSuchGroup, NotAMember, and as `send`."""
+        """Send a message to a group. It is kept when this returns.
+
+        Args:
+            group: The group.
+            text: 1 to 4,000 characters.
+            id: The message's id; the same id again is the same message. None: a new one.
+
+        Returns:
+            Its conversation, its number, and its status: "pushed", "stored" or "known".
+
+        Raises:
+            NoSuchGroup: There is no such group.
+            NotAMember: The user is not in it.
+            MpimError: As `send`.
+        """
         return await self._deliver(Send(new_message_id() if id is None else id, text, group=group))
 
     async def _deliver(self, frame: Send) -> Sent:
@@ -224,19 +271,62 @@ class Client:
     # Groups and presence
 
     async def create_group(self, group: str, *members: str) -> tuple[str, ...]:
-        """Create a group of me and these; return its members. Raises GroupExists."""
+        """Create a group of this user and others.
+
+        Args:
+            group: Its name.
+            members: The others.
+
+        Returns:
+            All members, sorted.
+
+        Raises:
+            GroupExists: There is one of this name.
+            InvalidMessage: A name is none, or there are more than 200.
+        """
         return await self._group_request(Group(group, "create", members))
 
     async def join(self, group: str) -> tuple[str, ...]:
-        """Join a group, from its next message on. Raises NoSuchGroup."""
+        """Join a group, from its next message on.
+
+        Args:
+            group: The group.
+
+        Returns:
+            All members, sorted.
+
+        Raises:
+            NoSuchGroup: There is no such group.
+        """
         return await self._group_request(Group(group, "join"))
 
     async def leave(self, group: str) -> tuple[str, ...]:
-        """Leave a group."""
+        """Leave a group.
+
+        Args:
+            group: The group.
+
+        Returns:
+            The members that are left, sorted.
+
+        Raises:
+            NoSuchGroup: There is no such group.
+        """
         return await self._group_request(Group(group, "leave"))
 
     async def members(self, group: str) -> tuple[str, ...]:
-        """Return who is in a group of mine now. Raises NoSuchGroup, NotAMember."""
+        """Return who is in a group now.
+
+        Args:
+            group: A group of this user.
+
+        Returns:
+            All members, sorted.
+
+        Raises:
+            NoSuchGroup: There is no such group.
+            NotAMember: The user is not in it.
+        """
         return await self._group_request(Group(group, "members"))
 
     async def _group_request(self, frame: Group) -> tuple[str, ...]:
@@ -252,7 +342,11 @@ class Client:
     async def watch(self, *uids: str) -> None:
         """Have `on_presence` called with each user's status, now and whenever it changes.
 
-        InvalidMessage: more than 200.
+        Args:
+            uids: The users, in addition to those who are watched already.
+
+        Raises:
+            InvalidMessage: A name is none, or there are more than 200.
         """
         self._check_open()
         validated(WatchPresence(tuple(self._watched | set(uids))))
@@ -265,7 +359,11 @@ class Client:
     async def receive(self) -> ChatMessage:
         """Return the next message; it counts as read.
 
-        Raises GatewayClosed once the client is closed.
+        Returns:
+            A message that somebody else sent, or another device of this user.
+
+        Raises:
+            GatewayClosed: The client is closed, and everything was read.
         """
         self._check_open(to_read=True)
         message = await self._inbox.next()
@@ -276,6 +374,9 @@ class Client:
         """Iterate over the messages until the client is closed.
 
         One counts as read when the next is asked for.
+
+        Yields:
+            Each message, once and in the order of its conversation.
         """
         self._check_open(to_read=True)
         while True:

@@ -49,13 +49,16 @@ class GatewayConnection:
     gateways: WebSocket addresses, tried one after another. token: makes a new one, for each
         attempt.
 
-    | the gateway ...                                     | then                                            |
-    |-----------------------------------------------------|-------------------------------------------------|
-    | does not answer, or not with a welcome              | given up after `timeout_s`, and the next is tried |
-    | sends bye, breaks the connection, or sends nonsense | likewise, at once                               |
-    | is silent for its own idle timeout                  | likewise                                        |
-    | does not read what is sent to it, for `timeout_s`   | likewise; what was sent is sent again           |
-    | does any of this while we close                     | its socket is released all the same             |
+    | the gateway ...                              | then                                          |
+    |----------------------------------------------|-----------------------------------------------|
+    | does not answer, or not with a welcome       | given up after `timeout_s`, and the next is   |
+    |                                              | tried                                         |
+    | sends bye, breaks the connection, or sends   | likewise, at once                             |
+    | nonsense                                     |                                               |
+    | is silent for its own idle timeout           | likewise                                      |
+    | does not read what is sent to it, for        | likewise; what was sent is sent again         |
+    | `timeout_s`                                  |                                               |
+    | does any of this while we close              | its socket is released all the same           |
     """
 
     def __init__(

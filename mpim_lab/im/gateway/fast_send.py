@@ -49,7 +49,7 @@ class FastSender:
         if frame.to is None or not self.messages.ordered or session in self._retries:
             return False
         pending = PendingSend(self, session, frame, frame.to)
-        return self.messages.log.append_nowait(pending.message, frame.to, pending)
+        return self.messages.append_nowait(pending.message, frame.to, pending)
 
     async def wait_for_retries(self, session: Session) -> None:
         """Wait until no message of a client is to be sent again."""
@@ -71,7 +71,7 @@ class FastSender:
         self._start(self._finish(pending, appended))
 
     def schedule_retry(self, pending: "PendingSend") -> None:
-        """Send a message again, after those of the same client that are to be sent again already."""
+        """Send a message again, after those of the same client that wait for it already."""
         queue = self._retries.get(pending.session)
         if queue is None:
             queue = self._retries[pending.session] = deque()

@@ -1,7 +1,8 @@
 """FrameHandler: what a gateway does with the frames of clients.
 
-What each frame means is in `protocol/frames.py`. A frame is decoded and charged once, in `_process`,
-which also handles what needs no waiting. What is left is for `handle`, in the connection's task.
+What each frame means is in `protocol/frames.py`. A frame is decoded and charged once, in
+`_process`, which also handles what needs no waiting. What is left is for `handle`, in the
+connection's task.
 """
 
 import asyncio
@@ -82,8 +83,12 @@ class FrameHandler:
         self._metrics, self._config, self._presence_watcher = metrics, config, presence_watcher
         self.fast_sender = FastSender(services.messages, self._on_send_done)
         self._handlers: dict[type, Callable[[Session, Any], Awaitable[None]]] = {
-            Send: self._send, Sync: self._sync, WatchPresence: self._watch, Group: self._group, Ping: self._ping
-        }  # fmt: skip
+            Send: self._send,
+            Sync: self._sync,
+            WatchPresence: self._watch,
+            Group: self._group,
+            Ping: self._ping,
+        }
 
     def on_frame(self, session: Session, raw: bytes) -> bool:
         """Handle a frame at once. Return False if it has to wait: then `handle` goes on with it."""

@@ -50,20 +50,36 @@ _log = logging.getLogger(__name__)
 
 
 class Gateway:
-    """One gateway: `async with Gateway("gw-1", services) as gateway` listens on loopback until the block ends, then drains.
+    """One gateway, to which clients connect.
 
-    port 0: any that is free. allow_login: hand out tokens to whoever names a user: for the lab
-    alone.
-    name: for clients and metrics. Two gateways of one name do not take each other's pushes or
-    routes, which go by user and by connection; only their metrics cannot be told apart.
+    `async with Gateway("gw-1", services) as gateway` listens until the block ends, then drains. It
+    is used once.
 
-    | it ends by ...               | connections          | routes, subscriptions | acknowledgements | socket, tasks  |
-    |------------------------------|----------------------|-----------------------|------------------|----------------|
-    | `drain`                      | bye, then closed     | released              | written          | released       |
-    | `drain`, server or peers     | bye, then aborted    | expire                | lost: pulled     | released       |
-    | hang; or it is cancelled     |                      |                       | once more        |                |
-    | a start that failed          | none                 | released              | none             | released       |
-    | `abort`                      | aborted              | expire                | lost             | released       |
+    | it ends by ...    | connections       | routes, channels | acks              | socket, tasks |
+    |-------------------|-------------------|------------------|-------------------|---------------|
+    | `drain`           | bye, then closed  | released         | written           | released      |
+    | `drain`, and the  | bye, then aborted | expire           | lost: pulled once | released      |
+    | server or peers   |                   |                  | more              |               |
+    | hang, or it is    |                   |                  |                   |               |
+    | cancelled         |                   |                  |                   |               |
+    | a start that      | none              | released         | none              | released      |
+    | failed            |                   |                  |                   |               |
+    | `abort`           | aborted           | expire           | lost              | released      |
+
+    Args:
+        name: For clients and metrics. Two gateways may share one; pushes and routes go by user and
+            connection, so only their metrics cannot be told apart.
+        services: What it calls for its clients.
+        host: The address to listen on.
+        port: The port to listen on; 0: any that is free.
+        config: Its limits and times.
+        allow_login: Hand out tokens to whoever names a user. For the lab alone.
+        observer: Gets an event for each step of a message.
+
+    Raises:
+        InvalidParameter: `name` is no name, or `port` no port.
+        GatewayClosed: It is opened once more.
+        ServerFailed: It cannot listen there.
     """
 
     def __init__(
@@ -115,14 +131,19 @@ class Gateway:
         return f"ws://{self.host}:{self.port}/ws"
 
     def is_healthy(self) -> bool:
-        """Return whether it can do its work.
+        """Check whether it can do its work.
 
-        It is not closing, and the connections to the server are up.
+        Returns:
+            True while it is not closing, and the connections to the server are up.
         """
         return not self._draining and self.services.queue.is_connected
 
     def render_metrics(self) -> bytes:
-        """Return its metrics, as Prometheus reads them."""
+        """Render its metrics.
+
+        Returns:
+            The text that Prometheus reads.
+        """
         return render_metrics(
             MetricsCollector(self.name, self.metrics, lambda: len(self.sessions), self.is_healthy)
         )
@@ -194,11 +215,12 @@ class Gateway:
     async def drain(self) -> None:
         """Accept nobody new, finish what was begun, send everybody elsewhere, flush what is due.
 
-        Idempotent.
+        Idempotent. It takes `drain_timeout_s` for what is in flight and `close_timeout_s` for the
+        rest, whatever clients and server do. Each client adds two milliseconds, so that ten
+        thousand that close in good order are not aborted.
 
-        Takes `drain_timeout_s` for what is in flight and `close_timeout_s` for the rest, whatever
-        clients and server do; and two milliseconds a client, so that ten thousand that close in
-        good order are not aborted.
+        Raises:
+            WrongLoop: It is used in another event loop or process.
         """
         self._home.check()
         if self._draining:
@@ -244,7 +266,11 @@ class Gateway:
             task.cancel()
 
     async def abort(self) -> None:
-        """End at once, like a killed process: no bye, no unbinding, nothing flushed."""
+        """End at once, like a killed process: no bye, no unbinding, nothing flushed.
+
+        Raises:
+            WrongLoop: It is used in another event loop or process.
+        """
         self._home.check()
         self._draining = self._dead = True
         if self._server is not None:
@@ -311,7 +337,12 @@ class Gateway:
             ws.on_frame = None
 
     def close_session(self, session: Session, reason: str) -> None:
-        """Close a session, once, with a reason."""
+        """Close a session, once.
+
+        Args:
+            session: The client to close.
+            reason: What its `bye` says.
+        """
         if not session.is_ending:
             session.is_ending = True
             session.enqueue(encode(Close(reason)))
@@ -353,7 +384,8 @@ class Gateway:
     def on_gap(self, gap_s: float) -> None:
         """Note that the connection from the server was down: pushes were lost.
 
-        For the queue's `on_gap`.
+        Args:
+            gap_s: For how many seconds. The queue's `on_gap` calls this.
         """
         _log.info("%s: nothing was received for %.2f s", self.name, gap_s)
         self.maintenance.note_gap()  # its next round notifies them

@@ -1,13 +1,15 @@
 """SessionRegistry: the sessions of one gateway, by user.
 
-It subscribes to their channels, and to nobody else's.
+It subscribes to their channels, and to nobody else's. A session that ends is removed from every
+table at once, before anything is waited for: no cancellation can come in between.
 
-| a session ...                                    | is removed from every table        | its channels          |
-|--------------------------------------------------|------------------------------------|-----------------------|
-| ends in good order, is reset, idle, replaced     | at once, before anything is waited | are unsubscribed,     |
-| could not be added, or was cancelled then        | for: no cancellation can come      | unless another        |
-| is cancelled while it ends                       | in between                         | session needs them    |
-| ends while the server is away                    |                                    | are unsubscribed later |
+| a session ...                                | its channels                                      |
+|----------------------------------------------|---------------------------------------------------|
+| ends in good order, is reset, idle, replaced | are unsubscribed, unless another session needs    |
+|                                              | them                                              |
+| could not be added, or was cancelled then    | the same                                          |
+| is cancelled while it ends                   | the same                                          |
+| ends while the server is away                | are unsubscribed later                            |
 
 ChannelSubscriptions: the channels of a gateway, kept in step with what its sessions need.
 
@@ -34,12 +36,13 @@ class ChannelSubscriptions:
 
     One task a channel brings the server to what is wanted.
 
-    | while a channel's task is running ...        | then                                                          |
-    |----------------------------------------------|---------------------------------------------------------------|
-    | it is wanted again, or no more               | the same task goes on until the two agree                     |
-    | a caller that waits for it is cancelled      | the task goes on: nothing stays half done                     |
-    | the server refuses, or is away               | every caller gets the error; `retry_pending` tries again      |
-    | the queue is closed                          | its subscriptions are gone with it                            |
+    | while a channel's task is running ...   | then                                               |
+    |-----------------------------------------|----------------------------------------------------|
+    | it is wanted again, or no more          | the same task goes on until the two agree          |
+    | a caller that waits for it is cancelled | the task goes on: nothing stays half done          |
+    | the server refuses, or is away          | every caller gets the error; `retry_pending` tries |
+    |                                         | again                                              |
+    | the queue is closed                     | its subscriptions are gone with it                 |
     """
 
     def __init__(self, queue: MessageQueue) -> None:

@@ -17,7 +17,7 @@ Answer = TypeVar("Answer")
 
 
 class BatchLoader(Generic[Answer]):
-    """A DataLoader: `BatchLoader(batch_fn, max_batch=500)` calls `batch_fn` for at most 500 names at a time.
+    """A DataLoader: it calls `batch_fn` for at most `max_batch` names at a time.
 
     `batch_fn(names)` returns the answers by name. What waits is at most one lookup for each
     different name.
