@@ -305,9 +305,9 @@ async def test_whoever_leaves_while_her_watching_is_begun_again_is_not_watched_f
         alice.ws.transport.abort()
         await lab.comes_to()
         assert (
-            not gateway.sessions.watched
-            and not gateway.sessions.last_status
-            and not gateway.sessions.status_versions
+            not gateway.presence_watcher.watched
+            and not gateway.presence_watcher._last_status
+            and not gateway.presence_watcher._versions
         )
 
 

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from mpim_lab.im.gateway import frame_handler
 from mpim_lab.im.gateway.config import GatewayConfig
+from mpim_lab.im.protocol.frames import decode_client
 from mpim_lab.im.protocol.requests import SendMessageRequest
 from mpim_lab.im.services.tokens import TokenService
 from mpim_lab.im.system import ImSystem
@@ -484,9 +484,10 @@ async def test_a_frame_is_decoded_and_charged_once_whether_it_has_to_wait_or_not
     server, monkeypatch
 ):
     """A question, a group's message, a direct one: each costs one token, and one reading."""
-    decoded, decode = [], frame_handler.decode_client
+    decoded = []
     monkeypatch.setattr(
-        frame_handler, "decode_client", lambda raw: decoded.append(raw) or decode(raw)
+        "mpim_lab.im.gateway.frame_handler.decode_client",
+        lambda raw: decoded.append(raw) or decode_client(raw),
     )
     config = GatewayConfig(rate_per_s=0.001, burst=6)
     async with (

@@ -250,18 +250,16 @@ class Client:
             self._sent_ids.popitem(last=False)
         if self._reporter.is_on:
             self._trace(EventKind.ACCEPTED, frame)
-        outcome = ""
         try:
             sent = await self._requests.request(frame.id, frame)
-            assert isinstance(sent, Sent)
-            outcome = sent.status
-            return sent
         except MpimError as error:
-            outcome = type(error).__name__
+            if self._reporter.is_on:
+                self._trace(EventKind.OUTCOME, frame, type(error).__name__)
             raise
-        finally:
-            if outcome and self._reporter.is_on:
-                self._trace(EventKind.OUTCOME, frame, outcome)
+        assert isinstance(sent, Sent)
+        if self._reporter.is_on:
+            self._trace(EventKind.OUTCOME, frame, sent.status)
+        return sent
 
     def _trace(self, kind: EventKind, frame: Send, outcome: str = "") -> None:
         """Report that the application sent a message, or what it learned of it."""

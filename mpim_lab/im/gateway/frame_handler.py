@@ -25,8 +25,8 @@ from mpim_lab.im.gateway.ack_buffer import AckBuffer
 from mpim_lab.im.gateway.config import GatewayConfig, GatewayServices
 from mpim_lab.im.gateway.fast_send import FastSender
 from mpim_lab.im.gateway.metrics import GatewayMetrics
+from mpim_lab.im.gateway.presence_watcher import PresenceWatcher
 from mpim_lab.im.gateway.session import Session
-from mpim_lab.im.gateway.session_registry import PresenceWatcher
 from mpim_lab.im.protocol.frames import (
     Ack,
     ErrorFrame,

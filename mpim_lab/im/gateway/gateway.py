@@ -30,8 +30,9 @@ from mpim_lab.im.gateway.handshake import Handshake, is_client_error
 from mpim_lab.im.gateway.http import HttpRoutes
 from mpim_lab.im.gateway.maintenance import GatewayMaintenance
 from mpim_lab.im.gateway.metrics import GatewayMetrics, MetricsCollector, render_metrics
+from mpim_lab.im.gateway.presence_watcher import PresenceWatcher
 from mpim_lab.im.gateway.session import Session, wait_until_idle
-from mpim_lab.im.gateway.session_registry import PresenceWatcher, SessionRegistry
+from mpim_lab.im.gateway.session_registry import SessionRegistry
 from mpim_lab.im.protocol.closing import (
     GOING_AWAY,
     POLICY_VIOLATION,
@@ -98,15 +99,15 @@ class Gateway:
         self.name, self.services = checked_name("gateway", name), services
         self.host, self.port = host, port
         self.config, self.metrics = config or GatewayConfig(), GatewayMetrics()
-        self.sessions = SessionRegistry(services.queue, self._on_push, self._on_status)
+        self.sessions = SessionRegistry(services.queue, self._on_push)
         self._acks = AckBuffer(services.messages, self.config.ack_flush_interval_s)
-        presence_watcher = PresenceWatcher(self.sessions, services.presence)
+        self.presence_watcher = watcher = PresenceWatcher(self.sessions, services.presence)
         self._frame_handler = FrameHandler(
-            services, presence_watcher, self._acks, self.metrics, self.config, reporter
+            services, watcher, self._acks, self.metrics, self.config, reporter
         )
-        self._handshake = Handshake(name, services, self.sessions, self.config)
+        self._handshake = Handshake(name, services, self.sessions, watcher, self.config)
         self.maintenance = GatewayMaintenance(
-            services, self.sessions, presence_watcher, self.metrics, self.config, self.close_session
+            services, self.sessions, watcher, self.metrics, self.config, self.close_session
         )
         self._routes = HttpRoutes(
             login=services.tokens.issue if allow_login else None,
@@ -363,11 +364,6 @@ class Gateway:
             else:
                 self.metrics.held_back += 1
 
-    def _on_status(self, message: Message) -> None:
-        uid = str(message.channel).removeprefix("user:status:")
-        self.sessions.note_status(uid)
-        self.maintenance.broadcast_status(uid, message.text.partition(":")[0])
-
     def _on_broadcast(self, message: Message) -> None:
         frame = message.payload.partition(b" ")[2]
         for session in self.sessions:
@@ -376,7 +372,7 @@ class Gateway:
 
     def _on_control_message(self, message: Message) -> None:
         word, _, connection = message.text.partition(" ")
-        session = self.sessions.by_connection(connection)
+        session = self.sessions.by_connection.get(connection)
         if word == "replaced" and session is not None:
             self.metrics.replaced += 1
             self.close_session(session, "replaced: this device is connected elsewhere")

@@ -11,6 +11,7 @@ from mpim_lab.errors import InvalidMessage, InvalidToken, MpimError, NotConnecte
 from mpim_lab.events import now
 from mpim_lab.im.gateway.config import GatewayConfig, GatewayServices
 from mpim_lab.im.gateway.fast_connection import FastServerConnection
+from mpim_lab.im.gateway.presence_watcher import PresenceWatcher
 from mpim_lab.im.gateway.session import Session, TokenBucket, WriteCoalescer
 from mpim_lab.im.gateway.session_registry import SessionRegistry
 from mpim_lab.im.protocol.closing import POLICY_VIOLATION, TRY_AGAIN_LATER, close_or_abort
@@ -31,10 +32,12 @@ class Handshake:
         gateway: str,
         services: GatewayServices,
         sessions: SessionRegistry,
+        presence_watcher: PresenceWatcher,
         config: GatewayConfig,
     ) -> None:
         self._gateway, self._services, self._sessions = gateway, services, sessions
-        self._config, self._coalescer = config, WriteCoalescer()
+        self._presence_watcher, self._config = presence_watcher, config
+        self._coalescer = WriteCoalescer()
 
     async def accept(self, ws: FastServerConnection) -> Session:
         """Accept a client.
@@ -110,7 +113,7 @@ class Handshake:
 
     async def disconnect(self, session: Session) -> None:
         """Delete the route of a client that is gone, and unsubscribe from its channel."""
-        unneeded = self._sessions.discard(session)
+        unneeded = self._sessions.discard(session) + self._presence_watcher.discard(session)
         work = (
             self._sessions.channels.unsubscribe(*unneeded),
             self._services.presence.unbind_route(session.route),

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from mpim_lab.events import now
 from mpim_lab.im.gateway.config import GatewayConfig, GatewayServices
 from mpim_lab.im.gateway.metrics import GatewayMetrics
+from mpim_lab.im.gateway.presence_watcher import PresenceWatcher
 from mpim_lab.im.gateway.session import Session
-from mpim_lab.im.gateway.session_registry import PresenceWatcher, SessionRegistry
-from mpim_lab.im.protocol.frames import PresenceChanged, encode
+from mpim_lab.im.gateway.session_registry import SessionRegistry
 from mpim_lab.im.protocol.periodic import run_periodically
 
 _SESSIONS_PER_TICK = 250
@@ -137,15 +137,7 @@ class GatewayMaintenance:
             return
         await self._presence_watcher.retry_pending()
         self._presence_refreshed_at = now()
-        statuses = await self._services.presence.statuses(self._sessions.watched)
-        for uid, status in statuses.items():
-            if self._sessions.last_status.get(uid) not in (None, status):
-                self.broadcast_status(uid, status)
-
-    def broadcast_status(self, uid: str, status: str) -> None:
-        """Send a user's status to all who watch."""
-        for session in self._sessions.record_status(uid, status):
-            session.enqueue(encode(PresenceChanged(uid, status)))
+        await self._presence_watcher.refresh()
 
     def note_gap(self) -> None:
         """Note that pushes to every session were lost: the connection from the server was down."""

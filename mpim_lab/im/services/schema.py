@@ -20,6 +20,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mpim_lab.errors import StoreFailed
+from mpim_lab.mq.connection.resp import ignore_result
 from mpim_lab.mq.idempotency.sql_database import NAME, SqlDatabase
 
 Result = TypeVar("Result")
@@ -87,7 +88,7 @@ class VersionedTables:
             return
         if self._ensuring is None or self._ensuring.done():
             self._ensuring = asyncio.create_task(self._ensure())
-            self._ensuring.add_done_callback(lambda task: task.cancelled() or task.exception())
+            self._ensuring.add_done_callback(ignore_result)
         await asyncio.shield(self._ensuring)
 
     async def _ensure(self) -> None:
