@@ -66,19 +66,16 @@ class FastSender:
         for task in tuple(self._tasks):
             task.cancel()
 
-    def finish_in_task(self, pending: "PendingSend", appended: AppendResult) -> None:
-        """Do what follows the atomic step, in a task."""
-        self._start(self._finish(pending, appended))
-
     def schedule_retry(self, pending: "PendingSend") -> None:
         """Send a message again, after those of the same client that wait for it already."""
         queue = self._retries.get(pending.session)
         if queue is None:
             queue = self._retries[pending.session] = deque()
-            self._start(self._retry_in_order(pending.session, queue))
+            self.start(self._retry_in_order(pending.session, queue))
         queue.append(pending)
 
-    async def _finish(self, pending: "PendingSend", appended: AppendResult) -> None:
+    async def finish(self, pending: "PendingSend", appended: AppendResult) -> None:
+        """Do what follows the atomic step."""
         outcome = await _outcome(self.messages.complete_send(pending.to, appended))
         self.on_done(pending.session, pending.frame, outcome)
 
@@ -92,7 +89,11 @@ class FastSender:
             while queue:
                 pending = queue.popleft()
                 if not isinstance(outcome, Exception):
-                    outcome = await _outcome(self.messages.send_message(pending.request))
+                    message = pending.message
+                    request = SendMessageRequest(
+                        message.id, message.sender, pending.to, message.text
+                    )
+                    outcome = await _outcome(self.messages.send_message(request))
                 result = (
                     pending.error_for_sender(outcome) if isinstance(outcome, Exception) else outcome
                 )
@@ -100,7 +101,8 @@ class FastSender:
         finally:
             del self._retries[session]
 
-    def _start(self, work: Coroutine[Any, Any, Any]) -> None:
+    def start(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Run something in a task, for which the gateway's end waits."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -133,12 +135,6 @@ class PendingSend:
         self._is_done = False
         self._error: BaseException | None = None
 
-    @property
-    def request(self) -> SendMessageRequest:
-        """The request that sends it again."""
-        message = self.message
-        return SendMessageRequest(message.id, message.sender, self.to, message.text)
-
     def done(self) -> bool:
         """Return whether the outcome is known; a late reply is ignored."""
         return self._is_done
@@ -155,7 +151,7 @@ class PendingSend:
             sequence, is_new, subscriber_count, _, _ = reply
             sender.messages.report_appended(message, self.to, is_new, subscriber_count)
             if is_new and not subscriber_count:
-                sender.finish_in_task(self, parse_append(message, reply))
+                sender.start(sender.finish(self, parse_append(message, reply)))
             else:
                 status = "pushed" if is_new else "known"
                 response = SendMessageResponse(message.id, message.conversation, sequence, status)
