@@ -1,4 +1,4 @@
-"""Clients whose groups change under them, who share message ids, who come back to much, or who leave in the middle."""
+"""Clients whose groups change under them, who share ids, come back to much, or leave midway."""
 
 import asyncio
 
