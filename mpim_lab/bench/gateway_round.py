@@ -10,9 +10,9 @@ from mpim_lab.bench.gateway_cases import CONNECT, NOTICE, WARM_UP, GatewaySchedu
 from mpim_lab.bench.gateway_servers import GatewayServer, resident_bytes, spent_s
 from mpim_lab.bench.rows import Row
 from mpim_lab.events import now
+from mpim_lab.latency_histogram import LatencyHistogram
 from mpim_lab.load.gateway.plan import SwarmPlan
 from mpim_lab.load.gateway.swarm_process import SwarmProcess
-from mpim_lab.load.redis.latency_histogram import BUCKET_ENDS, LatencyHistogram
 
 BEGIN_IN_S, POLL_EVERY_S = 0.05, 0.01
 QUIET_CORES, QUIET_EVERY_S, QUIET_TIMEOUT_S = 0.1, 0.2, 10.0
@@ -216,12 +216,7 @@ class GatewayRound:
 def _percentiles(counts: list[Found]) -> Row:
     merged = LatencyHistogram()
     for count in counts:
-        part = LatencyHistogram()
-        part.counts = [
-            count["counts"].get(str(bucket), 0) for bucket in range(len(BUCKET_ENDS) + 1)
-        ]
-        part.max_s = count["max_s"]
-        merged.merge(part)
+        merged.merge(LatencyHistogram(count["counts"], count["max_s"]))
     named = {f"p{round(100 * share)}_ms": merged.percentile_ms(share) for share in (0.5, 0.9, 0.99)}
     return {**named, "max_ms": merged.max_s * 1e3}
 

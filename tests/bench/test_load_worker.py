@@ -1,4 +1,4 @@
-"""What the load processes are made of: the plan, the histogram of latencies, the delivery counter."""
+"""What the load processes are made of: the plan, the delivery counter."""
 
 import asyncio
 import math
@@ -13,12 +13,8 @@ from mpim_lab.errors import InvalidParameter, NotConnected
 from mpim_lab.lab.trace.checker import check
 from mpim_lab.load.redis.batch_adapters import _Line
 from mpim_lab.load.redis.delivery_counter import DeliveryCounter
-from mpim_lab.load.redis.latency_histogram import LatencyHistogram
 from mpim_lab.load.redis.plan import BOUNDS, HEAD, LoadPlan
 from mpim_lab.load.redis.publisher import OpenLoop
-
-SECONDS = st.lists(st.floats(min_value=1e-6, max_value=100.0), min_size=1, max_size=200)
-FRACTIONS = st.floats(min_value=0.0, max_value=1.0)
 
 
 def plan(**changes):
@@ -29,13 +25,6 @@ def plan(**changes):
         "tasks": 8,
     }
     return LoadPlan(**defaults | {"messages": 1_000, "seconds": 1.0} | changes)
-
-
-def counted(seconds):
-    latencies = LatencyHistogram()
-    for second in seconds:
-        latencies.add(second)
-    return latencies
 
 
 @pytest.mark.parametrize("name", BOUNDS)
@@ -79,38 +68,6 @@ async def test_a_schedule_begins_when_all_of_its_tasks_wait():
 def test_a_plan_does_not_show_the_password():
     """Nor the address that carries it."""
     assert "secret" not in repr(plan())
-
-
-@given(SECONDS, FRACTIONS)
-def test_a_percentile_is_right_to_one_percent(seconds, fraction):
-    """Against the sorted list, whatever the latencies from 1 µs to 100 s."""
-    exact_s = sorted(seconds)[math.ceil(max(1.0, fraction * len(seconds))) - 1]
-    assert counted(seconds).percentile_ms(fraction) == pytest.approx(exact_s * 1e3, rel=0.01)
-
-
-@given(SECONDS, FRACTIONS, FRACTIONS)
-def test_percentiles_grow_and_stay_below_the_maximum(seconds, one, other):
-    """And the maximum is exact."""
-    latencies = counted(seconds)
-    low_ms, high_ms = (latencies.percentile_ms(fraction) for fraction in sorted((one, other)))
-    assert low_ms <= high_ms <= latencies.max_s * 1e3
-    assert latencies.max_s == max(seconds)
-
-
-@given(SECONDS, SECONDS, FRACTIONS)
-def test_merged_latencies_are_those_of_both(some, others, fraction):
-    """As if one had counted all."""
-    merged = counted(some)
-    merged.merge(counted(others))
-    both = counted(some + others)
-    assert (merged.counts, merged.max_s) == (both.counts, both.max_s)
-    assert merged.percentile_ms(fraction) == both.percentile_ms(fraction)
-
-
-def test_latencies_beyond_the_last_bucket_are_counted_too():
-    """A run cannot last so long; the maximum says what the percentile cannot."""
-    latencies = counted([1_000.0])
-    assert latencies.percentile_ms(0.5) <= latencies.max_s * 1e3 == 1e6
 
 
 @given(st.lists(st.integers(0, 9), max_size=30))

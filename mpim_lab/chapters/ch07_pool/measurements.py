@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from mpim_lab.chapters.ch07_pool.connection_strategies import (
@@ -72,8 +73,7 @@ def quantile_ms(seconds: Sequence[float], share: float) -> float:
     >>> quantile_ms([0.001, 0.002, 0.003, 0.004], 0.5)
     2.0
     """
-    ordered = sorted(seconds)
-    return ordered[max(0, -int(-len(ordered) * share // 1) - 1)] * 1e3 if ordered else 0.0
+    return float(np.quantile(seconds, share, method="inverted_cdf")) * 1e3 if seconds else 0.0
 
 
 async def collect(

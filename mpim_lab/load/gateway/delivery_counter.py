@@ -3,7 +3,7 @@
 from typing import Any
 
 from mpim_lab.events import now
-from mpim_lab.load.redis.latency_histogram import LatencyHistogram
+from mpim_lab.latency_histogram import LatencyHistogram
 
 MAX_MESSAGES = 10_000_000
 
@@ -62,11 +62,10 @@ class DeliveryCounter:
 
     def found(self) -> dict[str, Any]:
         """What was counted, as it can be put into a line and merged with another process's."""
-        counts = {str(bucket): count for bucket, count in enumerate(self.latencies.counts) if count}
         return {
             "received": self.received,
             "duplicates": self.duplicates,
             "last_at": self.last_at,
-            "counts": counts,
+            "counts": self.latencies.counts,
             "max_s": self.latencies.max_s,
         }

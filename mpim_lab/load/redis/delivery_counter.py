@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 
-from mpim_lab.load.redis.latency_histogram import BUCKET_ENDS, LatencyHistogram
+from mpim_lab.latency_histogram import BUCKET_ENDS, LatencyHistogram
 from mpim_lab.load.redis.plan import HEAD
 
 STEP = 65_536

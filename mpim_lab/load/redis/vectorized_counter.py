@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mpim_lab.latency_histogram import BUCKET_ENDS
 from mpim_lab.load.redis.delivery_counter import STEP, DeliveryCounter
-from mpim_lab.load.redis.latency_histogram import BUCKET_ENDS
 from mpim_lab.load.redis.plan import HEAD
 
 _ENDS = np.array(BUCKET_ENDS)

@@ -36,13 +36,14 @@ from typing import Self
 
 from mpim_lab.errors import InvalidParameter, MpimError, NotConnected, PoolTimeout, QueueClosed
 from mpim_lab.events import now
+from mpim_lab.latency_histogram import LatencyHistogram
 from mpim_lab.mq.connection.bounds import MAX_WAIT_S, check_bounds, check_times
 from mpim_lab.mq.connection.handler import LoopAffinity
 from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.pool.policies import IdlePolicy
 from mpim_lab.mq.pool.pooled_connection import PooledConnection
 from mpim_lab.mq.pool.servers import ServerSelector
-from mpim_lab.mq.pool.stats import CheckedOut, PoolStats, QueueStats, WaitHistogram, pool_stats
+from mpim_lab.mq.pool.stats import CheckedOut, PoolStats, QueueStats, pool_stats
 from mpim_lab.mq.pool.wait_queue import SlotQueue, Ticket
 
 _log = logging.getLogger(__name__)
@@ -95,7 +96,7 @@ class Pool:
         self._slots = SlotQueue(max_connections, max_waiting)
         self._turns: dict[Ticket, asyncio.Future[None]] = {}
         self._connections: dict[Ticket, PooledConnection] = {}
-        self._wait_histogram = WaitHistogram()
+        self._wait_histogram = LatencyHistogram()
         self._timed_out = self._refused = 0
         self._tick_s = min(5.0, max_idle_s / 4, max_lifetime_s / 4, leak_warning_s / 4)
         self._opened = self._closed = False
@@ -139,7 +140,7 @@ class Pool:
             raise
         if ticket.acquired_at is None:
             await self._wait_turn(ticket)
-        self._wait_histogram.record(ticket.waited_s)
+        self._wait_histogram.add(ticket.waited_s)
         return ticket
 
     async def _wait_turn(self, ticket: Ticket) -> None:
