@@ -1,9 +1,10 @@
 """Node: the peer that runs on it, installed once, by npm, into a folder of its own."""
 
-import os
 import shutil
 import subprocess
 from pathlib import Path
+
+from platformdirs import user_cache_path
 
 PEERS = Path(__file__).parent
 PROGRAM = "socketio_server.mjs"
@@ -23,7 +24,7 @@ def node_folder() -> Path:
     """Where it is installed: in a checkout's build folder, else in the reader's cache."""
     if (_CHECKOUT / "pyproject.toml").is_file():
         return _CHECKOUT / "build" / "peers"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mpim_lab" / "peers"
+    return user_cache_path("mpim_lab", appauthor=False) / "peers"
 
 
 def missing_node() -> str | None:
