@@ -22,20 +22,20 @@ from mpim_lab.bench.cases import (
 )
 from mpim_lab.bench.compression import bench_compression
 from mpim_lab.bench.everything import EVERY_CASE, bench_all
-from mpim_lab.bench.gateway import bench_gateway
-from mpim_lab.bench.gateway_cases import FULL_GATEWAY, QUICK_GATEWAY
-from mpim_lab.bench.gateway_picture import gateway_page_of
-from mpim_lab.bench.gateway_table import gateway_table_of
+from mpim_lab.bench.gateway.bench import bench_gateway
+from mpim_lab.bench.gateway.cases import FULL_GATEWAY, QUICK_GATEWAY
 from mpim_lab.bench.growth import FULL_GROWTH, QUICK_GROWTH, bench_growth
 from mpim_lab.bench.live import bench_live
-from mpim_lab.bench.page import page_of
 from mpim_lab.bench.pool import bench_pool
 from mpim_lab.bench.pubsub import bench_pubsub
+from mpim_lab.bench.report.gateway_picture import gateway_page_of
+from mpim_lab.bench.report.gateway_table import gateway_table_of
+from mpim_lab.bench.report.page import page_of
+from mpim_lab.bench.report.sweep_tables import sweep_table_of
+from mpim_lab.bench.report.table import live_table_of, table_of
 from mpim_lab.bench.rounds import Sample
 from mpim_lab.bench.rows import Row
 from mpim_lab.bench.streams import bench_streams
-from mpim_lab.bench.sweep_tables import sweep_table_of
-from mpim_lab.bench.table import live_table_of, table_of
 from mpim_lab.errors import MpimError
 
 TOLD: dict[str, str] = {

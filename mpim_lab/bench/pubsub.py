@@ -3,7 +3,7 @@
 from typing import Any
 
 from mpim_lab.bench.cases import Case, Schedule
-from mpim_lab.bench.compare import (
+from mpim_lab.bench.comparison import (
     PAYLOAD_BYTES,
     Progress,
     Server,

@@ -5,7 +5,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from mpim_lab.bench.cases import Case, Schedule
-from mpim_lab.bench.compare import Progress, Server, compare, keep_quiet, measure_case
+from mpim_lab.bench.comparison import Progress, Server, compare, keep_quiet, measure_case
 from mpim_lab.bench.rounds import OURS
 from mpim_lab.load.load import LoadResult
 from mpim_lab.load.redis.candidates import candidates_for

@@ -10,10 +10,10 @@ from mpim_lab.bench import command, limit
 from mpim_lab.bench.cases import Case, Schedule
 from mpim_lab.bench.limit import commands_per_s, measure_limit, missing_limit
 from mpim_lab.bench.live import WAYS, rows_of_live
-from mpim_lab.bench.picture import picture_of
+from mpim_lab.bench.report.figures import picture_of
+from mpim_lab.bench.report.table import live_table_of, table_of
 from mpim_lab.bench.rounds import Sample, play
 from mpim_lab.bench.rows import rows_of
-from mpim_lab.bench.table import live_table_of, table_of
 from mpim_lab.errors import LoadFailed
 from mpim_lab.load.load import LoadResult
 

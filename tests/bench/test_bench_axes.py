@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from plotly.subplots import make_subplots
 
-from mpim_lab.bench.axes import whole_decades
-from mpim_lab.bench.page import sections_of
+from mpim_lab.bench.report.axes import whole_decades
+from mpim_lab.bench.report.page import sections_of
 
 VALUES = st.lists(st.floats(1e-3, 1e7), min_size=1, max_size=8)
 

@@ -9,9 +9,9 @@ import pytest
 from mpim_lab.bench import reference
 from mpim_lab.bench.everything import EVERY_CASE, bench_all
 from mpim_lab.bench.medians import medians_of, rounded
-from mpim_lab.bench.page import page_of, sections_of
 from mpim_lab.bench.reference import beside_reference, reference_rows
-from mpim_lab.bench.sweep_tables import sweep_table_of
+from mpim_lab.bench.report.page import page_of, sections_of
+from mpim_lab.bench.report.sweep_tables import sweep_table_of
 from mpim_lab.errors import InvalidParameter, LoadFailed
 from mpim_lab.widgets.plot import PALETTE
 

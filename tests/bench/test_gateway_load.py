@@ -11,7 +11,7 @@ from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
 from mpim_lab.bench.gateway_rows import gateway_rows
-from mpim_lab.bench.gateway_table import gateway_table_of
+from mpim_lab.bench.report.gateway_table import gateway_table_of
 from mpim_lab.errors import CorruptPayload
 from mpim_lab.im.gateway.fast_connection import BINARY, PING, TEXT
 from mpim_lab.im.protocol import frames as wire

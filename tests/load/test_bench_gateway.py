@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from mpim_lab.bench import command, gateway, gateway_servers
+from mpim_lab.bench import command
 from mpim_lab.bench.command import run_bench_command
-from mpim_lab.bench.gateway import bench_gateway
-from mpim_lab.bench.gateway_cases import GatewaySchedule
-from mpim_lab.bench.gateway_servers import CANDIDATES, GatewayServer, resident_bytes, spent_s
+from mpim_lab.bench.gateway import bench as gateway
+from mpim_lab.bench.gateway import servers as gateway_servers
+from mpim_lab.bench.gateway.bench import bench_gateway
+from mpim_lab.bench.gateway.cases import GatewaySchedule
+from mpim_lab.bench.gateway.servers import CANDIDATES, GatewayServer, resident_bytes, spent_s
 from mpim_lab.errors import LoadFailed, ServerFailed
 from mpim_lab.load.gateway.plan import SOCKET_IO, SwarmPlan
 from mpim_lab.load.gateway.swarm_process import SwarmProcess
@@ -160,8 +162,8 @@ async def test_processes_end_with_their_contexts_also_by_an_error(server):
 
 LONG = """
 import asyncio
-from mpim_lab.bench.gateway import bench_gateway
-from mpim_lab.bench.gateway_cases import GatewaySchedule
+from mpim_lab.bench.gateway.bench import bench_gateway
+from mpim_lab.bench.gateway.cases import GatewaySchedule
 
 schedule = GatewaySchedule(clients=20, offered_per_s=200, steady_s=60.0, closed_s=0.1, rounds=1)
 asyncio.run(bench_gateway(schedule, lambda text: print(text, flush=True), whos=["python-socketio"]))

@@ -291,7 +291,7 @@ _MAY = {
     "soak/api/senders.py",
     "soak/api/work.py",
     "bench/streams.py",
-    "bench/gateway_servers.py",
+    "bench/gateway/servers.py",
     "keys.py",
 }
 

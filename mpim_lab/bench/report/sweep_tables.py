@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from mpim_lab.bench.compression import CHAT_MESSAGE
+from mpim_lab.bench.report.table import aligned
 from mpim_lab.bench.rows import Row
-from mpim_lab.bench.table import aligned
 
 _NOTHING = "–"
 MIB = 2**20

@@ -25,12 +25,12 @@ from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from typing import Any
 
-from mpim_lab.bench.gateway_cases import GatewaySchedule
-from mpim_lab.bench.gateway_round import GatewayRound, start_swarms
+from mpim_lab.bench.gateway.cases import GatewaySchedule
+from mpim_lab.bench.gateway.peers.node import node_version
+from mpim_lab.bench.gateway.round import GatewayRound, start_swarms
+from mpim_lab.bench.gateway.servers import CANDIDATES, GatewayServer
 from mpim_lab.bench.gateway_rows import gateway_rows
-from mpim_lab.bench.gateway_servers import CANDIDATES, GatewayServer
 from mpim_lab.bench.machine import describe_machine, package_version
-from mpim_lab.bench.peers.node import node_version
 from mpim_lab.bench.rounds import reason_of
 from mpim_lab.bench.rows import Row
 from mpim_lab.errors import LoadFailed, MpimError

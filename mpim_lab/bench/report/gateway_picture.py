@@ -7,9 +7,9 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from mpim_lab.bench.axes import whole_decades
-from mpim_lab.bench.gateway_cases import CONNECT
-from mpim_lab.bench.picture import COLOURS, SHAPES, points_of
+from mpim_lab.bench.gateway.cases import CONNECT
+from mpim_lab.bench.report.axes import whole_decades
+from mpim_lab.bench.report.figures import COLOURS, SHAPES, points_of
 from mpim_lab.bench.rows import Row
 
 SIDES = (

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Self
 
-from mpim_lab.bench.peers.node import PROGRAM, missing_node, node_folder
+from mpim_lab.bench.gateway.peers.node import PROGRAM, missing_node, node_folder
 from mpim_lab.errors import ServerFailed
 from mpim_lab.lab.server.child import child_command, child_environment
 from mpim_lab.lab.server.process_guard import ProcessGuard

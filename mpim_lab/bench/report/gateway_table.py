@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from mpim_lab.bench.gateway_cases import CONNECT, NOTICE
+from mpim_lab.bench.gateway.cases import CONNECT, NOTICE
+from mpim_lab.bench.report.table import aligned
 from mpim_lab.bench.rows import Row
-from mpim_lab.bench.table import aligned
 
 _NOTHING = "–"
 Cells = Callable[[Row], Sequence[str]]

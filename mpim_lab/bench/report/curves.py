@@ -6,8 +6,8 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from mpim_lab.bench.report.sweep_tables import MIB
 from mpim_lab.bench.rows import Row
-from mpim_lab.bench.sweep_tables import MIB
 from mpim_lab.widgets.plot import PALETTE
 
 SHAPES = ("circle", "square", "diamond", "cross", "triangle-up", "x")

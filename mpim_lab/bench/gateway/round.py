@@ -6,8 +6,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from statistics import median
 from typing import Any
 
-from mpim_lab.bench.gateway_cases import CONNECT, NOTICE, WARM_UP, GatewaySchedule, closed_case
-from mpim_lab.bench.gateway_servers import GatewayServer, resident_bytes, spent_s
+from mpim_lab.bench.gateway.cases import CONNECT, NOTICE, WARM_UP, GatewaySchedule, closed_case
+from mpim_lab.bench.gateway.servers import GatewayServer, resident_bytes, spent_s
 from mpim_lab.bench.rows import Row
 from mpim_lab.events import now
 from mpim_lab.latency_histogram import LatencyHistogram

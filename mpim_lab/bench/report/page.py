@@ -13,10 +13,10 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from mpim_lab.bench.axes import whole_decades
-from mpim_lab.bench.curves import compression_figure, growth_figure, pool_figure
 from mpim_lab.bench.everything import EVERY_CASE
-from mpim_lab.bench.picture import picture_of
+from mpim_lab.bench.report.axes import whole_decades
+from mpim_lab.bench.report.curves import compression_figure, growth_figure, pool_figure
+from mpim_lab.bench.report.figures import picture_of
 from mpim_lab.bench.rows import Row
 from mpim_lab.widgets.plot import styled
 

@@ -9,7 +9,7 @@ from platformdirs import user_cache_path
 PEERS = Path(__file__).parent
 PROGRAM = "socketio_server.mjs"
 INSTALL_TIMEOUT_S = 180
-_CHECKOUT = PEERS.parents[2]
+_CHECKOUT = PEERS.parents[3]
 _INSTALL = (
     "install",
     "--no-audit",
