@@ -32,12 +32,12 @@ class Plot(anywidget.AnyWidget):
 
     def __init__(self, figure: Any, svg: str, text: str) -> None:
         self.figure, self.svg, self.text = figure, svg, text
-        super().__init__(spec=_spec(figure))
+        super().__init__(spec=spec_of(figure))
         self.on_msg(self._on_message)
 
     def redraw(self) -> None:
         """Show the figure as it is now."""
-        self.spec = _spec(self.figure)
+        self.spec = spec_of(self.figure)
 
     def _on_message(self, _widget: Any, content: dict[str, Any], _buffers: Any) -> None:
         if content.get("type") == "plotly, please":
@@ -47,9 +47,10 @@ class Plot(anywidget.AnyWidget):
         return bundle(super()._repr_mimebundle_(**options), self.svg, self.text)
 
 
-def _spec(figure: Any) -> dict[str, Any]:
+def spec_of(figure: Any) -> dict[str, Any]:
+    """A figure as its JSON, without plotly's own colours, which are for its own page."""
     spec: dict[str, Any] = json.loads(figure.to_json())
-    spec["layout"].pop("template", None)  # plotly's own colours, for its own page
+    spec["layout"].pop("template", None)
     return spec
 
 

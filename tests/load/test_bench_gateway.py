@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mpim_lab.bench import command
-from mpim_lab.bench.command import run_bench_command
+from mpim_lab.bench.command import BENCHES, run_bench_command
 from mpim_lab.bench.gateway import bench as gateway
 from mpim_lab.bench.gateway import servers as gateway_servers
 from mpim_lab.bench.gateway.bench import bench_gateway
@@ -91,7 +90,7 @@ def test_the_command_writes_table_file_and_picture(monkeypatch, tmp_path, capsys
     """Who is not there has a reason in every case; the others are not kept from their numbers."""
     installed(PEER)
     monkeypatch.delenv("MPIM_REDIS_URL", raising=False)
-    monkeypatch.setattr(command, "QUICK_GATEWAY", TINY)
+    monkeypatch.setitem(BENCHES, "gateway", BENCHES["gateway"]._replace(quick=TINY))
     absent = dataclasses.replace(
         CANDIDATES["socket.io on Node"], missing=lambda: "npm is not installed"
     )

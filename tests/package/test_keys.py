@@ -290,7 +290,7 @@ _MAY = {
     "soak/api/data_invariants.py",  # what a user's effects write
     "soak/api/senders.py",
     "soak/api/work.py",
-    "bench/streams.py",
+    "bench/comparison.py",
     "bench/gateway/servers.py",
     "keys.py",
 }

@@ -2,14 +2,15 @@
 
 from dataclasses import dataclass
 
-WARM_UP = 25  # clients a process that are connected before memory is looked at: what a server loads once is not theirs
+# Clients a process that are connected before memory is looked at: what a server loads once is not
+# theirs.
+WARM_UP = 25
+CONNECT, NOTICE = "connect", "notice to all"
 
 
 @dataclass(frozen=True)
 class GatewaySchedule:
-    """Numbers of clients, load processes, rounds.
-
-    The rate and the seconds of what goes on for a while.
+    """How many clients, processes and rounds; the rate and the seconds of what goes on for a while.
 
     closed: (senders, messages of each that may be unanswered).
 
@@ -43,9 +44,6 @@ class GatewaySchedule:
         """All, in the order in which they are run."""
         closed = [closed_case(*case) for case in self.closed]
         return (CONNECT, self.steady_case, *closed, NOTICE, self.group_case)
-
-
-CONNECT, NOTICE = "connect", "notice to all"
 
 
 def closed_case(senders: int, in_flight: int) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
@@ -226,24 +227,17 @@ async def start_swarms(
     server: GatewayServer, redis_url: str, schedule: GatewaySchedule
 ) -> AsyncIterator[list[SwarmProcess]]:
     """Processes that hold the clients, a like part each; gone with the context."""
-    first = SwarmPlan(server.candidate.protocol, server.port, schedule.clients)
+    plan = SwarmPlan(
+        server.candidate.protocol,
+        server.port,
+        schedule.clients,
+        parts=schedule.processes,
+        secret=server.secret,
+        redis_url=redis_url,
+        prefix=server.prefix,
+    )
     async with contextlib.AsyncExitStack() as stack:
-        swarms = [
-            await stack.enter_async_context(
-                SwarmProcess(
-                    SwarmPlan(
-                        first.protocol,
-                        first.port,
-                        first.clients,
-                        part=part,
-                        parts=schedule.processes,
-                        secret=server.secret,
-                        redis_url=redis_url,
-                        prefix=server.prefix,
-                        run=first.run,
-                    )
-                )
-            )
-            for part in range(schedule.processes)
+        yield [
+            await stack.enter_async_context(SwarmProcess(replace(plan, part=part)))
+            for part in range(plan.parts)
         ]
-        yield swarms

@@ -1,84 +1,128 @@
-"""Page: pictures of one or more benches in one HTML file, with plotly's script inside: it needs no network.
+"""Page: pictures of one or more benches in one HTML file, with plotly's script: no network needed.
 
 It follows the reader's light or dark scheme. Its policy forbids every connection, so that this can
 be relied upon.
 """
 
-import html
-import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
+from jinja2 import Template
 from plotly.offline import get_plotlyjs
 
-from mpim_lab.bench.everything import EVERY_CASE
-from mpim_lab.bench.report.axes import whole_decades
-from mpim_lab.bench.report.curves import compression_figure, growth_figure, pool_figure
-from mpim_lab.bench.report.figures import picture_of
-from mpim_lab.bench.rows import Row
-from mpim_lab.widgets.plot import styled
+from mpim_lab.bench.machine import machine_text
+from mpim_lab.bench.report.figures import (
+    comparison_figure,
+    compression_figure,
+    gateway_figure,
+    growth_figure,
+    pool_figure,
+    whole_decades,
+)
+from mpim_lab.bench.rows import EVERY_CASE, Row, reasons_of
+from mpim_lab.widgets.plot import spec_of, styled
 
-STATIC = Path(__file__).parent / "static"
-COMPARED = {
-    "pubsub": (
+TEMPLATE = Path(__file__).parent / "page.html"
+
+
+class Kind(NamedTuple):
+    """How one bench is drawn."""
+
+    heading: str
+    sentence: str
+    figure: Callable[[Sequence[Row]], go.Figure]
+    height: int
+
+
+KINDS = {
+    "pubsub": Kind(
         "Publish and subscribe",
-        "Who gets how many messages of 100 bytes a second from a publisher to a handler, and how long each is on its way.",
+        "Who gets how many messages of 100 bytes a second from a publisher to a handler, "
+        "and how long each is on its way.",
+        comparison_figure,
+        520,
     ),
-    "streams": (
+    "streams": Kind(
         "Streams",
-        "Who adds, consumes and acknowledges how many messages a second, and what each further guarantee costs.",
+        "Who adds, consumes and acknowledges how many messages a second, "
+        "and what each further guarantee costs.",
+        comparison_figure,
+        520,
     ),
-    "batching": (
+    "batching": Kind(
         "Batching",
-        "What many messages in one frame give over single ones and over redis-py's pipelines, in rate and in latency.",
+        "What many messages in one frame give over single ones and over redis-py's pipelines, "
+        "in rate and in latency.",
+        comparison_figure,
+        520,
+    ),
+    "compression": Kind(
+        "Compression",
+        "How much of a chat text is left by each algorithm, "
+        "and how many bytes a microsecond of CPU takes off.",
+        compression_figure,
+        420,
+    ),
+    "pool": Kind(
+        "Connections",
+        "How many short commands a second callers get done by each way to a connection, "
+        "and how long they wait.",
+        pool_figure,
+        420,
+    ),
+    "gateway": Kind(
+        "Gateways",
+        "How fast and how late a gateway with thousands of connected clients hands messages over, "
+        "and what a connection weighs.",
+        gateway_figure,
+        820,
     ),
 }
 GROWTH = {
-    "message size": "How throughput falls and memory grows as messages get larger, from 16 bytes to 1 MiB.",
-    "channels": "How one queue that subscribes to more and more channels keeps its rate, and what each channel weighs.",
-    "subscribers": "How many deliveries a second one channel gives as more and more subscribers listen to it.",
-    "tasks": "How throughput and memory grow as more and more tasks each await one publish after another.",
+    "message size": "How throughput falls and memory grows as messages get larger, "
+    "from 16 bytes to 1 MiB.",
+    "channels": "How one queue that subscribes to more and more channels keeps its rate, "
+    "and what each channel weighs.",
+    "subscribers": "How many deliveries a second one channel gives "
+    "as more and more subscribers listen to it.",
+    "tasks": "How throughput and memory grow "
+    "as more and more tasks each await one publish after another.",
 }
-Section = tuple[str, str, "go.Figure | None"]
+KINDS |= {
+    f"growth: {axis}": Kind(f"Growth: {axis}", sentence, growth_figure, 380)
+    for axis, sentence in GROWTH.items()
+}
+
+
+class Section(NamedTuple):
+    """A picture of the page; without a figure nothing was measured."""
+
+    heading: str
+    sentence: str
+    figure: "go.Figure | None" = None
 
 
 def sections_of(report: dict[str, Any]) -> Iterator[Section]:
-    """Heading, one sentence, figure (None: nothing was measured) for each picture, bench by bench."""
-    for bench in dict.fromkeys(row["bench"] for row in report["rows"]):
-        rows = [row for row in report["rows"] if row["bench"] == bench]
+    """Return a section for each picture, bench by bench."""
+    parts: dict[str, list[Row]] = {}
+    for row in report["rows"]:
+        axis = f": {row['axis']}" if "axis" in row else ""
+        parts.setdefault(f"{row['bench']}{axis}", []).append(row)
+    for name, rows in parts.items():
+        reasons = reasons_of(rows)
+        missing = f" Not measured: {'; '.join(reasons)}." if reasons else ""
         if all(row["case"] == EVERY_CASE for row in rows):
-            yield bench, f"Not measured: {rows[-1]['reason']}", None
+            yield Section(name, missing.strip())
         else:
-            missing = _missing(rows)
-            for heading, sentence, figure in _sections(bench, rows, report["machine"]):
-                yield heading, f"{sentence} {missing}".rstrip(), figure
-
-
-def _missing(rows: Sequence[Row]) -> str:
-    """Who has no numbers, or not in every case, and why: each reason once."""
-    reasons = dict.fromkeys(f"{row['who']} ({row['reason']})" for row in rows if "reason" in row)
-    return f"Not measured: {'; '.join(reasons)}." if reasons else ""
-
-
-def _sections(bench: str, rows: Sequence[Row], machine: dict[str, Any]) -> Iterator[Section]:
-    if bench in COMPARED:
-        figure = picture_of({"machine": machine, "rows": rows})
-        yield *COMPARED[bench], _for_page(figure.update_layout(title=None), 520)
-    elif bench == "compression":
-        sentence = "How much of a chat text is left by each algorithm, and how many bytes a microsecond of CPU takes off."
-        yield "Compression", sentence, _for_page(compression_figure(rows), 420)
-    elif bench == "pool":
-        sentence = "How many short commands a second callers get done by each way to a connection, and how long they wait."
-        yield "Connections", sentence, _for_page(pool_figure(rows), 420)
-    elif bench == "growth":
-        for axis in dict.fromkeys(row["axis"] for row in rows):
-            yield f"Growth: {axis}", GROWTH[axis], _for_page(growth_figure(rows, axis), 380)
+            kind = KINDS[name]
+            figure = _for_page(kind.figure(rows), kind.height)
+            yield Section(kind.heading, kind.sentence + missing, figure)
 
 
 def _for_page(figure: go.Figure, height: int) -> go.Figure:
-    legend = {"orientation": "h", "x": 0, "y": -0.22, "yanchor": "top"}
+    legend = {"orientation": "h", "x": 0, "y": -90 / height, "yanchor": "top"}
     return whole_decades(styled(figure, height)).update_layout(
         legend=legend, margin={"l": 70, "r": 24, "t": 40, "b": 110}
     )
@@ -87,46 +131,10 @@ def _for_page(figure: go.Figure, height: int) -> go.Figure:
 def page_of(report: dict[str, Any]) -> str:
     """The whole page of `{"machine": …, "rows": …}`."""
     sections = list(sections_of(report))
-    figures = [json.loads(figure.to_json()) for _, _, figure in sections if figure is not None]
-    for figure in figures:
-        figure["layout"].pop("template", None)  # plotly's own colours, for its own page
-    parts = {
-        "style": (STATIC / "page.css").read_text(encoding="utf-8"),
-        "machine": html.escape(machine_text(report["machine"])),
-        "sections": "\n".join(_drawn(sections)),
-        "plotly": get_plotlyjs(),
-        "figures": json.dumps(figures, ensure_ascii=False).replace("</", "<\\/"),
-        "script": (STATIC / "page.js").read_text(encoding="utf-8"),
-    }
-    page = (STATIC / "page.html").read_text(encoding="utf-8")
-    before, *rest = page.split("{{")
-    return before + "".join(
-        parts[name] + text for name, _, text in (piece.partition("}}") for piece in rest)
+    page: str = Template(TEMPLATE.read_text(encoding="utf-8"), autoescape=True).render(
+        machine=machine_text(report["machine"], "os", "python", "server", "measured_at"),
+        sections=sections,
+        figures=[spec_of(section.figure) for section in sections if section.figure is not None],
+        plotly=get_plotlyjs(),
     )
-
-
-def _drawn(sections: Iterable[Section]) -> Iterator[str]:
-    for heading, sentence, figure in sections:
-        height = "" if figure is None else f' style="height:{figure.layout.height}px"'
-        place = (
-            ""
-            if figure is None
-            else f'<div class="scroll"><div class="figure"{height}></div></div>'
-        )
-        yield f"<section><h2>{html.escape(heading)}</h2><p>{html.escape(sentence)}</p>{place}</section>"
-
-
-def machine_text(machine: dict[str, Any]) -> str:
-    """The machine in one line, as far as it is described.
-
-    >>> machine_text({"cpu": "Z80", "cores": 1, "python": "CPython 3.11", "server": "Valkey 9.0"})
-    'Z80, 1 core · CPython 3.11 · Valkey 9.0'
-    """
-    cores = machine["cores"]
-    words = [
-        f"{machine['cpu']}, {cores} core{'s' if cores != 1 else ''}",
-        machine.get("os"),
-        machine["python"],
-    ]
-    words += [machine["server"], machine.get("measured_at")]
-    return " · ".join(word for word in words if word)
+    return page

@@ -1,161 +1,264 @@
-"""Table: the rows as a terminal shows them."""
+"""Table: a report as a terminal shows it. Pandas aligns; what stands in a cell is decided here."""
 
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from mpim_lab.bench.rows import Row
+import pandas as pd
 
-_NOTHING = "–"
-_CALLS = {
+from mpim_lab.bench.gateway.cases import CONNECT, NOTICE
+from mpim_lab.bench.machine import machine_text
+from mpim_lab.bench.rows import EVERY_CASE, Row, reasons_of
+from mpim_lab.bench.sweeps import CHAT_MESSAGE
+
+NOTHING = "–"
+MIB = 2**20
+Cell = Callable[[Row], str]
+Columns = Mapping[str, Cell]
+
+
+def report_text(report: dict[str, Any]) -> str:
+    """Every bench's tables, one after another, and why something is missing."""
+    blocks = [machine_text(report["machine"], "python", "server")]
+    benches = list(dict.fromkeys(row["bench"] for row in report["rows"]))
+    for bench in benches:
+        rows = [row for row in report["rows"] if row["bench"] == bench]
+        if len(benches) > 1:
+            blocks.append(bench)
+        if any(row["case"] != EVERY_CASE for row in rows):
+            blocks += BLOCKS[bench](rows)
+        if reasons := reasons_of(rows):
+            blocks.append("not measured, or not in every round\n" + _indented(reasons))
+    return "\n\n".join(blocks)
+
+
+def number(column: str, form: str = "{:,.0f}", unit: float = 1) -> Cell:
+    """A cell with a number, and a dash where a row has none."""
+
+    def cell(row: Row) -> str:
+        value = row.get(column)
+        return NOTHING if value is None else form.format(value / unit)
+
+    return cell
+
+
+def precise(column: str, unit: float = 1) -> Cell:
+    """A cell with three digits.
+
+    >>> [precise("ms")({"ms": value}) for value in (0.123, 12.34, 1234.5, None)]
+    ['0.12', '12.3', '1,234', '–']
+    """
+
+    def cell(row: Row) -> str:
+        value = row.get(column)
+        if value is None:
+            return NOTHING
+        digits = 2 if value / unit < 10 else 1 if value / unit < 100 else 0
+        return f"{value / unit:,.{digits}f}"
+
+    return cell
+
+
+def spread(column: str) -> Cell:
+    """A cell with half the way from the least to the most, in percent of the median."""
+
+    def cell(row: Row) -> str:
+        if not row.get(column):
+            return NOTHING
+        low, high = row["spread"]
+        return f"±{(high - low) / 2 / row[column]:.0%}"
+
+    return cell
+
+
+def _kept_up(row: Row) -> str:
+    return "" if row["kept_up"] else "did not keep up"
+
+
+LATENCIES: Columns = {
+    "p50 ms": precise("p50_ms"),
+    "p90 ms": precise("p90_ms"),
+    "p99 ms": precise("p99_ms"),
+    "max ms": precise("max_ms"),
+}
+P50_P99: Columns = {name: LATENCIES[name] for name in ("p50 ms", "p99 ms")}
+RATE: Columns = {"received/s": number("messages_per_s")}
+LOST: Columns = {"lost": number("lost")}
+COSTS: Columns = {
+    **P50_P99,
+    "publisher CPU µs": number("publisher_cpu_us", "{:.1f}"),
+    "receiver CPU µs": number("receiver_cpu_us", "{:.1f}"),
+    "publisher MiB": number("publisher_rss_bytes", unit=MIB),
+    "receiver MiB": number("receiver_rss_bytes", unit=MIB),
+    **LOST,
+    "reordered": number("reordered"),
+}
+CORES: Columns = {
+    "server cores": number("server_cpu", "{:.2f}"),
+    "load cores": number("load_cpu", "{:.2f}"),
+}
+RATIO = number("vs_mpim_lab", "{:.3g}×")
+CALLS = {
     "pubsub": "one publish",
     "streams": "one add (pipelined or add_many: 100 messages)",
     "batching": "one publish (mpim_lab itself and pipelined: 100 messages)",
 }
 
 
-def table_of(rows: Sequence[Row], machine: dict[str, Any]) -> str:
-    """Throughput, latencies, costs, and why something is missing."""
-    blocks = [
-        f"{machine['cpu']}, {machine['cores']} cores · {machine['python']} · {machine['server']}"
-    ]
+def _comparison(rows: Sequence[Row]) -> Iterator[str]:
     closed = [row for row in rows if row["loop"] == "closed"]
     if closed:
-        blocks.append(_throughput(closed))
-    blocks += [
-        _latencies(case, [row for row in rows if row["case"] == case])
-        for case in _cases(rows, "open")
-    ]
-    blocks += [
-        _costs(case, [row for row in closed if row["case"] == case])
-        for case in _cases(rows, "closed")[-1:]
-    ]
-    if reasons := _reasons(rows):
-        blocks.append("not measured\n" + "\n".join(f"  {reason}" for reason in reasons))
-    return "\n\n".join(blocks)
-
-
-def live_table_of(rows: Sequence[Row], machine: dict[str, Any]) -> str:
-    """What watching costs.
-
-    Throughput with and without it, and the ratio of the two in the same round.
-    """
-    lines = [["", "received/s", "ratio", "p50 ms", "p99 ms", "lost"]]
-    for row in rows:
-        times = [_ms(row["p50_ms"]), _ms(row["p99_ms"])]
-        lines.append(
-            [
-                row["case"],
-                f"{row['messages_per_s']:,.0f}",
-                f"{row['ratio']:.3f}×",
-                *times,
-                f"{row['lost']:,}",
-            ]
+        columns = {"": number("messages_per_s"), "spread": spread("messages_per_s"), "ratio": RATIO}
+        yield crossed(
+            f"closed loop: each task awaits {CALLS[rows[0]['bench']]} after another; "
+            "messages received a second, and ratio to mpim_lab",
+            closed,
+            columns,
         )
-    return f"{machine['cpu']}, {machine['cores']} cores · {machine['server']}\n\n{aligned(lines)}"
-
-
-def _throughput(rows: Sequence[Row]) -> str:
-    cases = _cases(rows, "closed")
-    lines = [["", *(cell for case in cases for cell in (case, "spread", "ratio"))]]
-    for who in dict.fromkeys(row["who"] for row in rows):
-        own = {row["case"]: row for row in rows if row["who"] == who}
-        lines.append([who, *(cell for case in cases for cell in _rate_cells(own.get(case, {})))])
-    heading = (
-        f"closed loop: each task awaits {_CALLS.get(rows[0]['bench'], 'one call')} after another"
-    )
-    return f"{heading}; messages received a second, and ratio to mpim_lab\n{aligned(lines)}"
-
-
-def _rate_cells(row: Row) -> tuple[str, str, str]:
-    if "messages_per_s" not in row:
-        return _NOTHING, _NOTHING, _NOTHING
-    rate, (low, high), ratio = row["messages_per_s"], row["spread"], row.get("vs_mpim_lab")
-    return (
-        f"{rate:,.0f}",
-        f"±{(high - low) / 2 / rate:.0%}",
-        _NOTHING if ratio is None else f"{ratio:.3g}×",
-    )
-
-
-def _latencies(case: str, rows: Sequence[Row]) -> str:
-    lines = [["", "p50 ms", "p90 ms", "p99 ms", "max ms", "received/s", "lost", ""]]
-    for row in rows:
-        if "p50_ms" in row:
-            times = [_ms(row[name]) for name in ("p50_ms", "p90_ms", "p99_ms", "max_ms")]
-            note = "" if row["kept_up"] else "did not keep up"
-            lines.append(
-                [row["who"], *times, f"{row['messages_per_s']:,.0f}", f"{row['lost']:,}", note]
+    for case, own in _by_case(rows):
+        if own[0]["loop"] == "open":
+            yield lines(
+                f"open loop: {case} are due whatever the answers do; latency from due to handled",
+                [row for row in own if "p50_ms" in row],
+                {**LATENCIES, **RATE, **LOST, "": _kept_up},
             )
-    heading = f"open loop: {case} are due whatever the answers do; latency from due to handled"
-    return f"{heading}\n{aligned(lines)}"
+    for case, own in _by_case(closed)[-1:]:
+        yield lines(
+            f"closed loop, {case}: latency, CPU a message, most memory, faults",
+            [row for row in own if "p50_ms" in row],
+            COSTS,
+        )
 
 
-def _costs(case: str, rows: Sequence[Row]) -> str:
-    lines = [
-        [
-            "",
-            "p50 ms",
-            "p99 ms",
-            "CPU µs: publisher",
-            "receiver",
-            "MiB: publisher",
-            "receiver",
-            "lost",
-            "reordered",
-        ]
-    ]
-    for row in rows:
-        if "p50_ms" in row:
-            cpu = [f"{row[name]:.1f}" for name in ("publisher_cpu_us", "receiver_cpu_us")]
-            memory = [
-                f"{row[name] / 2**20:.0f}" for name in ("publisher_rss_bytes", "receiver_rss_bytes")
-            ]
-            times = [_ms(row["p50_ms"]), _ms(row["p99_ms"])]
-            lines.append(
-                [row["who"], *times, *cpu, *memory, f"{row['lost']:,}", f"{row['reordered']:,}"]
-            )
-    return f"closed loop, {case}: latency, CPU a message, most memory, faults\n{aligned(lines)}"
+def _compression(rows: Sequence[Row]) -> Iterator[str]:
+    sizes = [row for row in rows if "bytes" in row]
+    left = {"": number("left_percent")}
+    yield crossed("bytes left in percent, by bytes of chat text", sizes, left)
+    saved = {"": number("saved_bytes_a_us", "{:.1f}")}
+    yield crossed("bytes saved a microsecond of CPU, packing and unpacking", sizes, saved)
+    columns = {
+        "median bytes": number("median_bytes"),
+        "times smaller": number("times_smaller", "{:.2f}"),
+        "grew": number("grew_percent", "{:.0f} %"),
+        "of all bytes left": number("left_percent", "{:.0f} %"),
+    }
+    yield lines("one chat message", [row for row in rows if row["case"] == CHAT_MESSAGE], columns)
 
 
-def _reasons(rows: Sequence[Row]) -> list[str]:
-    """One line a candidate and reason, with the cases it holds for."""
-    cases: dict[tuple[str, str], list[str]] = {}
-    for row in rows:
-        if "reason" in row:
-            cases.setdefault((row["who"], row["reason"]), []).append(row["case"])
-    every = {row["case"] for row in rows}
-    return [
-        f"{who}: {reason}" + ("" if set(found) == every else f" ({', '.join(found)})")
-        for (who, reason), found in cases.items()
-    ]
+def _pool(rows: Sequence[Row]) -> Iterator[str]:
+    yield crossed("calls a second", rows, {"": number("calls_per_s")})
+    for what, column in (("a connection", "p99_wait_ms"), ("their reply", "p99_ms")):
+        yield crossed(f"99 % of calls had {what} within so many ms", rows, {"": precise(column)})
 
 
-def _cases(rows: Sequence[Row], loop: str) -> list[str]:
-    return list(dict.fromkeys(row["case"] for row in rows if row["loop"] == loop))
+def _growth(rows: Sequence[Row]) -> Iterator[str]:
+    for axis in dict.fromkeys(row["axis"] for row in rows):
+        rate = "deliveries/s" if axis == "subscribers" else "received/s"
+        columns = {
+            rate: number("messages_per_s"),
+            "server MiB": number("server_bytes", "{:,.1f}", MIB),
+            "clients MiB": number("client_bytes", "{:,.1f}", MIB),
+            **LOST,
+        }
+        own = [row for row in rows if row["axis"] == axis]
+        yield lines(axis, own, columns, number("value"))
 
 
-def _ms(milliseconds: float | None) -> str:
-    if milliseconds is None:
-        return _NOTHING
-    return f"{milliseconds:.2f}" if milliseconds < 10 else f"{milliseconds:,.0f}"
+def _live(rows: Sequence[Row]) -> Iterator[str]:
+    columns = {**RATE, "ratio": number("vs_unwatched", "{:.3f}×"), **P50_P99, **LOST}
+    for case, own in _by_case(rows):
+        yield lines(case, own, columns)
 
 
-def aligned(lines: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as they must be; the first to the left, numbers to the right.
+def _gateway(rows: Sequence[Row]) -> Iterator[str]:
+    """A table a kind of case, and what each candidate promises."""
+    for case, own in _by_case([row for row in rows if "rounds" in row]):
+        yield lines(*_gateway_form(case, own))
+    promises = dict.fromkeys(f"{row['who']}: {row['note']}" for row in rows)
+    yield "what a client can rely on\n" + _indented(promises)
 
-    >>> print(aligned([["", "rate"], ["redis-py", "12,800"], ["ours", "200,000"]]))
+
+def _gateway_form(case: str, rows: Sequence[Row]) -> tuple[str, Sequence[Row], Columns]:
+    row = rows[0]
+    if case == CONNECT:
+        columns = {
+            "seconds": number("seconds", "{:.2f}"),
+            "spread": spread("seconds"),
+            "a second": number("connects_per_s"),
+            "KiB a connection": precise("memory_kib"),
+            **CORES,
+        }
+        return f"{row['clients']:,} clients connect", rows, columns
+    if row.get("loop") == "open":
+        heading = f"{case} are due whatever the answers do; latency from due to handled"
+        return heading, rows, {**RATE, **LATENCIES, **LOST, **CORES, "": _kept_up}
+    if row.get("loop") == "closed":
+        heading = (
+            f"{row['tasks']:,} clients write, each with at most {row['in_flight']} unanswered; "
+            "ratio to mpim_lab"
+        )
+        columns = {**RATE, "spread": spread("messages_per_s"), "ratio": RATIO}
+        return heading, rows, {**columns, **P50_P99, **LOST, **CORES}
+    what = f"a notice to all {row['clients']:,}" if case == NOTICE else f"a message to a {case}"
+    columns = {
+        "ms": number("seconds", unit=1e-3),
+        "spread": spread("seconds"),
+        "slowest ms": number("slowest_s", unit=1e-3),
+        **LOST,
+    }
+    return f"{what}: until the last one has it", rows, columns
+
+
+BLOCKS: dict[str, Callable[[Sequence[Row]], Iterator[str]]] = {
+    "pubsub": _comparison,
+    "streams": _comparison,
+    "batching": _comparison,
+    "compression": _compression,
+    "pool": _pool,
+    "growth": _growth,
+    "live": _live,
+    "gateway": _gateway,
+}
+
+
+def _by_case(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
+    cases = dict.fromkeys(row["case"] for row in rows)
+    return [(case, [row for row in rows if row["case"] == case]) for case in cases]
+
+
+def lines(
+    heading: str, rows: Sequence[Row], columns: Columns, name: Cell = lambda row: row["who"]
+) -> str:
+    """One line a row: its name, and a cell a column.
+
+    >>> rows = [{"who": "redis-py", "rate": 12_800}, {"who": "ours", "rate": 200_000}]
+    >>> print(lines("how fast", rows, {"rate": number("rate")}))
+    how fast
                    rate
       redis-py   12,800
       ours      200,000
     """
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return "\n".join(
-        "  "
-        + "  ".join(
-            [
-                line[0].ljust(widths[0]),
-                *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True)),
-            ]
-        ).rstrip()
-        for line in lines
-    )
+    cells = {title: [cell(row) for row in rows] for title, cell in columns.items()}
+    return _block(heading, pd.DataFrame(cells, index=[name(row) for row in rows]))
+
+
+def crossed(heading: str, rows: Sequence[Row], columns: Columns) -> str:
+    """Names down, cases across; the column without a title has its case's."""
+    cells = {
+        (case, title): {row["who"]: cell(row) for row in own}
+        for case, own in _by_case(rows)
+        for title, cell in columns.items()
+    }
+    whos = list(dict.fromkeys(row["who"] for row in rows))
+    frame = pd.DataFrame(cells, index=whos).fillna(NOTHING)
+    titles = [title or case.removesuffix(" bytes") for case, title in cells]
+    return _block(heading, frame.set_axis(titles, axis=1))
+
+
+def _block(heading: str, frame: pd.DataFrame) -> str:
+    text = frame.to_string(col_space=[len(title) + 1 for title in frame.columns])
+    return f"{heading}\n{_indented(text.splitlines())}"
+
+
+def _indented(texts: Any) -> str:
+    return textwrap.indent("\n".join(text.rstrip() for text in texts), "  ")
