@@ -1,4 +1,4 @@
-"""`python -m mpim_lab.load.redis publisher|receiver`: one load process; `mpim_lab.load.load` starts it."""
+"""`python -m mpim_lab.load.redis publisher|receiver`: a load process; `load.load` starts it."""
 
 import asyncio
 import contextlib
@@ -13,11 +13,11 @@ from typing import Any
 
 from mpim_lab.events import now
 from mpim_lab.lab.server.process_guard import end_with_parent
-from mpim_lab.load.redis.batch_adapters import Batchers
-from mpim_lab.load.redis.candidates import CANDIDATES, Publish, subscribe_with
+from mpim_lab.load.redis.adapters.batching import Batchers
+from mpim_lab.load.redis.candidates import CANDIDATES, subscribe_with
 from mpim_lab.load.redis.growth import round_robin_channels, subscribe_many
 from mpim_lab.load.redis.parent_channel import ParentChannel
-from mpim_lab.load.redis.plan import HEAD, LoadPlan
+from mpim_lab.load.redis.plan import HEAD, LoadPlan, Publish
 from mpim_lab.load.redis.publisher import ClosedLoop, OpenLoop
 from mpim_lab.load.redis.receiver import Receiver
 from mpim_lab.terminal import first_error
@@ -52,7 +52,10 @@ async def publish(plan: LoadPlan, wire: ParentChannel) -> dict[str, Any]:
 
 
 async def warm_up(plan: LoadPlan, send: Publish, batch: int) -> None:
-    """Publish twice a task to a channel without subscribers, so that a pool dials before the clock runs; open batchers."""
+    """Publish twice a task to a channel without subscribers, and open batchers.
+
+    A pool is to dial before the clock runs.
+    """
     payload = HEAD.pack(0, 0.0)
     for _ in range(2):
         sends = (
@@ -97,9 +100,12 @@ def receiver_of(plan: LoadPlan) -> Receiver:
 
 
 async def unless(
-    lost: asyncio.Future[Exception], awaited: asyncio.Future[Any] | Coroutine[Any, Any, Any]
+    lost: asyncio.Future[Exception] | None,
+    awaited: asyncio.Future[Any] | Coroutine[Any, Any, Any],
 ) -> Any:
     """Await something, or raise the exception that `lost` gives when it comes first."""
+    if lost is None:
+        return await awaited
     task: asyncio.Future[Any] = asyncio.ensure_future(awaited)
     await asyncio.wait([task, lost], return_when=asyncio.FIRST_COMPLETED)
     if not task.done():

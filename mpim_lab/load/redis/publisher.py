@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mpim_lab.events import EventKind, now
-from mpim_lab.load.redis.candidates import Publish
-from mpim_lab.load.redis.plan import HEAD, LoadPlan
+from mpim_lab.load.redis.plan import HEAD, LoadPlan, Publish
 from mpim_lab.load.redis.ticker import precise_interval
 
 TICK_S = 0.0005

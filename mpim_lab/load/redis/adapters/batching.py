@@ -1,15 +1,14 @@
-"""Batch candidates: many messages in one frame, from a publisher's process to the handler in a receiver's."""
+"""Ours, batching: many messages in one frame, unpacked on the receiving side."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any
 
-from mpim_lab.load.redis.plan import LoadPlan
+from mpim_lab.load.redis.adapters.ours import connected, subscribing
+from mpim_lab.load.redis.plan import LoadPlan, OnPayload, Publish
 from mpim_lab.mq.batching.policies import BatchPolicy
 
-Publish = Callable[[str, Any], Awaitable[Any]]
-OnPayload = Callable[[bytes], Any]
 Call = Callable[[Any], Awaitable[Any]]
 
 
@@ -47,7 +46,7 @@ class _Line:
 
 
 class Batchers:
-    """Publish through the batcher of a channel, which is opened for the first message, or before it."""
+    """Publish through the batcher of a channel, opened for the first message, or before it."""
 
     def __init__(self, begin: Callable[[str], Awaitable[Call]]) -> None:
         self._begin, self._lines = begin, dict[str, _Line]()
@@ -75,9 +74,8 @@ def with_rule(
     @asynccontextmanager
     async def connect(plan: LoadPlan) -> AsyncIterator[Publish]:
         from mpim_lab.mq.batching.batcher import Batcher
-        from mpim_lab.mq.pubsub.queue import MessageQueue
 
-        async with MessageQueue(plan.url, prefix=plan.prefix) as mq, AsyncExitStack() as opened:
+        async with connected(plan) as mq, AsyncExitStack() as opened:
 
             async def begin(channel: str) -> Call:
                 batcher = await opened.enter_async_context(
@@ -90,28 +88,8 @@ def with_rule(
     return connect
 
 
-@asynccontextmanager
-async def unpacking(
-    plan: LoadPlan, on_payload: OnPayload
-) -> AsyncIterator["asyncio.Future[Exception]"]:
+def unpacking(plan: LoadPlan, on_payload: OnPayload) -> AbstractAsyncContextManager[None]:
     """A subscription that unpacks: its handler is called once for each message."""
     from mpim_lab.mq.batching.decoder import FrameDecoder
-    from mpim_lab.mq.pubsub.queue import MessageQueue
 
-    async with MessageQueue(plan.url, prefix=plan.prefix) as mq:
-        await mq.subscribe(
-            plan.channel, lambda message: on_payload(message.payload), decode=FrameDecoder(mq)
-        )
-        yield asyncio.get_running_loop().create_future()  # never done: it reconnects by itself
-
-
-@asynccontextmanager
-async def subscribing(
-    plan: LoadPlan, on_payload: OnPayload
-) -> AsyncIterator["asyncio.Future[Exception]"]:
-    """A subscription to payloads as they are."""
-    from mpim_lab.mq.pubsub.queue import MessageQueue
-
-    async with MessageQueue(plan.url, prefix=plan.prefix) as mq:
-        await mq.subscribe(plan.channel, lambda message: on_payload(message.payload))
-        yield asyncio.get_running_loop().create_future()  # likewise
+    return subscribing(plan, on_payload, FrameDecoder)

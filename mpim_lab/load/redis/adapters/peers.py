@@ -1,19 +1,54 @@
-"""Stream peers: frameworks on Redis streams, each set up as its own documentation advises for speed.
+"""Peers: other clients, and frameworks on streams, each set up as its own page advises for speed.
 
-Their messages are JSON, so a payload of any bytes goes through them as base64.
+A framework's messages are JSON, so a payload of any bytes goes through it as base64.
 """
 
 import asyncio
 from base64 import b64decode, b64encode
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from mpim_lab.load.redis.plan import LoadPlan
-from mpim_lab.load.redis.stream_adapters import BATCH_SIZE, GROUP, OnPayload, Publish
+from mpim_lab.load.redis.plan import BATCH_SIZE, GROUP, LoadPlan, OnPayload, Publish
+from mpim_lab.mq.connection.address import Address
 
 AT_ONCE = 100  # taskiq's own choice
 CANCEL_EVERY_S = 0.5
+
+
+@asynccontextmanager
+async def coredis(plan: LoadPlan) -> AsyncIterator[Publish]:
+    """Its defaults: the size of its pool makes no difference; no decoding."""
+    import coredis
+
+    async with coredis.Redis.from_url(plan.url, decode_responses=False) as client:
+        yield client.publish
+
+
+@asynccontextmanager
+async def valkey_glide(plan: LoadPlan) -> AsyncIterator[Publish]:
+    """One client shared by all tasks, RESP3, as its documentation asks; it multiplexes in Rust."""
+    import glide
+
+    address = Address.parse(plan.url)
+    credentials = (
+        glide.ServerCredentials(address.password, address.username) if address.password else None
+    )
+    configuration = glide.GlideClientConfiguration(
+        [glide.NodeAddress(address.host, address.port)],
+        use_tls=address.tls is not None,
+        credentials=credentials,
+        database_id=address.db,
+        request_timeout=20_000,
+        inflight_requests_limit=4_096,
+    )
+    client = await glide.GlideClient.create(configuration)
+
+    def publish(channel: str, payload: bytes) -> Awaitable[int]:
+        return client.publish(payload, channel)
+
+    yield publish
+    await client.close()
 
 
 @asynccontextmanager
@@ -37,9 +72,7 @@ async def faststream(plan: LoadPlan) -> AsyncIterator[Publish]:
 
 
 @asynccontextmanager
-async def faststream_consuming(
-    plan: LoadPlan, on_payload: OnPayload
-) -> AsyncIterator["asyncio.Future[Exception]"]:
+async def faststream_consuming(plan: LoadPlan, on_payload: OnPayload) -> AsyncIterator[None]:
     """A subscriber in a group that takes batches and acknowledges each as one.
 
     No pydantic and no log, as it advises.
@@ -62,7 +95,7 @@ async def faststream_consuming(
             on_payload(b64decode(text))
 
     await broker.start()
-    yield asyncio.get_running_loop().create_future()
+    yield
     await broker.stop()
 
 
@@ -91,10 +124,8 @@ async def taskiq(plan: LoadPlan) -> AsyncIterator[Publish]:
 
 
 @asynccontextmanager
-async def taskiq_consuming(
-    plan: LoadPlan, on_payload: OnPayload
-) -> AsyncIterator["asyncio.Future[Exception]"]:
-    """One worker that runs 100 tasks at once and has 100 more at hand, without checking parameters."""
+async def taskiq_consuming(plan: LoadPlan, on_payload: OnPayload) -> AsyncIterator[None]:
+    """One worker that runs 100 tasks at once and has 100 more at hand; parameters unchecked."""
     from taskiq.api import run_receiver_task
 
     broker = _taskiq_task(plan.url, plan.channel, 2 * AT_ONCE, on_payload).broker
@@ -106,7 +137,7 @@ async def taskiq_consuming(
     }
     others = asyncio.all_tasks()
     working = asyncio.create_task(run_receiver_task(broker, **options))
-    yield asyncio.get_running_loop().create_future()
+    yield
     # Again and again: it waits without end for a read of its own, and redis-py loses a cancellation
     # now and then.
     while not working.done():
