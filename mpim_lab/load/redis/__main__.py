@@ -6,13 +6,12 @@ import faulthandler
 import resource
 import sys
 import time
-import traceback
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 from mpim_lab.events import now
-from mpim_lab.lab.server.process_guard import end_with_parent
+from mpim_lab.load.child import run_child
 from mpim_lab.load.redis.adapters.batching import Batchers
 from mpim_lab.load.redis.candidates import CANDIDATES, subscribe_with
 from mpim_lab.load.redis.growth import round_robin_channels, subscribe_many
@@ -20,7 +19,6 @@ from mpim_lab.load.redis.parent_channel import ParentChannel
 from mpim_lab.load.redis.plan import HEAD, LoadPlan, Publish
 from mpim_lab.load.redis.publisher import ClosedLoop, OpenLoop
 from mpim_lab.load.redis.receiver import Receiver
-from mpim_lab.terminal import first_error
 
 
 async def work(role: str) -> None:
@@ -147,19 +145,5 @@ def max_rss_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
 
 
-def main() -> None:
-    """Run on uvloop where the platform has it; say why it went wrong, if it did."""
-    try:
-        from uvloop import run
-    except ImportError:
-        from asyncio import run  # type: ignore[assignment]
-    end_with_parent()
-    try:
-        run(work(sys.argv[1]))
-    except Exception as error:
-        traceback.print_exception(first_error(error))  # the parent shows the last lines only
-        sys.exit(1)
-
-
 if __name__ == "__main__":
-    main()
+    run_child(work(sys.argv[1]))
