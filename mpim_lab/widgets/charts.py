@@ -18,7 +18,8 @@ from mpim_lab.keys import is_ack_channel
 from mpim_lab.lab.exercise.experiment import Run
 from mpim_lab.lab.trace.trace import RateSample, Trace
 from mpim_lab.widgets.chart_svg import bars_svg, lines_svg
-from mpim_lab.widgets.plot import PALETTE, Plot, styled
+from mpim_lab.widgets.plot import Plot, styled
+from mpim_lab.widgets.static_picture import PALETTE
 
 POLL_S = 0.25
 MAX_POINTS = 240

@@ -12,10 +12,10 @@ import traitlets
 from mpim_lab.events import now
 from mpim_lab.lab.exercise.experiment import Run
 from mpim_lab.lab.trace.trace import Trace
-from mpim_lab.widgets.scene import Scene
-from mpim_lab.widgets.scene_builder import build_scene
+from mpim_lab.widgets.scenes.builder import build_scene
+from mpim_lab.widgets.scenes.scene import Scene
+from mpim_lab.widgets.scenes.svg import space_time_svg
 from mpim_lab.widgets.static_picture import Bundle, bundle
-from mpim_lab.widgets.svg import space_time_svg
 
 STATIC = Path(__file__).parent / "static"
 SCRIPTS = (

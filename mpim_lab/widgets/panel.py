@@ -13,8 +13,7 @@ from mpim_lab.errors import FaultUnavailable, MpimError
 from mpim_lab.events import EventKind
 from mpim_lab.lab.exercise.experiment import Experiment, Result, Run
 from mpim_lab.lab.faults.injector import DESCRIPTIONS
-from mpim_lab.widgets.buttons import Buttons, named
-from mpim_lab.widgets.controls import make_control
+from mpim_lab.widgets.controls import Buttons, make_control, named
 from mpim_lab.widgets.flow import FlowView
 from mpim_lab.widgets.static_picture import Bundle, bundle
 

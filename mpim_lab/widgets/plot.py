@@ -15,7 +15,6 @@ from plotly.offline import get_plotlyjs
 
 from mpim_lab.widgets.static_picture import Bundle, bundle
 
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _AXIS: dict[str, Any] = {
     "title_font_size": 13,
     "gridcolor": "rgba(128,128,128,.28)",

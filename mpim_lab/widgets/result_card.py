@@ -4,9 +4,9 @@ from typing import Any
 
 from mpim_lab.lab.exercise.challenge import ChallengeResult
 from mpim_lab.lab.trace.trace import Trace
-from mpim_lab.widgets.scene_builder import build_scene
+from mpim_lab.widgets.scenes.builder import build_scene
+from mpim_lab.widgets.scenes.svg import space_time_svg
 from mpim_lab.widgets.static_picture import Bundle, bundle, escape
-from mpim_lab.widgets.svg import space_time_svg
 
 
 class ResultCard:

@@ -9,8 +9,8 @@ import ipywidgets as ui
 import pandas as pd
 
 from mpim_lab.errors import MpimError
-from mpim_lab.widgets.buttons import Buttons, named
 from mpim_lab.widgets.charts import sweep_chart, sweep_picture
+from mpim_lab.widgets.controls import Buttons, named
 from mpim_lab.widgets.static_picture import Bundle, bundle
 
 Rows = AsyncIterator[dict[str, Any]]

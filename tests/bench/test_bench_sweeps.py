@@ -13,7 +13,7 @@ from mpim_lab.bench.report.page import page_of, sections_of
 from mpim_lab.bench.report.table import report_text
 from mpim_lab.bench.rows import EVERY_CASE, rounded, rows_of
 from mpim_lab.errors import InvalidParameter, LoadFailed
-from mpim_lab.widgets.plot import PALETTE
+from mpim_lab.widgets.static_picture import PALETTE
 
 MACHINE = {"cpu": "Z80 <b>", "cores": 1, "python": "CPython 3.11", "server": "Valkey 9.0"}
 

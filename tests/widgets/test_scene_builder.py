@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from mpim_lab.events import Event, EventKind
 from mpim_lab.lab.trace.trace import Trace
-from mpim_lab.widgets import im_scene_builder, scene_builder
-from mpim_lab.widgets.scene import Band, Leg
-from mpim_lab.widgets.scene_builder import build_scene
-from mpim_lab.widgets.svg import space_time_svg
+from mpim_lab.widgets.scenes import builder as scene_builder
+from mpim_lab.widgets.scenes import im_builder as im_scene_builder
+from mpim_lab.widgets.scenes.builder import build_scene
+from mpim_lab.widgets.scenes.scene import Band, Leg
+from mpim_lab.widgets.scenes.svg import space_time_svg
 from tests.traces import (
     BOB_LISTENS,
     CHANNEL,

@@ -9,7 +9,7 @@ from plotly.subplots import make_subplots
 
 from mpim_lab.bench.report.table import MIB
 from mpim_lab.bench.rows import Row
-from mpim_lab.widgets.plot import PALETTE
+from mpim_lab.widgets.static_picture import PALETTE
 
 # With the palette, pairs repeat after 42.
 SHAPES = ("circle", "square", "diamond", "cross", "triangle-up", "x", "star")

@@ -16,8 +16,8 @@ from mpim_lab import errors
 from mpim_lab.events import Event, EventKind
 from mpim_lab.keys import is_ack_channel
 from mpim_lab.lab.trace.trace import Trace
-from mpim_lab.widgets.im_scene_builder import build_im_scene, has_hops, sampling_note
-from mpim_lab.widgets.scene import Band, Leg, MessageHistory, Scene
+from mpim_lab.widgets.scenes.im_builder import build_im_scene, has_hops, sampling_note
+from mpim_lab.widgets.scenes.scene import Band, Leg, MessageHistory, Scene
 
 AT_SERVER, ARRIVES, CONFIRMED_AT = 0.35, 0.7, 0.95
 SERVER_FAULTS, SENDER_FAULTS = ("kill", "pause"), ("flush fails",)

@@ -5,7 +5,7 @@ The same scene gives the same text.
 
 from collections.abc import Iterable
 
-from mpim_lab.widgets.scene import FATES, Leg, MessageHistory, Scene
+from mpim_lab.widgets.scenes.scene import FATES, Leg, MessageHistory, Scene
 from mpim_lab.widgets.static_picture import escape
 
 # Okabe and Ito's palette: told apart with any kind of colour vision. Every fate has a shape of its

@@ -1,7 +1,7 @@
-"""IM scene builder: from a trace of MPIM to a picture of a message's way over clients, gateways, channels and stores.
+"""IM scene builder: a message's way over clients, gateways, channels and stores, from a trace.
 
 Every hop is an event of its own (`EventKind.HOP`). Time is counted in steps, as in
-`scene_builder.py`: two for each time that a message comes from its sender to a gateway; one that is
+`builder.py`: two for each time that a message comes from its sender to a gateway; one that is
 sent again takes two more. Within them a message goes from left to right, whatever the clock said:
 two connections hear of it in any order.
 """
@@ -12,9 +12,10 @@ from typing import ClassVar
 
 from mpim_lab.events import CHAT_LOG, OFFLINE_STORE, SERVICE, Event, EventKind
 from mpim_lab.lab.trace.trace import Trace
-from mpim_lab.widgets.scene import Band, Leg, MessageHistory, Scene
+from mpim_lab.widgets.scenes.scene import Band, Leg, MessageHistory, Scene
 
-STEPS = 2  # that a message takes from its sender's gateway to its readers: as long as its way is in a picture
+# That a message takes from its sender's gateway to its readers: as long as its way is in a picture.
+STEPS = 2
 HOP_STEPS = 0.16 * STEPS
 KEPT = (CHAT_LOG, OFFLINE_STORE)
 ACKNOWLEDGEMENTS = ("success", "pushed", "stored", "known")
@@ -95,9 +96,10 @@ HANDLED_BY_ADD = frozenset({EventKind.FAULT_BEGAN, EventKind.FAULT_ENDED})
 # A message's way is drawn from its hops; what the queue below reports of it is not.
 IGNORED = frozenset(
     {
-        EventKind.CHECKED, EventKind.BATCHED, EventKind.PUBLISHED, EventKind.RECEIVED, EventKind.HANDLED, EventKind.DROPPED,
-        EventKind.FAILED, EventKind.ADDED, EventKind.CLAIMED, EventKind.RETRIED, EventKind.ACKED, EventKind.RELEASED,
-        EventKind.DEAD_LETTERED, EventKind.CRASHED, EventKind.CONFIRMED, EventKind.CONNECTED, EventKind.DISCONNECTED,
+        EventKind.CHECKED, EventKind.BATCHED, EventKind.PUBLISHED, EventKind.RECEIVED,
+        EventKind.HANDLED, EventKind.DROPPED, EventKind.FAILED, EventKind.ADDED, EventKind.CLAIMED,
+        EventKind.RETRIED, EventKind.ACKED, EventKind.RELEASED, EventKind.DEAD_LETTERED,
+        EventKind.CRASHED, EventKind.CONFIRMED, EventKind.CONNECTED, EventKind.DISCONNECTED,
         EventKind.RESUBSCRIBED, EventKind.SUBSCRIBED, EventKind.UNSUBSCRIBED,
     }
 )  # fmt: skip
