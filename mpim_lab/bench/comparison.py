@@ -1,4 +1,4 @@
-"""`mpim-lab bench pubsub`, `streams` and `batching`: ours beside the peers, under the same loads."""
+"""`mpim-lab bench pubsub`, `streams`, `batching`: ours beside the peers, under the same loads."""
 
 from collections.abc import Sequence
 from dataclasses import replace

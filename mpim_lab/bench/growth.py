@@ -1,11 +1,11 @@
 """`mpim-lab bench growth`: how cost grows, in throughput and in memory, along four axes.
 
-| axis         | values        | messages_per_s                                                       |
-|--------------|---------------|----------------------------------------------------------------------|
-| message size | 16 B to 1 MiB | received; 16 tasks publish                                           |
-| channels     | 1 to 100,000  | received by one queue that subscribes to all; each goes to one       |
-| subscribers  | 1 to 1,000    | deliveries: a message to one channel counts once a subscriber        |
-| tasks        | 1 to 10,000   | received; each task awaits one publish after another                 |
+| axis         | values        | messages_per_s                                         |
+|--------------|---------------|--------------------------------------------------------|
+| message size | 16 B to 1 MiB | received; 16 tasks publish                             |
+| channels     | 1 to 100,000  | received by one queue that hears all; each goes to one |
+| subscribers  | 1 to 1,000    | deliveries: a message counts once a subscriber         |
+| tasks        | 1 to 10,000   | received; each task awaits one publish after another   |
 
 One subscriber is a `MessageQueue`; several are bare connections, as cheap as can be, in one
 process. A payload has at least 16 bytes, not 10: it begins with its number and the moment it was

@@ -42,7 +42,8 @@ async def bench_live(schedule: Schedule, tell: Tell = keep_quiet) -> dict[str, A
     async with open_server() as server:
         machine = await describe_machine(server.url)
         options = f"{server.prefix!r}, {rounds}, {seconds}"
-        cell = nbformat.v4.new_code_cell(_CELL.format(options=options))  # type: ignore[no-untyped-call]
+        code = _CELL.format(options=options)
+        cell = nbformat.v4.new_code_cell(code)  # type: ignore[no-untyped-call]
         notebook = nbformat.v4.new_notebook(cells=[cell])  # type: ignore[no-untyped-call]
         # A kernel takes modules from where it is: a learner's `queue.py`, too.
         elsewhere = {"metadata": {"path": "/"}}

@@ -146,7 +146,7 @@ def ladder_chart(
     title: str = "The throughput ladder",
     unit: str = "messages per second",
 ) -> Plot:
-    """Horizontal bars from slow to fast, each with its ratio to the first (left out when that is 0)."""
+    """Horizontal bars from slow to fast, each with its ratio to the first if that is above 0."""
     if not rungs:
         raise InvalidParameter("a ladder needs at least one rung")
     names, values = [name for name, _ in rungs], [value for _, value in rungs]

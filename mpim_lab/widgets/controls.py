@@ -15,7 +15,7 @@ Act = Callable[[], Coroutine[Any, Any, Any] | None]
 
 
 def make_control(name: str, value: Any, parameter: Parameter) -> ui.Widget:
-    """Return a drop-down for choices, a checkbox for yes or no, a slider between bounds, or a box."""
+    """Return a drop-down for choices, a checkbox for yes or no, a slider, or a number box."""
     words, unit = name.rpartition("_")[::2]
     label = (
         f"{words.replace('_', ' ')} ({unit})"

@@ -1,4 +1,4 @@
-"""FlowView: messages on their way and their space-time diagram, live while a run goes on, then to be replayed."""
+"""FlowView: messages on their way and their space-time diagram, live and then to be replayed."""
 
 import asyncio
 import threading

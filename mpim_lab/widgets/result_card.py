@@ -1,4 +1,4 @@
-"""ResultCard: the result of a challenge: passed, or the shortest failing history in words and as a space-time picture."""
+"""ResultCard: a challenge's result: passed, or the shortest failing history, in words and drawn."""
 
 from typing import Any
 
@@ -36,5 +36,6 @@ class ResultCard:
     def _repr_mimebundle_(self, **options: Any) -> Bundle:
         data, described = bundle(None, self.picture, repr(self))
         colour = "#009E73" if self.result.passed else "#D55E00"
-        text = f"<pre style='border-left:5px solid {colour};padding:6px 12px;margin:6px 2px'>{escape(repr(self))}</pre>"
+        style = f"border-left:5px solid {colour};padding:6px 12px;margin:6px 2px"
+        text = f"<pre style='{style}'>{escape(repr(self))}</pre>"
         return {**data, "text/html": f"{text}{self.picture}"}, described

@@ -1,4 +1,4 @@
-"""SweepPanel: a sweep whose curve grows while it is measured, with its progress, and a stop button that stops at once."""
+"""SweepPanel: a sweep whose curve grows while it is measured, with progress and a stop button."""
 
 import asyncio
 import contextlib

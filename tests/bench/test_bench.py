@@ -56,7 +56,7 @@ def sample(who, case, round_, numbers=None, reason=None):
 
 
 def samples_of_all_sorts():
-    """Two rounds: ours, a peer in both loops, a limit with a rate only, one open only, one missing."""
+    """Two rounds: ours, a peer in both loops, a limit with a rate, one open only, one missing."""
     samples = []
     for number, (own, peer) in enumerate([(100.0, 50.0), (200.0, 180.0)], start=1):
         for case in (CLOSED, FAST):
@@ -109,7 +109,7 @@ async def test_everybody_begins_once_in_every_case(candidates):
 
 
 def test_a_pile_that_is_taken_in_no_time_is_no_rate():
-    """A thousand messages sent in two seconds are 500 a second, however late the receiver woke up."""
+    """A thousand messages sent in two seconds are 500 a second, however late the receiver."""
     assert numbers(900_000.0, seconds=2.0)["messages_per_s"] == 500.0
     assert numbers(400.0, seconds=2.0)["messages_per_s"] == 400.0
 

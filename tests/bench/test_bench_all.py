@@ -1,4 +1,4 @@
-"""`mpim-lab bench batching`, `compression`, `pool`, `growth` and `all`, from their arguments to their files."""
+"""`mpim-lab bench batching`, `compression`, `pool`, `growth`, `all`: from arguments to files."""
 
 import json
 

@@ -212,7 +212,7 @@ def test_ones_own_figures_stand_beside_the_reference(kept):
     ],
 )
 def test_each_bench_has_its_own_measure(kept, bench, name, reference_value):
-    """Times smaller of a chat message, calls a second of 64 callers, messages a second at a point."""
+    """Times smaller of a chat message, calls a second of 64 callers, a rate at a point."""
     table = beside_reference(bench, pd.Series({name: 3.0}))
     assert table.loc[name, "reference"] == reference_value
 

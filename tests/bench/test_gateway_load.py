@@ -41,7 +41,7 @@ OPCODES = {TEXT: Opcode.TEXT, BINARY: Opcode.BINARY, PING: Opcode.PING}
     st.data(),
 )
 def test_frames_are_read_however_they_are_cut(frames, data):
-    """A server's frames, as websockets writes them, come out whole and in order, wherever the network cuts them."""
+    """A server's frames come out whole and in order, wherever the network cuts them."""
     frames = [(first, payload[:125] if first == PING else payload) for first, payload in frames]
     stream = b"".join(
         Frame(OPCODES[first], payload).serialize(mask=False) for first, payload in frames

@@ -61,7 +61,7 @@ def descendants(pid):
 
 @pytest.mark.parametrize("who", list(CANDIDATES))
 async def test_a_candidate_has_all_its_rows_and_loses_nothing(who, monkeypatch):
-    """Every case is measured, from a server process and two processes of clients that were not there before."""
+    """Every case is measured, from a server process and two processes of clients."""
     installed(who)
     monkeypatch.delenv("MPIM_REDIS_URL", raising=False)
     report = await bench_gateway(TINY, whos=[who])

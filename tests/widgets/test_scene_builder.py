@@ -246,7 +246,7 @@ def confirmed(chance, message):
 
 
 def told_anyhow(chance):
-    """A naive version's message, one lost during a fault, a confirmed one that was repeated, and another."""
+    """A naive version's message, one lost during a fault, a confirmed one repeated, and another."""
     yield BOB_LISTENS
     yield sent("m1")[0]
     yield from merged(chance, [*sent("m1")[1:], *told("m1")], handled("m1"))
@@ -257,7 +257,7 @@ def told_anyhow(chance):
 
 @given(st.integers(0, 10**9))
 def test_the_picture_does_not_depend_on_which_connection_heard_first(seed):
-    """Everything but the words of a message's log, which keep the order in which things were heard of."""
+    """Everything but the words of a message's log, which keep the order of the events."""
     trace, ordered = (
         trace_of(*told_anyhow(random.Random(seed))),
         trace_of(*told_anyhow(random.Random(0))),

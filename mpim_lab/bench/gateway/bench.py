@@ -1,16 +1,16 @@
-"""`mpim-lab bench gateway`: thousands of clients; ours beside python-socketio and socket.io on Node.
+"""`mpim-lab bench gateway`: thousands of clients, beside python-socketio and socket.io on Node.
 
 Each candidate is one server process, with Redis beside it as its documentation wants it. The
 clients live in processes of their own, half of them in each, and write to clients in the other
 half. A candidate has a Redis of its own in each round.
 
-| case           | seconds               | messages_per_s | besides                                              |
-|----------------|-----------------------|----------------|------------------------------------------------------|
-| connect        | until all are         |                | memory_kib: the server's process grew, a connection  |
-| 5,000 msg/s    |                       | handed over    | latency from due to handled, lost                    |
-| 200 × 8        |                       | handed over    | 200 clients write, 8 unanswered messages each        |
-| notice to all  | until the last has it |                | slowest_s: of several                                |
-| group of 1,000 | until the last has it |                | slowest_s: of several                                |
+| case           | seconds               | messages_per_s | besides                         |
+|----------------|-----------------------|----------------|---------------------------------|
+| connect        | until all are         |                | memory_kib: growth a connection |
+| 5,000 msg/s    |                       | handed over    | latency, lost                   |
+| 200 × 8        |                       | handed over    | 8 unanswered each               |
+| notice to all  | until the last has it |                | slowest_s: of several           |
+| group of 1,000 | until the last has it |                | slowest_s: of several           |
 
 messages_per_s: messages that a receiving client has, over the time from the beginning to the last
 receipt. server_cpu and load_cpu: cores in use by the server and by the clients' processes: a load

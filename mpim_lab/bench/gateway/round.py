@@ -50,7 +50,7 @@ class GatewayRound:
         self._server.check()
 
     async def connect(self) -> Row:
-        """How long it takes to connect all, and how much memory of the server each of them takes."""
+        """How long it takes to connect all, and how much of the server's memory each takes."""
         clients = self._schedule.clients
         first = min(WARM_UP, clients // len(self._swarms) // 2)
         await self._ask_all("connect", up_to=first, timeout_s=30.0)

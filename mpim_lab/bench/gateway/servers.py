@@ -1,4 +1,4 @@
-"""Gateway servers: who is compared in `mpim-lab bench gateway`, and each one's server as a process of its own."""
+"""Gateway servers: who is compared in `mpim-lab bench gateway`, each in a process of its own."""
 
 import asyncio
 import json
@@ -23,10 +23,12 @@ from mpim_lab.load.gateway.plan import MPIM, SOCKET_IO
 PEERS = Path(__file__).parent / "peers"
 START_TIMEOUT_S, STOP_TIMEOUT_S = 30.0, 5.0
 LAST_LINES = 20
-MAX_FRAMES_PER_S = (
-    "1000"  # of one client: the peers set no limit, and a closed loop would reach the usual one
+# Of one client: the peers set no limit, and a closed loop would reach the usual one.
+MAX_FRAMES_PER_S = "1000"
+AT_MOST_ONCE = (
+    "at most once: what a client misses is gone; "
+    "not kept, not numbered, no acknowledgement by the receiver"
 )
-AT_MOST_ONCE = "at most once: what a client misses is gone; not kept, not numbered, no acknowledgement by the receiver"
 PYTHON_PEERS = ("socketio", "uvicorn", "websockets")
 
 
@@ -59,7 +61,8 @@ CANDIDATES = {
         GatewayCandidate(
             "mpim_lab",
             MPIM,
-            "exactly once in effect, in order: numbered, kept before `sent`, acknowledged by the receiver, sent again",
+            "exactly once in effect, in order: "
+            "numbered, kept before `sent`, acknowledged by the receiver, sent again",
             lambda: child_command("mpim_lab.im", "--rate", MAX_FRAMES_PER_S),
             _missing_ours,
         ),

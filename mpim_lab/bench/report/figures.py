@@ -180,7 +180,7 @@ def whole_decades(figure: go.Figure) -> go.Figure:
 
 
 def _values(figure: go.Figure, letter: str, axis: str) -> Iterator[float]:
-    """What is drawn on an axis, to the ends of its error bars; nothing below 0, which has no log."""
+    """What is drawn on an axis, to the ends of its error bars, and is above 0."""
     for drawn in figure.data:
         if (drawn[f"{letter}axis"] or letter) != axis.replace("axis", ""):
             continue

@@ -83,9 +83,8 @@ class Client(asyncio.Protocol):
             assert self._transport is not None
             self._transport.write(masked(payload, PONG))
         elif first == CLOSE:
-            self._fail(
-                f"the gateway closed the connection: {payload[2:].decode(errors='replace') or payload[:2].hex()}"
-            )
+            why = payload[2:].decode(errors="replace") or payload[:2].hex()
+            self._fail(f"the gateway closed the connection: {why}")
         elif first != PONG:
             raise CorruptPayload(f"not a frame that was asked for: {first:#x}")
 

@@ -1,4 +1,4 @@
-"""Sending: an open loop, in which messages are due at a rate, and a closed one, in which the answers set the pace."""
+"""Sending: an open loop, paced by a rate, and a closed one, paced by the answers."""
 
 import asyncio
 import contextlib

@@ -42,7 +42,7 @@ class Traffic:
         return {"sent": sent, "seconds": now() - start_at, "cpu_s": time.process_time() - cpu_s}
 
     async def closed(self, senders: int, in_flight: int, seconds: float, start_at: float) -> Found:
-        """`senders` clients of this process, each with `in_flight` messages that wait for their answers."""
+        """`senders` clients of this process, each with `in_flight` unanswered messages."""
         places: list[int] = spread(senders, range(len(self._swarm.clients)))
         clients = [self._swarm.clients[place] for place in places]
         cpu_s, own = time.process_time(), (self._plan.part, self._plan.parts)

@@ -33,7 +33,7 @@ class DeliveryCounter:
         self._highest = -1
 
     def add(self, payload: bytes, at: float) -> int:
-        """Count one payload that arrived at `at` (monotonic seconds); return its sequence number."""
+        """Count a payload that arrived at `at` (monotonic seconds); return its sequence number."""
         sequence: int
         sequence, due_at = HEAD.unpack_from(payload)
         while sequence >= len(self._seen):

@@ -1,4 +1,4 @@
-"""Scene: everything a picture shows, as plain data: who is there, each message's way and fate, what was wrong when."""
+"""Scene: all a picture shows, as plain data: who, each message's way and fate, each fault."""
 
 from collections import Counter
 from dataclasses import dataclass, field

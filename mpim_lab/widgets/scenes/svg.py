@@ -22,13 +22,14 @@ STEP, LANE, LOW_LANE, LEFT, TOP = 30, 82, 50, 132, 74
 MAX_LANES = 6  # at their full height
 MAX_STEPS = 40
 
-_STYLE = """
-.card{fill:#fff;stroke:#d0d7de}.t{fill:#1f2328;font:13px system-ui,sans-serif}.s{fill:#57606a;font:12px system-ui,sans-serif}
-.b{font-weight:600}.line{stroke:#8c959f;stroke-width:1.5}.band{fill:#6e7781;fill-opacity:.16}.bt{fill:#57606a;font:italic 12px
- system-ui,sans-serif}
-@media (prefers-color-scheme:dark){.card{fill:#161b22;stroke:#30363d}.t{fill:#e6edf3}.s,.bt{fill:#9ea7b3}.line{stroke:#6e7681}
-.band{fill:#8b949e;fill-opacity:.24}}
-"""
+_STYLE = (
+    ".card{fill:#fff;stroke:#d0d7de}.t{fill:#1f2328;font:13px system-ui,sans-serif}"
+    ".s{fill:#57606a;font:12px system-ui,sans-serif} .b{font-weight:600}"
+    ".line{stroke:#8c959f;stroke-width:1.5}.band{fill:#6e7781;fill-opacity:.16}"
+    ".bt{fill:#57606a;font:italic 12px system-ui,sans-serif} "
+    "@media (prefers-color-scheme:dark){.card{fill:#161b22;stroke:#30363d}.t{fill:#e6edf3}"
+    ".s,.bt{fill:#9ea7b3}.line{stroke:#6e7681} .band{fill:#8b949e;fill-opacity:.24}}"
+)
 
 
 def space_time_svg(scene: Scene, title: str) -> str:
@@ -43,9 +44,9 @@ def space_time_svg(scene: Scene, title: str) -> str:
     width = max(LEFT + STEP * (last - first + 1) + 40, 780)
     height = TOP + lane * max(len(nodes), 1) + 34 + (LANE - lane) // 2
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}"',
-        ' role="img">',
-        f"<title>{escape(title)}: {escape(str(scene))}</title><style>{' '.join(_STYLE.split())}</style>",
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" ',
+        f'width="{width}" height="{height}" role="img">',
+        f"<title>{escape(title)}: {escape(str(scene))}</title><style>{_STYLE}</style>",
         f'<rect class="card" x=".5" y=".5" width="{width - 1}" height="{height - 1}" rx="10"/>',
         *_heading(scene, title, first, last, width),
         *_bands(scene, lanes, first, last),
@@ -83,15 +84,16 @@ def _heading(scene: Scene, title: str, first: int, last: int, width: int) -> Ite
     if any(story.silently_lost for story in scene.stories):
         silent = sum(story.silently_lost for story in scene.stories)
         yield (
-            _flag(x + 6, 50)
-            + f'<text class="s" x="{x + 18}" y="51">{silent} of them acknowledged “{scene.acknowledgement}”</text>'
+            _flag(x + 6, 50) + f'<text class="s" x="{x + 18}" y="51">'
+            f"{silent} of them acknowledged “{scene.acknowledgement}”</text>"
         )
 
 
 def _lanes(lanes: dict[str, int], width: int) -> Iterable[str]:
     for node, y in lanes.items():
         yield f'<line class="line" x1="{LEFT - 10}" x2="{width - 18}" y1="{y}" y2="{y}"/>'
-        yield f'<text class="t b" x="{LEFT - 20}" y="{y + 4}" text-anchor="end">{escape(node)}</text>'
+        name = escape(node)
+        yield f'<text class="t b" x="{LEFT - 20}" y="{y + 4}" text-anchor="end">{name}</text>'
 
 
 def _bands(scene: Scene, lanes: dict[str, int], first: int, last: int) -> Iterable[str]:
@@ -100,7 +102,8 @@ def _bands(scene: Scene, lanes: dict[str, int], first: int, last: int) -> Iterab
         begin, end = max(band.begin, first - 0.1), min(band.end, last + 1)
         if band.node in lanes and begin < end:
             x, wide, y = _x(begin, first), (end - begin) * STEP, lanes[band.node]
-            yield f'<rect class="band" x="{x:.1f}" y="{y - 22}" width="{wide:.1f}" height="44" rx="5"/>'
+            place = f'x="{x:.1f}" y="{y - 22}" width="{wide:.1f}" height="44"'
+            yield f'<rect class="band" {place} rx="5"/>'
             if band.label not in labelled or wide > 60:
                 yield f'<text class="bt" x="{x + 3:.1f}" y="{y + 36}">{escape(band.label)}</text>'
             labelled.add(band.label)
@@ -132,7 +135,8 @@ def _message(
         x, y = _x(begin, first), lanes[story.legs[0].source]
         every = max(1, len(story.id) * 8 // STEP)
         if int(begin) % every == 0 or story.fate != "delivered":
-            yield f'<text class="s" x="{x:.1f}" y="{y - 14}" text-anchor="middle">{escape(story.id)}</text>'
+            place = f'x="{x:.1f}" y="{y - 14}" text-anchor="middle"'
+            yield f'<text class="s" {place}>{escape(story.id)}</text>'
         if story.silently_lost:
             yield _flag(x, y - 2)
 
@@ -161,18 +165,22 @@ def _end_of(leg: Leg, lanes: dict[str, int], first: int) -> tuple[float, float]:
 
 def _flag(x: float, y: float) -> str:
     """A small flag: this message was acknowledged to its sender, and lost."""
-    return f'<path d="M{x:.1f} {y + 2:.1f}v-10l8 3.5l-8 3.5" fill="{COLOURS["lost"]}" stroke="{COLOURS["lost"]}"/>'
+    colour = COLOURS["lost"]
+    form = f"M{x:.1f} {y + 2:.1f}v-10l8 3.5l-8 3.5"
+    return f'<path d="{form}" fill="{colour}" stroke="{colour}"/>'
 
 
 def shape(fate: str, x: float, y: float) -> str:
     """The mark of a fate: disc, cross, diamond, ring, square."""
     colour = COLOURS[fate]
     if fate == "lost":
-        return f'<path d="M{x - 5:.1f} {y - 5:.1f}l10 10m0-10l-10 10" stroke="{colour}" stroke-width="2.6" fill="none"/>'
+        form = f"M{x - 5:.1f} {y - 5:.1f}l10 10m0-10l-10 10"
+        return f'<path d="{form}" stroke="{colour}" stroke-width="2.6" fill="none"/>'
     if fate == "duplicated":
         return f'<path d="M{x:.1f} {y - 6.5:.1f}l6.5 6.5l-6.5 6.5l-6.5-6.5z" fill="{colour}"/>'
     if fate == "dead-lettered":
         return f'<rect x="{x - 5:.1f}" y="{y - 5:.1f}" width="10" height="10" fill="{colour}"/>'
+    circle = f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5"'
     if fate == "pending":
-        return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5" fill="none" stroke="{colour}" stroke-width="2.2"/>'
-    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5" fill="{colour}"/>'
+        return f'{circle} fill="none" stroke="{colour}" stroke-width="2.2"/>'
+    return f'{circle} fill="{colour}"/>'

@@ -23,7 +23,8 @@ def bounded_manager(url: str, channel: str) -> Any:
     As it comes, each of 200 messages at a time opens a connection of its own, some of them fail, it
     begins with a new pool, and falls to a tenth of its rate: that would be no comparison.
     """
-    import socketio  # type: ignore[import-untyped]  # a peer need not be installed for its module to be looked at
+    # Here, as a peer need not be installed for its module to be looked at.
+    import socketio  # type: ignore[import-untyped]
     from redis.asyncio import BlockingConnectionPool, Redis
 
     class BoundedRedisManager(socketio.AsyncRedisManager):  # type: ignore[misc]

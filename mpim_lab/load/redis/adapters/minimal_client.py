@@ -59,8 +59,9 @@ class MinimalClient(asyncio.Protocol):
         return self.command(b"PUBLISH", channel, payload)
 
     def subscribe(self, channel: str) -> None:
-        """Ask for a channel; `subscribed` gives None when the server has confirmed, or the error."""
-        self.transport.write(hiredis.pack_command((b"SUBSCRIBE", channel)))  # type: ignore[arg-type]
+        """Ask for a channel; `subscribed` gives None once it is confirmed, or the error."""
+        packed = hiredis.pack_command((b"SUBSCRIBE", channel))  # type: ignore[arg-type]
+        self.transport.write(packed)
 
     def _write(self) -> None:
         self.transport.write(b"".join(self._gather))
