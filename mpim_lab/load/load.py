@@ -133,9 +133,8 @@ class Load:
             return
         lives = interval.pop("lives")
         trace.rates.append(RateSample(actor=actor, **interval))
-        trace.dropped += 2 * interval["messages"] - len(
-            lives
-        )  # each process sees two events of a message
+        # Each process sees two events of a message.
+        trace.dropped += 2 * interval["messages"] - len(lives)
         for sequence, kind, at, count in lives:
             # not trace(event): the sample was chosen where the messages are, to be whole on both
             # sides

@@ -69,10 +69,8 @@ class LiveCharts(Plot):
     def refresh(self) -> None:
         """Draw what the trace holds now."""
         frame = samples(self._trace)
-        xs, columns = (
-            list(frame["seconds"]),
-            [_plain(frame[name]) for name in ("messages_per_s", "p50_ms", "p99_ms")],
-        )
+        xs = list(frame["seconds"])
+        columns = [_plain(frame[name]) for name in ("messages_per_s", "p50_ms", "p99_ms")]
         for line, ys in zip(self.figure.data, columns, strict=True):
             line.x, line.y = xs, ys
         self.redraw()

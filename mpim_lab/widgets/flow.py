@@ -18,12 +18,8 @@ from mpim_lab.widgets.scenes.svg import space_time_svg
 from mpim_lab.widgets.static_picture import Bundle, bundle
 
 STATIC = Path(__file__).parent / "static"
-SCRIPTS = (
-    "marks",
-    "flow_picture",
-    "space_time",
-    "flow",
-)  # one module in the page; there is no build step
+# One module in the page; there is no build step.
+SCRIPTS = ("marks", "flow_picture", "space_time", "flow")
 POLL_S = 0.1
 
 
@@ -78,9 +74,8 @@ class FlowView(anywidget.AnyWidget):
             self._put(run.trace, live=False, fresh=False)
 
     def _on_message(self, _widget: Any, content: dict[str, Any], _buffers: Any) -> None:
-        if (
-            content.get("type") == "ready"
-        ):  # a page was opened or loaded again: it knows nothing yet
+        # A page was opened or loaded again: it knows nothing yet.
+        if content.get("type") == "ready":
             with self._drawing:
                 self._draw(fresh=True)
 

@@ -22,9 +22,8 @@ from mpim_lab.errors import InvalidParameter
 from mpim_lab.load.load import start_load
 from mpim_lab.load.redis.candidates import CANDIDATES, candidates_for
 
-pytestmark = pytest.mark.timeout(
-    400
-)  # dozens of processes, one after the other, beside the other tests
+# Dozens of processes, one after the other, beside the other tests.
+pytestmark = pytest.mark.timeout(400)
 
 CLOSED, OPEN = Case(2), Case(offered_per_s=1_000)
 POINTS = (Point(SIZE, 16), Point(CHANNELS, 3), Point(SUBSCRIBERS, 3), Point(TASKS, 2))

@@ -56,7 +56,7 @@ def test_frames_are_read_however_they_are_cut(frames, data):
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 65_535, 65_536])
 def test_a_server_understands_what_a_client_writes(size):
     """websockets' own server reads the handshake and a frame of every form of length."""
-    server, handshake = ServerProtocol(), Handshake("127.0.0.1:80", "/ws", ["mpim.1"])
+    server, handshake = ServerProtocol(), Handshake("127.0.0.1:80", "/ws")
     server.receive_data(handshake.request)
     (request,) = server.events_received()
     assert isinstance(request, Request) and request.path == "/ws"

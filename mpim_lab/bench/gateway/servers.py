@@ -96,10 +96,9 @@ class GatewayServer:
         self.candidate, self.port = candidate, 0
         self.last_lines: list[str] = []  # what it said in the end, once it is gone
         self.secret = secrets.token_urlsafe(32)
-        told_by_name = (
-            ("--prefix", prefix) if candidate.protocol == MPIM and prefix else ()
-        )  # the others by PEER_CHANNEL
-        self._command = (*candidate.command(), *told_by_name)
+        # The others are told the prefix by PEER_CHANNEL.
+        named = ("--prefix", prefix) if candidate.protocol == MPIM and prefix else ()
+        self._command = (*candidate.command(), *named)
         self.prefix = prefix
         self._told = {
             **child_environment(),

@@ -166,9 +166,8 @@ def whole_decades(figure: go.Figure) -> go.Figure:
             values = list(_values(figure, letter, axis.plotly_name)) if axis.type == "log" else []
             if not values:
                 continue
-            if (
-                letter == "y"
-            ):  # an across axis has its own numbers of things, and ends where they do
+            # An across axis has its own numbers of things, and ends where they do.
+            if letter == "y":
                 low, high = math.log10(min(values)), math.log10(max(values))
                 axis.range = [math.floor(low) - 0.05, math.ceil(high) + 0.05]
             axis.update(

@@ -42,7 +42,7 @@ class Client(asyncio.Protocol):
         on_received: Callable[["Client"], None],
     ) -> None:
         self.protocol, self._on_failed, self._on_received = protocol, on_failed, on_received
-        self._handshake: Handshake | None = Handshake(host, protocol.path, protocol.subprotocols)
+        self._handshake: Handshake | None = Handshake(host, protocol.path)
         self._reader = FrameReader()
         self._transport: asyncio.Transport | None = None
         self.ready: asyncio.Future[None] | None = asyncio.get_running_loop().create_future()

@@ -52,10 +52,6 @@ class ClientProtocol(Protocol):
     def path(self) -> str:
         """Where the server listens for WebSockets."""
 
-    @property
-    def subprotocols(self) -> Sequence[str]:
-        """Subprotocols that the client offers."""
-
     def hello(self) -> bytes:
         """The first frame; empty when the server begins."""
 

@@ -33,9 +33,8 @@ def build_scene(trace: Trace, *, finished: bool = True) -> Scene:
     if has_hops(trace):
         return build_im_scene(trace, finished=finished)
     builder = _SceneBuilder()
-    for event in _senders_first(
-        sorted(trace.events, key=lambda event: event.at)
-    ):  # load processes report batch by batch
+    # Load processes report batch by batch.
+    for event in _senders_first(sorted(trace.events, key=lambda event: event.at)):
         builder.add(event)
     return builder.scene(finished, sampling_note(trace))
 
@@ -79,12 +78,10 @@ class _SceneBuilder:
     def __init__(self) -> None:
         self.stories: dict[str, MessageHistory] = {}
         self.step = 0  # of the attempt that is going on; the first is 1
-        self._began: dict[
-            str, list[int]
-        ] = {}  # message → steps of its attempts that may still arrive
-        self._left: dict[
-            str, int
-        ] = {}  # message → the step in which the batch that it waited for left
+        # Message → steps of its attempts that may still arrive.
+        self._began: dict[str, list[int]] = {}
+        # Message → the step in which the batch that it waited for left.
+        self._left: dict[str, int] = {}
         self.producers: dict[str, None] = {}
         self.channels: dict[str, None] = {}
         self.consumers: dict[str, None] = {}
@@ -192,9 +189,8 @@ class _SceneBuilder:
 
     def _crashed(self, story: MessageHistory, event: Event) -> None:
         story.log.append(f"{event.actor} crashed: {event.detail}")
-        if not any(
-            leg.target == event.actor for leg in story.legs
-        ):  # after its work, its way is drawn already
+        # After its work, its way is drawn already.
+        if not any(leg.target == event.actor for leg in story.legs):
             self._deliver(story, event, "lost")
 
     def _stalled(self, story: MessageHistory, event: Event) -> None:
@@ -285,9 +281,8 @@ class _SceneBuilder:
             story.silently_lost = story.silently_lost and story.fate == "lost"
             if story.fate == "lost":
                 _mark_lost(story, next(iter(self.consumers), ""))
-            story.legs.sort(
-                key=lambda leg: (leg.begin, leg.end, leg.outcome)
-            )  # two connections tell in any order
+            # Two connections tell in any order.
+            story.legs.sort(key=lambda leg: (leg.begin, leg.end, leg.outcome))
         consumers = [name for name in self.consumers if name not in self.producers]
         still = [
             (kind, who, begin, float(self.step + 1)) for kind, (who, begin) in self.faults.items()

@@ -195,16 +195,11 @@ class _SceneBuilder:
             for fault, begin, end in [*self._bands, *still]
         ]
         middle = [name for names in self.columns[1:-1] for name in names]
-        stories, senders, readers = (
-            list(self.stories.values()),
-            list(self.senders),
-            list(self.readers),
-        )
         return Scene(
-            senders,
+            list(self.senders),
             middle,
-            readers,
-            stories,
+            list(self.readers),
+            list(self.stories.values()),
             bands,
             self.step + STEPS - 1,
             note,

@@ -65,9 +65,8 @@ class Scene:
     steps: int
     note: str = ""
     acknowledgement: str = "delivered"  # what the sender of a silently lost message got
-    columns: tuple[
-        tuple[str, ...], ...
-    ] = ()  # where the nodes stand, from left to right, if not in those three
+    # Where the nodes stand, from left to right, if not in those three.
+    columns: tuple[tuple[str, ...], ...] = ()
 
     def counts(self) -> Counter[str]:
         """How many messages had which fate."""
