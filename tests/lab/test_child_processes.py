@@ -8,7 +8,7 @@ import sys
 import pytest
 from redis.asyncio import Redis
 
-from mpim_lab.bench.gateway_servers import CANDIDATES, GatewayServer
+from mpim_lab.bench.gateway.servers import CANDIDATES, GatewayServer
 from mpim_lab.lab.faults.injector import wait_until
 from mpim_lab.lab.server.child import child_command, child_environment
 from mpim_lab.lab.server.embedded import EmbeddedServer

@@ -10,7 +10,7 @@ import sys
 import pytest
 from redis.asyncio import Redis
 
-from mpim_lab.bench.gateway_servers import CANDIDATES, GatewayServer
+from mpim_lab.bench.gateway.servers import CANDIDATES, GatewayServer
 from mpim_lab.chapters.ch01_pubsub.experiment import PubSubDelivery
 from mpim_lab.chapters.ch04_ordering.measurements import guarantee_overhead
 from mpim_lab.chapters.shared.timing import time_calls

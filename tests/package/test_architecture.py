@@ -91,7 +91,7 @@ WRONG = {
         "chapters/ch05_batching/scenario.py",
         "from mpim_lab.chapters.ch01_pubsub import naive",
     ),
-    "a picture sends": ("pictures", "widgets/svg.py", "import mpim_lab.mq.pubsub.queue"),
+    "a picture sends": ("pictures", "widgets/scenes/svg.py", "import mpim_lab.mq.pubsub.queue"),
     "in by the front door": ("front-door", "mq/pool/pool.py", "from mpim_lab import MessageQueue"),
     "two files in a circle": (
         "no-cycles",

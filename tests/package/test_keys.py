@@ -290,8 +290,8 @@ _MAY = {
     "soak/api/data_invariants.py",  # what a user's effects write
     "soak/api/senders.py",
     "soak/api/work.py",
-    "bench/streams.py",
-    "bench/gateway_servers.py",
+    "bench/comparison.py",
+    "bench/gateway/servers.py",
     "keys.py",
 }
 

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 LOCK = (ROOT / "requirements.lock").read_text().splitlines()
-CORE = ("mq", "im", "keys.py", "events.py", "errors.py")
+CORE = ("mq", "im", "keys.py", "events.py", "errors.py", "latency_histogram.py")
 PROVIDED_BY = {  # what is imported, where its package has another name
     "IPython": "ipython", "glide": "valkey-glide", "jwt": "pyjwt", "socketio": "python-socketio", "yaml": "pyyaml",
 }  # fmt: skip

@@ -25,10 +25,11 @@ from typing import Any, Self
 
 from mpim_lab.errors import MpimError
 from mpim_lab.events import now
+from mpim_lab.latency_histogram import LatencyHistogram
 from mpim_lab.mq.connection.address import Address
 from mpim_lab.mq.pool.command_state import Word, blocking_seconds
 from mpim_lab.mq.pool.raw_connection import RawConnection
-from mpim_lab.mq.pool.stats import PoolStats, QueueStats, ServerStats, WaitHistogram, pool_stats
+from mpim_lab.mq.pool.stats import PoolStats, QueueStats, ServerStats, pool_stats
 
 
 class NaiveConnection:
@@ -67,7 +68,7 @@ class NaivePool:
         self._free: list[NaiveConnection] = []
         self._freed = asyncio.Condition()
         self._waiting = 0
-        self._waits = WaitHistogram()
+        self._waits = LatencyHistogram()
 
     async def __aenter__(self) -> Self:
         try:
@@ -92,7 +93,7 @@ class NaivePool:
                     await self._freed.wait()
             finally:
                 self._waiting -= 1
-            self._waits.record(now() - asked_at)
+            self._waits.add(now() - asked_at)
             return self._free.pop()
 
     async def put(self, connection: NaiveConnection) -> None:

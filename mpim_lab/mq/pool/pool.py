@@ -46,6 +46,7 @@ from mpim_lab.errors import (
     QueueFull,
 )
 from mpim_lab.events import now
+from mpim_lab.latency_histogram import LatencyHistogram
 from mpim_lab.mq.connection.bounds import MAX_INT, MAX_WAIT_S, check_bounds, check_times
 from mpim_lab.mq.connection.handler import LoopAffinity
 from mpim_lab.mq.connection.retry import Backoff
@@ -53,7 +54,7 @@ from mpim_lab.mq.connection.wait_queue import WaitQueue
 from mpim_lab.mq.pool.policies import IdlePolicy
 from mpim_lab.mq.pool.pooled_connection import PooledConnection, Ticket
 from mpim_lab.mq.pool.servers import ServerSelector
-from mpim_lab.mq.pool.stats import CheckedOut, PoolStats, QueueStats, WaitHistogram, pool_stats
+from mpim_lab.mq.pool.stats import CheckedOut, PoolStats, QueueStats, pool_stats
 
 _log = logging.getLogger(__name__)
 
@@ -122,7 +123,7 @@ class Pool:
         self._holders: dict[Ticket, None] = {}  # who has a slot, longest first
         self._wait_queue = WaitQueue(self._free_slots, self._refusal, acquire_timeout_s)
         self._connections: dict[Ticket, PooledConnection] = {}
-        self._wait_histogram = WaitHistogram()
+        self._wait_histogram = LatencyHistogram()
         self._timed_out = self._refused = 0
         self._tick_s = min(5.0, max_idle_s / 4, max_lifetime_s / 4, leak_warning_s / 4)
         self._opened = self._closed = False
@@ -173,7 +174,7 @@ class Pool:
             await self._wait_queue.wait()
         ticket = Ticket(asyncio.current_task(), requested_at, now())
         self._holders[ticket] = None
-        self._wait_histogram.record(ticket.waited_s)
+        self._wait_histogram.add(ticket.waited_s)
         return ticket
 
     def _free_slots(self) -> int:
