@@ -289,7 +289,7 @@ _MAY = {
     "chapters/ch08_im/solutions.py",  # a learner's class: the harness puts the run's prefix before its keys
     "soak/api/data_invariants.py",  # what a user's effects write
     "soak/api/senders.py",
-    "soak/api/work.py",
+    "soak/api/effects.py",
     "bench/streams.py",
     "bench/gateway_servers.py",
     "keys.py",

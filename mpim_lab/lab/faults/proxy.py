@@ -124,6 +124,10 @@ class FaultProxy:
         """Have the command done, and hold its reply, and whatever follows it, until `release`."""
         self._arm("delay reply", match, times)
 
+    def disarm(self) -> None:
+        """Forget every fault that was armed and has not been triggered."""
+        self._armed.clear()
+
     def release(self) -> None:
         """Release everything that is held."""
         self._released.set()
