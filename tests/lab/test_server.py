@@ -470,7 +470,7 @@ async def test_a_guard_that_is_killed_or_stopped_does_not_keep_the_server(
     server = EmbeddedServer(binary)
     await server.start()
     pid, directory = server.pid, server._directory
-    os.kill(server._guard._shell.pid, number)
+    os.kill(server._guard._process.pid, number)
     await asyncio.wait_for(server.stop(), 20)
     assert not is_alive(pid) and not directory.exists()
 
