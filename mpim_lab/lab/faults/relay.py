@@ -85,7 +85,7 @@ async def running(*ways: Coroutine[Any, Any, None]) -> AsyncIterator[list["async
 
 
 async def open_streams(address: Address) -> Streams:
-    """Open a bare socket to a server, by TCP, unix socket or TLS; nothing is sent. Raise OSError."""
+    """Open a bare socket to a server, by TCP, unix socket or TLS. Raise OSError."""
     reader = asyncio.StreamReader()
     protocol = _Protocol(reader)
     await address.connect(lambda: protocol)
