@@ -1,17 +1,17 @@
 """Invariants: what must hold once everything has come to rest, and after everything was ended.
 
-| name        | what the server has ...                    | must equal ...                                |
-|-------------|--------------------------------------------|-----------------------------------------------|
-| works       | an answer                                  | what every open queue gets, soon after faults |
-| pubsub      | PUBSUB CHANNELS, NUMSUB, NUMPAT; a probe   | the open subscriptions; each reached once     |
-| streams     | XRANGE, XINFO GROUPS, dead letters         | see `streams.py`                              |
-| once        | a counter for each idempotent id           | 1                                             |
-| ordered     | a list for each conversation               | every acknowledged message once, in order     |
-| batch       | XRANGE                                     | what batchers said was added, in order        |
-| pool        | metrics                                    | nobody out or waiting, all connections of use |
-| connections | CLIENT LIST, by name                       | those that queues, workers and pools count    |
-| keys        | KEYS                                       | only the prefix's                             |
-| consumers   | XINFO CONSUMERS                            | nobody who left in good order                 |
+| name        | what the server has ...                  | must equal ...                      |
+|-------------|------------------------------------------|-------------------------------------|
+| works       | an answer                                | what every open queue gets          |
+| pubsub      | PUBSUB CHANNELS, NUMSUB, NUMPAT; a probe | open subscriptions; each gets one   |
+| streams     | XRANGE, XINFO GROUPS, dead letters       | see `streams.py`                    |
+| once        | a counter for each idempotent id         | 1                                   |
+| ordered     | a list for each conversation             | what was acknowledged, in order     |
+| batch       | XRANGE                                   | what batchers said, in order        |
+| pool        | metrics                                  | nobody out or waiting; all of use   |
+| connections | CLIENT LIST, by name                     | what queues, workers, pools count   |
+| keys        | KEYS                                     | only the prefix's                   |
+| consumers   | XINFO CONSUMERS                          | nobody who left in good order       |
 """
 
 from collections import Counter

@@ -201,7 +201,7 @@ def _handler(w: World, group: Group, is_async: bool) -> Callable[[Entry], Any]:
 
 
 def _choose(w: World, rng: random.Random, names: tuple[str, ...]) -> tuple[Group, str] | None:
-    """Choose a group, and a name in it that may be that of one that has left, or is just leaving."""
+    """Choose a group, and a name in it, perhaps of one that has left or is just leaving."""
     made = w.part(Streams).made()
     if not made:
         return None

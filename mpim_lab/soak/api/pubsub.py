@@ -79,7 +79,7 @@ def closing(w: World, subs: Collection[Sub], also: Collection[Key] = ()) -> Ende
 
 
 def opening(w: World, slot: QueueSlot, subs: list[Sub]) -> Ended:
-    """Note that a subscribe or listen begins; what is returned judges it, and notes what is open."""
+    """Note that a subscribe or listen begins; what is returned judges its end."""
     part, keys = w.part(Subs), [sub.key for sub in subs]
     taken = [sub for sub in part.alive(slot) if sub.key in keys]
     part.all += subs

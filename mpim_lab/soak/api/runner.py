@@ -1,11 +1,11 @@
 """Runner: plays one schedule against a real server, and judges every call as it ends.
 
-| a call ...                         | is a violation                                                |
-|------------------------------------|---------------------------------------------------------------|
-| takes longer than its limit        | "hang": its limit, some slack, and how long our loop was held |
-| raises neither ours nor ValueError | "foreign error"                                               |
-| raises CancelledError, uncancelled | "foreign cancellation"                                        |
-| returns although it was cancelled  | "swallowed"                                                   |
+| a call ...                         | is a violation                                           |
+|------------------------------------|----------------------------------------------------------|
+| takes longer than its limit        | "hang": its limit, slack, and how long our loop was held |
+| raises neither ours nor ValueError | "foreign error"                                          |
+| raises CancelledError, uncancelled | "foreign cancellation"                                   |
+| returns although it was cancelled  | "swallowed"                                              |
 """
 
 import asyncio

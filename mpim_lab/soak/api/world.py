@@ -31,9 +31,8 @@ LIMITS = ConnectionConfig(
     backoff=Backoff(0.01, 0.1),
 )
 CALL_S = 2 * TIMEOUT_S  # a place in line, then an answer
-END_S = (
-    2 * LIMITS.close_timeout_s + CALL_S
-)  # handlers finish or are cancelled, then the last command
+# handlers finish or are cancelled, then the last command
+END_S = 2 * LIMITS.close_timeout_s + CALL_S
 _BEAT_S = 0.02
 Ended = Callable[["Outcome"], None]
 T = TypeVar("T")
@@ -107,7 +106,7 @@ def _as_word(word: str | bytes | int) -> str | bytes:
 
 @dataclass
 class Gate:
-    """Calls in flight on one name. `mixed`: two were at the same time, and nobody can say what is right."""
+    """Calls in flight on one name. `mixed`: two at the same time, whose end nobody can foretell."""
 
     calls: int = 0
     mixed: bool = False
