@@ -1,4 +1,4 @@
-"""The command line in surroundings as people have them: plain terminals, pipes that close, wrong arguments."""
+"""The command line where people use it: plain terminals, closed pipes, wrong arguments."""
 
 import asyncio
 import os
@@ -200,7 +200,10 @@ def test_what_the_core_alone_lacks_is_named_with_its_remedy():
 
     The rest of the commands say what they need.
     """
-    program = "import sys; sys.modules['plotly'] = None; from mpim_lab.cli import main; sys.exit(main(['bench', 'pubsub']))"
+    program = (
+        "import sys; sys.modules['plotly'] = None; "
+        "from mpim_lab.cli import main; sys.exit(main(['bench', 'pubsub']))"
+    )
     run = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
     )
