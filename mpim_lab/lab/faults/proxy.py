@@ -35,7 +35,14 @@ class Match:
     containing: bytes = b""
 
     def matches(self, command: Command) -> bool:
-        """Return whether a command is meant."""
+        """Return whether a command is meant.
+
+        Args:
+            command: as a client sent it.
+
+        Returns:
+            True if its name and its words match.
+        """
         named = self.command is None or self.command.upper() == command.name
         return named and any(self.containing in word for word in command.words)
 
