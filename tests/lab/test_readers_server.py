@@ -1,4 +1,4 @@
-"""On the reader's own server: what the lab writes is under the run's prefix, and gone afterwards, however the run ends."""
+"""On the reader's own server: what the lab writes is under a prefix, and gone afterwards."""
 
 import asyncio
 import contextlib
@@ -116,7 +116,8 @@ async def main():
     async with open_server() as server, MessageQueue(server.url, prefix=server.prefix) as mq:
         for number in range(300):
             await mq.stream("kept:%d" % number).add(b"x")
-        load = start_load(server.url, "streams:mpim_lab, + ordering", seconds=60, prefix=server.prefix)
+        name = "streams:mpim_lab, + ordering"
+        load = start_load(server.url, name, seconds=60, prefix=server.prefix)
         print(server._guard.pid, flush=True)
         await load.result()
 asyncio.run(main())

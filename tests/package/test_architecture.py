@@ -17,7 +17,12 @@ from tests.conftest import missing
 ROOT = Path(mpim_lab.__file__).parent
 CONTRACTS = ROOT.parent / "pyproject.toml"
 FILES = sorted(path for path in ROOT.rglob("*.py"))
-LINT_IMPORTS = "import sys; from importlinter.cli import lint_imports_command as main; sys.argv[0] = 'lint-imports'; main()"
+LINT_IMPORTS = """
+import sys
+from importlinter.cli import lint_imports_command as main
+sys.argv[0] = 'lint-imports'
+main()
+"""
 
 
 def name_of(path):

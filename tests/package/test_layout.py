@@ -1,4 +1,4 @@
-"""The layout of the keys: a queue's first command that uses keys looks at it, and what is not known is not touched."""
+"""The layout of the keys: a queue looks at it first, and touches nothing that it does not know."""
 
 import asyncio
 
@@ -42,7 +42,7 @@ async def test_the_first_command_that_uses_keys_names_the_layout(server, raw):
 
 @pytest.mark.parametrize("other", ["1", "3", "", "x" * 100, None])
 async def test_another_layout_is_not_touched(server, raw, other):
-    """Every part that uses keys says so by name, nothing is read or written, and Pub/Sub goes on."""
+    """Every part that uses keys says so, nothing is read or written, and Pub/Sub goes on."""
     await (raw("SET", KEY, other) if other is not None else raw("RPUSH", KEY, "no text"))
     async with MessageQueue(server.url, prefix="p:") as mq:
         stream, orders = mq.stream("orders"), PartitionedStream(mq, "orders", partitions=1)

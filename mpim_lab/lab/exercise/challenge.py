@@ -18,9 +18,14 @@ TRIAL_TIMEOUT_S = 60.0  # many times what one takes on a slow machine
 
 @dataclass(frozen=True)
 class TrialFailure:
-    """One trial that was not passed.
+    """A trial that was not passed.
 
-    What was violated, under which fault, by which message, and its history by line.
+    Args:
+        violation: what was violated, and by which message.
+        trial: what was tried, and under which fault.
+        message_id: the message; "" if it is about none.
+        history: what happened to the message, one line each.
+        trace: the run, for its picture.
     """
 
     violation: str
@@ -42,8 +47,11 @@ Trial = Callable[[type[Any]], Awaitable[TrialFailure | None]]
 class Challenge:
     """A task with trials, easiest first, and hints that are given one at a time.
 
-    `check` runs the class through every trial, stops at the first failure, the shortest failing
-    history, and notes in the learner's own file what was passed (`mpim_lab.lab.exercise.progress`).
+    Args:
+        title: its name, also in the file of the learner's progress.
+        task: what to write, and which methods it must have.
+        trials: async functions; each tries a class and returns its failure, or None.
+        hints: from vague to clear.
     """
 
     title: str
@@ -53,7 +61,16 @@ class Challenge:
     _hints_given: int = field(default=0, repr=False)
 
     async def check(self, solution: type[Any]) -> "ChallengeResult":
-        """Try the learner's class; the result says pass, or shows what went wrong."""
+        """Try the learner's class in every trial, up to the first that it does not pass.
+
+        What was passed is noted in the learner's own file (`mpim_lab.lab.exercise.progress`).
+
+        Args:
+            solution: the class, not an object of it.
+
+        Returns:
+            Passed, or the first failure with the history of one message.
+        """
         failure: TrialFailure | None = None
         for trial in self.trials:
             try:
@@ -64,15 +81,20 @@ class Challenge:
                     f"your class raised {type(error).__name__}: {error}", "while running"
                 )
                 if limit.expired():
-                    violation = f"no end after {TRIAL_TIMEOUT_S:g} s: something of yours waits for what never comes"
-                    failure = TrialFailure(violation, "while running")
+                    what = "something of yours waits for what never comes"
+                    text = f"no end after {TRIAL_TIMEOUT_S:g} s: {what}"
+                    failure = TrialFailure(text, "while running")
             if failure is not None:
                 break
         record_attempt(self.title, passed=failure is None)
         return ChallengeResult(self.title, failure)
 
     def hint(self) -> str:
-        """Return the next hint; the last one again when there are no more."""
+        """Give the next hint.
+
+        Returns:
+            The hint and its number; the last one again when there are no more.
+        """
         self._hints_given = min(self._hints_given + 1, len(self.hints))
         return f"hint {self._hints_given} of {len(self.hints)}: {self.hints[self._hints_given - 1]}"
 
@@ -82,7 +104,12 @@ class Challenge:
 
 @dataclass(frozen=True)
 class ChallengeResult:
-    """Result of a challenge: passed, or the first failure."""
+    """The result of a challenge.
+
+    Args:
+        title: the challenge's.
+        failure: the first failure; None if every trial was passed.
+    """
 
     title: str
     failure: TrialFailure | None
@@ -101,10 +128,7 @@ class ChallengeResult:
 def first_violation(
     result: Result, trial: str, *, allowed: Collection[str] = ()
 ) -> TrialFailure | None:
-    """Return the first violation in a verdict, as a failure with its history.
-
-    None if nothing but what is `allowed`.
-    """
+    """Return the first violation in a verdict that is not `allowed`, with its history."""
     words = {
         "stalled": "is stalled: nobody finished it",
         "dead_lettered": "was dead-lettered",
@@ -124,13 +148,12 @@ def message_history(result: Result, message_id: str) -> tuple[str, ...]:
     """Return what happened to one message, in order, without times: the same in every run."""
     lines: list[str] = []
     for event in result.trace.history(message_id):
-        count = "" if event.count is None else f" ({event.count})"
-        detail = (
-            f": {event.detail or event.outcome}"
-            if (event.detail or event.outcome) and event.kind is not EventKind.ADDED
-            else ""
-        )  # ids are the server's clock
-        line = f"{event.actor}: {event.kind}{count}{detail}"
+        line = f"{event.actor}: {event.kind}"
+        if event.count is not None:
+            line += f" ({event.count})"
+        detail = event.detail or event.outcome
+        if detail and event.kind is not EventKind.ADDED:  # ids are the server's clock
+            line += f": {detail}"
         if lines[-MAX_EQUAL_LINES:] == [line] * MAX_EQUAL_LINES:
             lines.append("…")  # how often an endless loop went round is luck
         elif lines[-1:] != ["…"] or lines[-2] != line:
