@@ -521,3 +521,29 @@ async def test_an_unsubscribe_that_is_cancelled_keeps_nothing_of_a_handler_that_
         assert len(mq._subscriptions._finishing) == 3
         go_on.set()
         await wait_until(lambda: not mq._subscriptions._finishing)
+
+
+@pytest.mark.parametrize("iterations", range(6))
+async def test_a_listen_that_is_cancelled_as_it_leaves_is_subscribed_to_nothing(server, iterations):
+    """What the server must hear is written before anything can be cancelled."""
+    async with MessageQueue(server.url) as mq, MessageQueue(server.url) as other:
+        leaves, is_leaving = asyncio.Event(), asyncio.Event()
+
+        async def listen():
+            async with mq.listen("a", "b"):
+                await leaves.wait()
+                is_leaving.set()
+
+        listening = asyncio.create_task(listen())
+        await wait_until(lambda: mq._subscriptions._channels)
+        leaves.set()
+        await is_leaving.wait()
+        for _ in range(iterations):
+            await asyncio.sleep(0)
+        listening.cancel()
+        await asyncio.wait([listening])
+        for name in ("a", "b"):
+            await mq.subscribe(name, lambda message: None)
+            assert await other.subscriber_count(name) == 1
+            await mq.unsubscribe(name)
+            assert await other.subscriber_count(name) == 0

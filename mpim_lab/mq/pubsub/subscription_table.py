@@ -138,28 +138,25 @@ class SubscriptionTable:
         self, subscriptions: Sequence[Subscription], buffer: SubscriberBuffer
     ) -> None:
         """Leave several channels whose messages nobody will read any more."""
-        buffer.close(
-            QueueClosed("no longer listened to")
-        )  # first: a full buffer would keep the answers from being read
+        # First: a full buffer would keep the answers from being read.
+        buffer.close(QueueClosed("no longer listened to"))
         self._report_dropped(buffer.drain(), "no longer listened to")
-        endings = [
-            asyncio.ensure_future(self._remove(each))
-            for each in subscriptions
-            if not each.is_unsubscribing
-        ]
-        if endings:
-            await asyncio.gather(*endings)
+        await self._remove(*(each for each in subscriptions if not each.is_unsubscribing))
 
-    async def _remove(self, subscription: Subscription) -> None:
-        config = self.link.config
+    async def _remove(self, *subscriptions: Subscription) -> None:
+        """Leave some; what the server hears of it is written at once, before anything can be cancelled."""
+        timeout_s = self.link.config.timeout_s
         try:
-            answer = self._send_unsubscribe(subscription, at_once=False)
-            if answer is not None and (self.link.is_reading or subscription.is_full):
-                await asyncio.wait([answer], timeout=config.timeout_s)
+            sent = [self._send_unsubscribe(each, at_once=False) for each in subscriptions]
+            answers = [each for each in sent if each is not None]
+            if answers and (self.link.is_reading or any(each.is_full for each in subscriptions)):
+                await asyncio.wait(answers, timeout=timeout_s)
         finally:
-            self._detach(subscription)
-        await self._finish_all(subscription.channel, subscription.pattern)
-        self._reporter.system(EventKind.UNSUBSCRIBED, channel=subscription.channel)
+            for each in subscriptions:
+                self._detach(each)
+        for each in subscriptions:
+            await self._finish_all(each.channel, each.pattern)
+            self._reporter.system(EventKind.UNSUBSCRIBED, channel=each.channel)
 
     async def _finish_all(self, channel: Name, pattern: bool) -> None:
         """Let every handler of a channel finish.
