@@ -7,9 +7,15 @@ from collections.abc import Sequence
 
 from mpim_lab.terminal import exit_quietly, replace_unencodable
 
+_SERVE_OPTIONS = (
+    ("--gateways", 2, "how many"),
+    ("--port", 8800, "the first one's port, on this machine only; 0: any"),
+    ("--first", 1, "the first one's number: each gateway has a name of its own"),
+)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one subcommand; gives the exit status."""
+    """Run one subcommand; return the exit status."""
     replace_unencodable()
     parser = argparse.ArgumentParser(
         prog="mpim-lab", description="Learn message queues by running one."
@@ -26,19 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     serving = commands.add_parser(
         "serve", help="gateways with a web page, each in a process of its own, until Ctrl-C"
     )
-    serving.add_argument("--gateways", type=int, default=2, help="how many (2)")
-    serving.add_argument(
-        "--port",
-        type=int,
-        default=8800,
-        help="the first one's port, on this machine only; 0: any (8800)",
-    )
-    serving.add_argument(
-        "--first",
-        type=int,
-        default=1,
-        help="the first one's number: each gateway has a name of its own",
-    )
+    for option, default, meaning in _SERVE_OPTIONS:
+        serving.add_argument(option, type=int, default=default, help=f"{meaning} ({default})")
     arguments, rest = parser.parse_known_args(argv)
     if rest and arguments.command != "bench":
         parser.error(f"unknown arguments: {' '.join(rest)}")

@@ -1,4 +1,4 @@
-"""Demo: `mpim-lab demo`: three gateways, four people, a group, someone away, a notice, a gateway killed; all as it happens.
+"""Demo: `mpim-lab demo`: three gateways, four people, a group, a notice, and a gateway killed.
 
 Nothing is staged: every line that says what somebody reads is printed when that client is handed
 the message.
@@ -22,10 +22,7 @@ _TIMEOUT_S = 10.0
 
 
 class _Narrator:
-    """A narrator of the demo.
-
-    The users with their clients, and a line for each thing that happens to them.
-    """
+    """The users with their clients, and a line for each thing that happens to them."""
 
     def __init__(self, system: MpimSystem, pause_s: float) -> None:
         self.system, self._pause_s = system, pause_s
@@ -61,13 +58,14 @@ class _Narrator:
         def status(frame: PresenceChanged) -> None:
             self.print(f"sees that {frame.uid} is {frame.status}", uid)
 
-        options = {
-            "positions": positions,
-            "on_broadcast": notice,
-            "on_presence": status,
-            "backoff": QUICK,
-        }
-        async with self.system.client(uid, at=gateways, **options) as client:
+        async with self.system.client(
+            uid,
+            at=gateways,
+            positions=positions,
+            on_broadcast=notice,
+            on_presence=status,
+            backoff=QUICK,
+        ) as client:
             self.print(f"is connected to {client.gateway}", uid)
             reading = asyncio.create_task(self._read(uid, client))
             yield client
@@ -76,10 +74,8 @@ class _Narrator:
     async def _read(self, uid: str, client: Client) -> None:
         async for message in client.messages():
             self.read.setdefault(uid, []).append(message.text)
-            self.print(
-                f"reads “{message.text}” (number {message.sequence} of {message.conversation}, at {client.gateway})",
-                uid,
-            )
+            where = f"number {message.sequence} of {message.conversation}, at {client.gateway}"
+            self.print(f"reads “{message.text}” ({where})", uid)
 
     async def send(self, client: Client, to: str, text: str) -> Sent:
         """Send a message from a user; "#tea" is a group."""
@@ -179,7 +175,8 @@ def _verdict(narrator: _Narrator) -> int:
     twice = {uid: texts for uid, texts in narrator.read.items() if len(set(texts)) != len(texts)}
     if read == wanted and not twice:
         narrator.print(
-            "Everybody has read everything, once and in order. Chapter 8 says why; `mpim-lab serve` is for your browser."
+            "Everybody has read everything, once and in order. "
+            "Chapter 8 says why; `mpim-lab serve` is for your browser."
         )
         return 0
     narrator.print(f"Not as it should be: read {read}, wanted {wanted}, twice {twice}")

@@ -57,15 +57,15 @@ class Check:
 
     def __str__(self) -> str:
         mark = "✔" if self.ok else "✘" if self.needed else "–"
-        return f"{mark} {self.name}: {self.found}" + (
-            f"  → {self.advice}" if self.advice and not self.ok else ""
-        )
+        advice = f"  → {self.advice}" if self.advice and not self.ok else ""
+        return f"{mark} {self.name}: {self.found}{advice}"
 
 
 async def diagnose() -> list[Check]:
     """Look at everything; a server is really started and a message really sent."""
     checks = [_python(), *(_package(name, needed=True) for name in NEEDED)]
-    checks += await _servers()
+    is_readers = os.environ.get("MPIM_REDIS_URL", "").strip()
+    checks += await _own_server() if is_readers else [await _server("server")]
     checks.append(_open_files())
     checks += [
         _package(name, needed=False, advice=advice) for name, advice in OPTIONAL_PACKAGES.items()
@@ -84,18 +84,8 @@ def _package(name: str, *, needed: bool, advice: str = "") -> Check:
     try:
         return Check(name, True, needed, importlib.metadata.version(name))
     except importlib.metadata.PackageNotFoundError:
-        return Check(
-            name, False, needed, "not installed", advice or "run `make lab`, which installs it"
-        )
-
-
-async def _servers() -> list[Check]:
-    """Start the lab's server, or look at the reader's own."""
-    return (
-        await _own_server()
-        if os.environ.get("MPIM_REDIS_URL", "").strip()
-        else [await _server("server")]
-    )
+        advice = advice or "run `make lab`, which installs it"
+        return Check(name, False, needed, "not installed", advice)
 
 
 async def _server(name: str) -> Check:
@@ -135,9 +125,7 @@ async def _own_server() -> list[Check]:
         Check(f"version of the {name}", not too_old(version), True, version, advice),
         *settings,
     ]
-    found = (
-        f"{removed:,} keys of runs that had died were there, and are removed" if removed else "none"
-    )
+    found = f"{removed:,} keys of runs that had died, now removed" if removed else "none"
     return [*checks, Check("leftovers of dead runs", True, False, found)]
 
 
@@ -155,10 +143,10 @@ async def _settings(url: str) -> list[Check]:
 
 
 def _version(binary: str) -> str:
-    shown = subprocess.run(
-        [binary, "--version"], capture_output=True, text=True, check=False
-    ).stdout.split()
-    return " ".join(word.removeprefix("v=") for word in shown[:3] if word != "server")
+    command = [binary, "--version"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    words = ran.stdout.split()[:3]
+    return " ".join(word.removeprefix("v=") for word in words if word != "server")
 
 
 def _program(name: str, advice: str) -> Check:
@@ -184,9 +172,8 @@ def report() -> int:
     for check in checks:
         print(check)
     missing = [check.name for check in checks if check.needed and not check.ok]
-    print(
-        f"\nThe lab cannot run yet: {', '.join(missing)}."
-        if missing
-        else "\nEverything the lab needs is here."
-    )
+    if missing:
+        print(f"\nThe lab cannot run yet: {', '.join(missing)}.")
+    else:
+        print("\nEverything the lab needs is here.")
     return bool(missing)

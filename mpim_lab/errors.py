@@ -50,6 +50,7 @@ and nothing else.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 # What a server says first when it refuses a command for now: it starts, is busy or full, or a
 # failover is going on. UNBLOCKED ends a command that blocks, when that happens while it waits.
@@ -173,9 +174,8 @@ class CommandRejected(MpimError):
     def __init__(self, message: str, *, code: str = "") -> None:
         super().__init__(message)
         self.code = code or message.partition(" ")[0]
-        self.transient = (
-            self.code in TRANSIENT_CODES
-        )  # it starts, is busy or full, or a failover is going on
+        # it starts, is busy or full, or a failover is going on
+        self.transient = self.code in TRANSIENT_CODES
 
 
 class WatchFailed(CommandRejected):
@@ -186,7 +186,9 @@ class WatchFailed(CommandRejected):
 
 
 class PartlyAdded(MpimError):
-    """Of many that were added at once some were not, or may not have been: `errors[n]`, or `ids[n]` for the n-th of them.
+    """Of many that were added at once some were not, or may not have been.
+
+    `errors[n]`, or `ids[n]` for the n-th of them.
 
     In a batch to a channel `ids[n]` is the number of subscribers.
     """
@@ -197,6 +199,15 @@ class PartlyAdded(MpimError):
         self.ids, self.errors = ids, errors
         self.definite = all(error.definite for error in failed)
         self.transient = all(error.transient for error in failed)
+
+    @classmethod
+    def unless_all(cls, outcomes: list[Any]) -> list[Any]:
+        """Return the outcomes if none of them is an error. Raise PartlyAdded."""
+        errors = [outcome if isinstance(outcome, MpimError) else None for outcome in outcomes]
+        if not any(errors):
+            return outcomes
+        ids = [None if error else outcome for outcome, error in zip(outcomes, errors, strict=True)]
+        raise cls(ids, errors) from next(filter(None, errors))
 
 
 class LoginRejected(NotConnected):

@@ -25,7 +25,8 @@ class EventKind(StrEnum):
     EFFECT = "effect"  # the work that a message asks for was done: money moved, a line was shown
     DROPPED = "dropped"  # a full buffer threw it away
     FAILED = "failed"  # publish or handler raised; `error` = its class, `detail` = all of it
-    ADDED = "added"  # the server appended it to a stream; `detail` = the entry's id, or `sequence` = its number
+    # the server appended it to a stream; `detail` = the entry's id, or `sequence` = its number
+    ADDED = "added"
     CLAIMED = "claimed"  # a consumer took it over from another; `count` = deliveries so far
     RETRIED = "retried"  # the same consumer tries again; `count` = deliveries so far
     ACKED = "acked"  # the group will not deliver it again
@@ -35,9 +36,8 @@ class EventKind(StrEnum):
     CRASHED = "crashed"  # the consumer that had it died; `detail` = when
     CONFIRMED = "confirmed"  # the receiver's end-to-end acknowledgement came back to the sender
     HOP = "hop"  # it went on from `actor` to `channel`, which are nodes of MPIM here
-    OUTCOME = (
-        "outcome"  # what `send` returned or raised: `outcome`, e.g. the acknowledgement "delivered"
-    )
+    # what `send` returned or raised: `outcome`, e.g. the acknowledgement "delivered"
+    OUTCOME = "outcome"
 
     CONNECTED = "connected"  # `count` = how many times this connection has been made
     DISCONNECTED = "disconnected"  # `detail` = why

@@ -6,10 +6,10 @@
 | `confirm:<uid>` | channel | none | the queue of that user | who sends to that user |
 | `batches:<sender>` | channel | none | receivers of batches | the batcher of that sender |
 | `<stream>` | stream | until trimmed | `Stream.add` | its consumer groups |
-| `stream:{<stream>}:dead:<group>` | stream | redriven or dropped | `ConsumerGroup.dead_letter` | a person |
+| `stream:{<stream>}:dead:<group>` | stream | until redriven | `ConsumerGroup` | a person |
 | `stream:{<stream>}:life:<group>:<consumer>` | string | its heartbeats | `Consumer` | `Consumer` |
 | `once:{<scope>}:id:<id>` | hash | `ttl_s` | `IdempotencyStore` | `IdempotencyStore` |
-| `once:{<scope>}:tokens` | string | for ever | `IdempotencyStore` (a counter) | `IdempotencyStore` |
+| `once:{<scope>}:tokens` | counter | for ever | `IdempotencyStore` | `IdempotencyStore` |
 | `conv:{<name>:<conv>}:seq` | string | for ever | append.lua (a counter) | append.lua |
 | `conv:{<name>:<conv>}:sent:<id>` | string | `id_ttl_s` | append.lua | append.lua |
 | `conv:{<name>:<conv>}:log` | stream | until trimmed | `SequencedLog.append` | `OrderedReader` |
@@ -17,15 +17,16 @@
 | `part:{<name>:<n>}:log` | stream | until trimmed | `PartitionedStream.append` | `OrderedWorker` |
 | `part:{<name>:<n>}:seq:<conv>` | string | for ever | append.lua (a counter) | append.lua |
 | `part:{<name>:<n>}:sent:<conv>:<id>` | string | `id_ttl_s` | append.lua | append.lua |
-| `part:{<name>:<n>}:owner:<group>`| hash | for ever | heartbeat.lua, commit.lua | heartbeat.lua, commit.lua |
+| `part:{<name>:<n>}:owner:<group>`| hash | for ever | heartbeat.lua, commit.lua | the same |
 | `part:{<name>:<n>}:dead:<group>` | stream | redriven or dropped | commit.lua | a person |
 | `part:{<name>}:members:<group>` | zset | their heartbeats | heartbeat.lua | heartbeat.lua |
 | `route:<uid>` | zset | the longest route's | `Presence` | `Presence` |
 | `user:status:<uid>` | channel | none | `Presence` | gateways, for who watches |
 | `gateway:<gateway>` | channel | none | `Presence` | that gateway |
 | `system:broadcast` | channel | none | an operator | every gateway |
-| `conv:{chat:<conv>}:seq|log` | as `conv:{<name>:<conv>}:…` above | append_and_push.lua | `MessageService`, `OutboxWorker` |
-| `conv:{chat:<conv>}:sent:<uid>:<id>` | string | an hour | append_and_push.lua | append_and_push.lua |
+| `conv:{chat:<conv>}:seq` | string | for ever | append_and_push.lua | append_and_push.lua |
+| `conv:{chat:<conv>}:log` | stream | until trimmed | append_and_push.lua | `MessageService` |
+| `conv:{chat:<conv>}:sent:<uid>:<id>` | string | an hour | append_and_push.lua | the same |
 | `chat:{<uid>}:talks` | set | for ever | append_and_push.lua | `MessageService` |
 | `chat:{<uid>}:acked` | hash | for ever | acknowledge.lua | `MessageService`, `OutboxWorker` |
 | `chat:{outbox}` | stream | until done | append_and_push.lua | `OutboxWorker` |
@@ -178,11 +179,11 @@ class Keys:
         )
 
     def dead_letters(self, stream_key: bytes, group: Name) -> bytes:
-        """Name the stream of what a group gave up, in the slot of the stream that `stream_key` is the key of."""
+        """Name the stream of what a group gave up, in the slot of the stream `stream_key`."""
         return self._of_stream(stream_key, b"dead:" + joined(group))
 
     def consumer_lease(self, stream_key: bytes, group: Name, consumer: Name) -> bytes:
-        """Name the lease of a consumer's name, in the slot of the stream that `stream_key` is the key of.
+        """Name the lease of a consumer's name, in the slot of the stream `stream_key`.
 
         >>> Keys().consumer_lease(b"orders", "billing", "w 1")
         b'stream:{orders}:life:billing:w 1'
@@ -317,7 +318,7 @@ class AckChannel(str):
 
 
 def is_ack_channel(channel: str) -> bool:
-    """Return whether a channel carries acknowledgements, of messages or of batches, instead of messages.
+    """Return whether a channel carries acknowledgements instead of messages.
 
     >>> is_ack_channel(ack_channel("1001")), is_ack_channel("confirm:1001")
     (True, False)

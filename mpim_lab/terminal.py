@@ -1,4 +1,4 @@
-"""Terminal: what a command prints, on terminals that know fewer characters, and into pipes that close early."""
+"""Terminal: what a command prints, on plain terminals and into pipes that close early."""
 
 import codecs
 import contextlib
@@ -11,14 +11,13 @@ from typing import TextIO
 
 from mpim_lab.errors import InvalidParameter, MpimError
 
-BROKEN_PIPE, INTERRUPTED = (
-    128 + 13,
-    128 + 2,
-)  # what a shell gives for a program that SIGPIPE or SIGINT ended
+# what a shell gives for a program that SIGPIPE or SIGINT ended
+BROKEN_PIPE = 128 + 13
+INTERRUPTED = 128 + 2
 _PLAIN = {
-    "✔": "+", "✘": "x", "–": "-", "—": "-", "→": "->", "←": "<-", "…": "...", "·": "-", "×": "x", "÷": "/", "−": "-",
-    "≥": ">=", "≤": "<=", "≈": "~", "µ": "u", "─": "-", "│": "|", "▶": ">", "◀": "<", "█": "#", "▇": "#", "•": "*",
-    "“": '"', "”": '"', "’": "'", "‘": "'",
+    "✔": "+", "✘": "x", "–": "-", "—": "-", "→": "->", "←": "<-", "…": "...", "·": "-", "×": "x",
+    "÷": "/", "−": "-", "≥": ">=", "≤": "<=", "≈": "~", "µ": "u", "─": "-", "│": "|", "▶": ">",
+    "◀": "<", "█": "#", "▇": "#", "•": "*", "“": '"', "”": '"', "’": "'", "‘": "'",
 }  # fmt: skip
 
 
@@ -42,20 +41,14 @@ def _nowhere() -> TextIO:
 def _replace(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    texts = (
-        _PLAIN.get(each) or each.encode("ascii", "backslashreplace").decode()
-        for each in _failed(error)
-    )
+    failed = error.object[error.start : error.end]
+    texts = (_PLAIN.get(c) or c.encode("ascii", "backslashreplace").decode() for c in failed)
     return "".join(texts), error.end
-
-
-def _failed(error: UnicodeEncodeError) -> str:
-    return error.object[error.start : error.end]
 
 
 @contextlib.contextmanager
 def exit_quietly() -> Iterator[None]:
-    """End with the usual status and no traceback when the reader of our output is gone, or Ctrl-C was pressed."""
+    """End with the usual status, and no traceback, at Ctrl-C or when our reader is gone."""
     try:
         yield
         sys.stdout.flush()
@@ -73,7 +66,7 @@ def exit_quietly() -> Iterator[None]:
 
 
 def run_main(main: Callable[[], int]) -> int:
-    """Run a program's `main`; an error of ours is one line and status 1, or 2 where a parameter is no good."""
+    """Run a program's `main`; an error of ours is one line and status 1, or 2 for a parameter."""
     try:
         with exit_quietly():
             return main()
@@ -96,7 +89,6 @@ def _discard_output() -> None:
 
 
 def _holds(error: BaseException, kind: type[BaseException]) -> bool:
-    return isinstance(error, kind) or (
-        isinstance(error, BaseExceptionGroup)
-        and any(_holds(each, kind) for each in error.exceptions)
-    )
+    if isinstance(error, BaseExceptionGroup):
+        return error.subgroup(kind) is not None
+    return isinstance(error, kind)

@@ -1,10 +1,10 @@
 """Cases: under which loads the candidates are compared."""
 
 from dataclasses import dataclass
+from typing import Any
 
-OPEN_LOOP_TASKS = (
-    512  # how many publishes may be unanswered before an open loop falls behind its schedule
-)
+# How many publishes may be unanswered before an open loop falls behind its schedule.
+OPEN_LOOP_TASKS = 512
 
 
 @dataclass(frozen=True)
@@ -28,16 +28,26 @@ class Case:
         """Messages are due at a rate, whatever the answers do."""
         return self.offered_per_s is not None
 
+    def columns(self) -> dict[str, Any]:
+        """What a row has of it."""
+        loop = "open" if self.is_open else "closed"
+        load = {"tasks": self.tasks, "offered_per_s": self.offered_per_s}
+        return {"case": str(self), "loop": loop} | load
+
 
 @dataclass(frozen=True)
 class Schedule:
-    """What one command runs: each case `rounds` times, `seconds` each."""
+    """What one command runs: each case `rounds` times, `seconds` each.
 
-    cases: tuple[Case, ...]
+    cases: loads to compare under; of a sweep the points, sizes or numbers of callers.
+    """
+
+    cases: tuple[Any, ...]
     rounds: int
     seconds: float
 
 
+_CLOSED = tuple(Case(tasks) for tasks in (1, 16, 64))
 FULL = Schedule(
     cases=(
         *(Case(tasks) for tasks in (1, 16, 128)),
@@ -47,12 +57,7 @@ FULL = Schedule(
     seconds=1.0,
 )
 QUICK = Schedule(cases=(Case(1), Case(128), Case(offered_per_s=100_000)), rounds=2, seconds=0.3)
-_CLOSED = tuple(Case(tasks) for tasks in (1, 16, 64))
 FULL_BATCHING = Schedule(
     cases=(*_CLOSED, Case(offered_per_s=1_000), Case(offered_per_s=50_000)), rounds=5, seconds=1.0
 )
 QUICK_BATCHING = Schedule(cases=(*_CLOSED, Case(offered_per_s=50_000)), rounds=2, seconds=0.3)
-FULL_SWEEP = Schedule(
-    cases=(), rounds=5, seconds=0.5
-)  # compression and pool have cases of their own
-QUICK_SWEEP = Schedule(cases=(), rounds=2, seconds=0.2)

@@ -1,70 +1,107 @@
-"""`mpim-lab bench`: run a bench or all of them, show tables, keep them as JSON and as a page of pictures."""
+"""`mpim-lab bench`: run a bench or all of them; tables, a file as JSON, and a page of pictures."""
 
 import argparse
 import asyncio
 import dataclasses
-import functools
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from mpim_lab.bench.batching import bench_batching
-from mpim_lab.bench.cases import (
-    FULL,
-    FULL_BATCHING,
-    FULL_SWEEP,
-    QUICK,
-    QUICK_BATCHING,
-    QUICK_SWEEP,
-    Schedule,
-)
-from mpim_lab.bench.compression import bench_compression
-from mpim_lab.bench.everything import EVERY_CASE, bench_all
-from mpim_lab.bench.gateway import bench_gateway
-from mpim_lab.bench.gateway_cases import FULL_GATEWAY, QUICK_GATEWAY
-from mpim_lab.bench.gateway_picture import gateway_page_of
-from mpim_lab.bench.gateway_table import gateway_table_of
+from mpim_lab.bench.cases import FULL, FULL_BATCHING, QUICK, QUICK_BATCHING
+from mpim_lab.bench.comparison import bench_batching, bench_pubsub, bench_streams
+from mpim_lab.bench.gateway.bench import bench_gateway
+from mpim_lab.bench.gateway.cases import FULL_GATEWAY, QUICK_GATEWAY
 from mpim_lab.bench.growth import FULL_GROWTH, QUICK_GROWTH, bench_growth
-from mpim_lab.bench.live import bench_live
-from mpim_lab.bench.page import page_of
-from mpim_lab.bench.pool import bench_pool
-from mpim_lab.bench.pubsub import bench_pubsub
-from mpim_lab.bench.rounds import Sample
-from mpim_lab.bench.rows import Row
-from mpim_lab.bench.streams import bench_streams
-from mpim_lab.bench.sweep_tables import sweep_table_of
-from mpim_lab.bench.table import live_table_of, table_of
+from mpim_lab.bench.live import FULL_LIVE, QUICK_LIVE, bench_live
+from mpim_lab.bench.report.page import page_of
+from mpim_lab.bench.report.table import report_text
+from mpim_lab.bench.rounds import reason_of
+from mpim_lab.bench.rows import EVERY_CASE, OURS, Row, rounded
+from mpim_lab.bench.sweeps import (
+    FULL_COMPRESSION,
+    FULL_POOL,
+    QUICK_COMPRESSION,
+    QUICK_POOL,
+    bench_compression,
+    bench_pool,
+)
 from mpim_lab.errors import MpimError
 
-TOLD: dict[str, str] = {
-    "pubsub": "publish to receive: ours, redis-py, coredis, valkey-glide, and the limit",
-    "streams": "add, consume, acknowledge: ours, redis-py, FastStream, taskiq, and what a guarantee costs",
-    "batching": "many messages in a frame: beside single ones and redis-py's pipelines",
-    "compression": "bytes saved against CPU spent, by algorithm and size",
-    "pool": "callers by five ways to a connection",
-    "growth": "message size, channels, subscribers, tasks: throughput and memory, each as a curve",
-    "gateway": "10,000 connected clients: ours beside python-socketio and socket.io on Node",
-    "live": "what watching costs: the same load with and without live charts",
-    "all": "all of them but gateway and live, as one file and one page of pictures",
+Report = dict[str, Any]
+
+
+class Bench(NamedTuple):
+    """What one word after `mpim-lab bench` does: `run(schedule, tell)`."""
+
+    told: str
+    run: Callable[..., Awaitable[Report]]
+    full: Any
+    quick: Any
+
+
+BENCHES = {
+    "pubsub": Bench(
+        "publish to receive: ours, redis-py, coredis, valkey-glide, and the limit",
+        bench_pubsub,
+        FULL,
+        QUICK,
+    ),
+    "streams": Bench(
+        "add, consume, acknowledge: ours, redis-py, FastStream, taskiq, and each guarantee's cost",
+        bench_streams,
+        FULL,
+        QUICK,
+    ),
+    "batching": Bench(
+        "many messages in a frame: beside single ones and redis-py's pipelines",
+        bench_batching,
+        FULL_BATCHING,
+        QUICK_BATCHING,
+    ),
+    "compression": Bench(
+        "bytes saved against CPU spent, by algorithm and size",
+        bench_compression,
+        FULL_COMPRESSION,
+        QUICK_COMPRESSION,
+    ),
+    "pool": Bench("callers by five ways to a connection", bench_pool, FULL_POOL, QUICK_POOL),
+    "growth": Bench(
+        "message size, channels, subscribers, tasks: throughput and memory, each as a curve",
+        bench_growth,
+        FULL_GROWTH,
+        QUICK_GROWTH,
+    ),
+    "gateway": Bench(
+        "10,000 connected clients: ours beside python-socketio and socket.io on Node",
+        bench_gateway,
+        FULL_GATEWAY,
+        QUICK_GATEWAY,
+    ),
+    "live": Bench(
+        "what watching costs: the same load with and without live charts",
+        bench_live,
+        FULL_LIVE,
+        QUICK_LIVE,
+    ),
 }
-COMPARED = ("pubsub", "streams", "batching")
-MEASURED_IN_ALL = (*COMPARED, "compression", "pool", "growth")
+ALL = "all"
+MEASURED_IN_ALL = tuple(name for name in BENCHES if name not in ("gateway", "live"))
 
 
 def run_bench_command(argv: Sequence[str]) -> int:
     """Run `mpim-lab bench ARGV`; gives the exit status."""
     arguments = _parser().parse_args(argv)
     try:
-        report = asyncio.run(_report(arguments.bench, arguments))
+        report = asyncio.run(_report(arguments))
     except MpimError as error:
         print(f"mpim-lab bench: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("mpim-lab bench: interrupted", file=sys.stderr)
         return 130
-    print(_text_of(report, arguments.bench))
+    print(report_text(report))
     try:
         _keep(report, arguments)
     except OSError as error:  # it could be written when the run began
@@ -76,34 +113,39 @@ def run_bench_command(argv: Sequence[str]) -> int:
     return 0
 
 
-async def _report(bench: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    if bench == "all":
-        parts = {name: functools.partial(_report, name, arguments) for name in MEASURED_IN_ALL}
-        return await bench_all(parts, _tell)
-    quick, rounds = arguments.quick, arguments.rounds
-    if bench == "growth":
-        growth = QUICK_GROWTH if quick else FULL_GROWTH
-        return await bench_growth(
-            dataclasses.replace(growth, rounds=rounds or growth.rounds), _tell
-        )
-    if bench == "gateway":
-        gateway = QUICK_GATEWAY if quick else FULL_GATEWAY
-        return await bench_gateway(
-            dataclasses.replace(gateway, rounds=rounds or gateway.rounds), _tell
-        )
-    if bench in ("compression", "pool"):
-        sweep = _schedule(QUICK_SWEEP if quick else FULL_SWEEP, rounds)
-        if bench == "compression":
-            return await bench_compression(sweep.rounds, _tell)
-        return await bench_pool(sweep.rounds, sweep.seconds, _tell)
-    if bench == "batching":
-        return await bench_batching(
-            _schedule(QUICK_BATCHING if quick else FULL_BATCHING, rounds), _show_progress
-        )
-    schedule = _schedule(QUICK if quick else FULL, rounds)
-    if bench == "live":
-        return await bench_live(schedule.rounds, schedule.seconds * 3)
-    return await (bench_streams if bench == "streams" else bench_pubsub)(schedule, _show_progress)
+async def _report(arguments: argparse.Namespace) -> Report:
+    if arguments.bench == ALL:
+        return await bench_all(arguments.quick, arguments.rounds)
+    return await _run(arguments.bench, arguments.quick, arguments.rounds)
+
+
+async def _run(name: str, quick: bool, rounds: int | None) -> Report:
+    bench = BENCHES[name]
+    schedule = bench.quick if quick else bench.full
+    schedule = dataclasses.replace(schedule, rounds=rounds or schedule.rounds)
+    return await bench.run(schedule, _tell)
+
+
+async def bench_all(quick: bool, rounds: int | None = None) -> Report:
+    """Run one after another. The report has the rows of all, four digits each.
+
+    The machine is described as the first bench found it. A bench that fails has one row with the
+    reason, and the others go on; when all of them fail, the last error is raised.
+    """
+    reports: list[Report] = []
+    rows: list[Row] = []
+    for name in MEASURED_IN_ALL:
+        _tell(f"bench {name}")
+        try:
+            reports.append(await _run(name, quick, rounds))
+        except MpimError as error:
+            if name == MEASURED_IN_ALL[-1] and not reports:
+                raise
+            reason = reason_of(error)
+            rows.append({"bench": name, "who": OURS, "case": EVERY_CASE, "reason": reason})
+        else:
+            rows += reports[-1]["rows"]
+    return {"machine": reports[0]["machine"], "rows": rounded(rows)}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -111,8 +153,10 @@ def _parser() -> argparse.ArgumentParser:
         prog="mpim-lab bench", description="How fast, beside the peers, on this machine."
     )
     benches = parser.add_subparsers(dest="bench", required=True)
-    for name, told in TOLD.items():
-        bench = benches.add_parser(name, help=told, description=told)
+    told = {name: bench.told for name, bench in BENCHES.items()}
+    told[ALL] = "all of them but gateway and live, as one file and one page of pictures"
+    for name, help_text in told.items():
+        bench = benches.add_parser(name, help=help_text, description=help_text)
         bench.add_argument(
             "--quick", action="store_true", help="a minute a bench: fewer cases, shorter, noisier"
         )
@@ -120,54 +164,27 @@ def _parser() -> argparse.ArgumentParser:
             "--rounds", type=_at_least_one, help="how often each case is run; the median counts"
         )
         bench.add_argument("--json", type=_writable, metavar="FILE", help="write machine and rows")
-        if name == "all":
+        if name != "live":
             bench.add_argument(
-                "--page", type=_writable, metavar="FILE.html", help="write all pictures as one page"
+                "--page" if name == ALL else "--picture",
+                dest="page",
+                type=_writable,
+                metavar="FILE.html",
+                help="write the rows as a page of pictures",
             )
-        elif name != "live":
-            bench.add_argument(
-                "--picture", type=_writable, metavar="FILE.html", help="write the rows as a picture"
-            )
+    parser.set_defaults(page=None)
     return parser
 
 
-def _schedule(schedule: Schedule, rounds: int | None) -> Schedule:
-    return dataclasses.replace(schedule, rounds=rounds or schedule.rounds)
-
-
-def _text_of(report: dict[str, Any], bench: str) -> str:
-    """The report's tables; those of `all` one after another."""
-    rows, machine = report["rows"], report["machine"]
-    if bench == "live":
-        return live_table_of(rows, machine)
-    if bench == "gateway":
-        return gateway_table_of(rows, machine)
-    if bench == "all":
-        parts = {name: [row for row in rows if row["bench"] == name] for name in MEASURED_IN_ALL}
-        return "\n\n".join(
-            f"{name}\n\n{_part_of(name, part, machine)}" for name, part in parts.items()
-        )
-    return _part_of(bench, rows, machine)
-
-
-def _part_of(bench: str, rows: Sequence[Row], machine: dict[str, Any]) -> str:
-    if all(row["case"] == EVERY_CASE for row in rows):
-        return "\n".join(f"not measured: {row['reason']}" for row in rows)
-    return (table_of if bench in COMPARED else sweep_table_of)(rows, machine)
-
-
-def _keep(report: dict[str, Any], arguments: argparse.Namespace) -> None:
+def _keep(report: Report, arguments: argparse.Namespace) -> None:
     if arguments.json is not None:
         arguments.json.write_text(_as_json(report), encoding="utf-8")
     # With plotly's script inside, 5 MB: the file can be opened anywhere, without a network.
-    if (
-        page := getattr(arguments, "page", None) or getattr(arguments, "picture", None)
-    ) is not None:
-        draw = gateway_page_of if arguments.bench == "gateway" else page_of
-        page.write_text(draw(report), encoding="utf-8")
+    if arguments.page is not None:
+        arguments.page.write_text(page_of(report), encoding="utf-8")
 
 
-def _as_json(report: dict[str, Any]) -> str:
+def _as_json(report: Report) -> str:
     """A line a row: a file that can be read, and compared with an older one."""
     rows = ",\n".join("    " + json.dumps(row, ensure_ascii=False) for row in report["rows"])
     machine = json.dumps(report["machine"], ensure_ascii=False, indent=2).replace("\n", "\n  ")
@@ -176,12 +193,6 @@ def _as_json(report: dict[str, Any]) -> str:
 
 def _tell(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
-
-
-def _show_progress(sample: Sample) -> None:
-    rate = sample.messages_per_s
-    found = f"{rate:,.0f} msg/s" if rate is not None else sample.reason
-    _tell(f"round {sample.round} · {sample.case} · {sample.who}: {found}")
 
 
 def _writable(name: str) -> Path:

@@ -1,4 +1,4 @@
-"""The limit: redis-benchmark, a C program that only writes and reads, as far as the server itself goes."""
+"""The limit: redis-benchmark, a C program that only writes and reads: the server's own speed."""
 
 import asyncio
 import csv
@@ -25,9 +25,9 @@ def missing_limit() -> str | None:
 async def measure_limit(
     url: str, case: Case, seconds: float, payload_bytes: int, prefix: str = ""
 ) -> float:
-    """PUBLISH commands a second with as many in flight as the case has tasks, and nobody subscribed.
+    """PUBLISH commands a second with as many in flight as the case has tasks.
 
-    At most 64 of them in one pipeline. Raises LoadFailed.
+    Nobody is subscribed. At most 64 are in one pipeline. Raises LoadFailed.
     """
     if case.is_open:
         raise LoadFailed(f"{PROGRAM} has no open loop")

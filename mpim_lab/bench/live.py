@@ -1,6 +1,4 @@
-"""`mpim-lab bench live`: what watching costs.
-
-The same load, with and without live charts drawn in a notebook's kernel.
+"""`mpim-lab bench live`: what watching costs: the same load with and without live charts.
 
 The charts are drawn in a real Jupyter kernel, with everything it serializes and sends; a browser's
 own work is not counted.
@@ -9,8 +7,6 @@ own work is not counted.
 import asyncio
 import json
 import os
-from collections.abc import Sequence
-from statistics import median
 from typing import Any
 
 import nbformat
@@ -18,9 +14,11 @@ from IPython.display import display
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
-from mpim_lab.bench.cases import Case
+from mpim_lab.bench.cases import Case, Schedule
+from mpim_lab.bench.comparison import numbers_of
 from mpim_lab.bench.machine import describe_machine
-from mpim_lab.bench.rows import Row
+from mpim_lab.bench.rounds import Tell, keep_quiet, play
+from mpim_lab.bench.rows import Row, rows_of
 from mpim_lab.errors import LoadFailed
 from mpim_lab.lab.server.child import child_environment
 from mpim_lab.lab.server.embedded import open_server
@@ -29,61 +27,51 @@ from mpim_lab.load.load import LoadResult, start_load
 from mpim_lab.widgets.charts import POLL_S, LiveCharts
 
 CASES = (Case(128), Case(offered_per_s=100_000))
-WAYS = ("nobody watches", "charts drawn live")
+FULL_LIVE = Schedule(CASES, rounds=5, seconds=3.0)
+QUICK_LIVE = Schedule(CASES, rounds=2, seconds=0.9)
+WAYS = ("unwatched", "charts drawn live")
 _URL = "MPIM_BENCH_URL"  # not in the cell, which a time-out shows: it may hold a password
-_CELL = "import json\nfrom mpim_lab.bench.live import rounds_in_kernel\nprint(json.dumps(await rounds_in_kernel({options})))"
+_CELL = """import json
+from mpim_lab.bench.live import play_in_kernel
+print(json.dumps(await play_in_kernel({options})))"""
 
 
-async def bench_live(rounds: int, seconds: float) -> dict[str, Any]:
-    """Start a kernel, play the rounds in it; gives `{"machine": …, "rows": …}`.
-
-    Raises LoadFailed.
-    """
+async def bench_live(schedule: Schedule, tell: Tell = keep_quiet) -> dict[str, Any]:
+    """Start a kernel, play the rounds in it. Raises LoadFailed."""
+    rounds, seconds = schedule.rounds, schedule.seconds
     async with open_server() as server:
         machine = await describe_machine(server.url)
         options = f"{server.prefix!r}, {rounds}, {seconds}"
-        cell = nbformat.v4.new_code_cell(_CELL.format(options=options))  # type: ignore[no-untyped-call]
+        code = _CELL.format(options=options)
+        cell = nbformat.v4.new_code_cell(code)  # type: ignore[no-untyped-call]
         notebook = nbformat.v4.new_notebook(cells=[cell])  # type: ignore[no-untyped-call]
+        # A kernel takes modules from where it is: a learner's `queue.py`, too.
+        elsewhere = {"metadata": {"path": "/"}}
+        limit_s = 60 + int(rounds * len(CASES) * 2 * (seconds + 5))
         try:
-            elsewhere = {
-                "metadata": {"path": "/"}
-            }  # a kernel takes modules from where it is: a learner's `queue.py`, too
-            limit_s = 60 + int(rounds * len(CASES) * 2 * (seconds + 5))
             await NotebookClient(notebook, timeout=limit_s, resources=elsewhere).async_execute(
                 env=child_environment(**{_URL: server.url})
             )
-        except CellExecutionError as error:
-            raise LoadFailed(
-                f"{error.ename}: {error.evalue}"
-            ) from error  # its text is a traceback in colour
+        except CellExecutionError as error:  # its text is a traceback in colour
+            raise LoadFailed(f"{error.ename}: {error.evalue}") from error
         except (CellTimeoutError, DeadKernelError) as error:
             raise LoadFailed(str(error)) from error
     said = "".join(
         output.get("text", "") for output in cell.outputs if output.output_type == "stream"
     )
-    return {"machine": machine, "rows": rows_of_live(json.loads(said.splitlines()[-1]))}
+    found = json.loads(said.splitlines()[-1])
+    return {"machine": machine, "rows": rows_of("live", found, whos=WAYS, against=WAYS[0])}
 
 
-async def rounds_in_kernel(prefix: str, rounds: int, seconds: float) -> list[dict[str, Any]]:
-    """Play the rounds here, on the server that the environment names; who begins alternates."""
-    samples, url = [], os.environ[_URL]
-    for round_ in range(rounds):
-        for case in CASES:
-            for way in WAYS if round_ % 2 else WAYS[::-1]:
-                options: dict[str, Any] = {
-                    "tasks": case.tasks,
-                    "offered_per_s": case.offered_per_s,
-                    "prefix": prefix,
-                }
-                result = await (_plain if way == WAYS[0] else _drawn)(
-                    url, seconds=seconds, **options
-                )
-                numbers = {
-                    name: getattr(result, name)
-                    for name in ("messages_per_s", "p50_ms", "p99_ms", "lost")
-                }
-                samples.append({"case": str(case), "way": way, "round": round_, **numbers})
-    return samples
+async def play_in_kernel(prefix: str, rounds: int, seconds: float) -> list[Row]:
+    """Play the rounds here, on the server that the environment names."""
+
+    async def run(way: str, case: Case) -> Row:
+        measure = _plain if way == WAYS[0] else _drawn
+        options = {"tasks": case.tasks, "offered_per_s": case.offered_per_s, "prefix": prefix}
+        return numbers_of(await measure(os.environ[_URL], seconds=seconds, **options))
+
+    return await play(WAYS, Schedule(CASES, rounds, seconds), run)
 
 
 async def _plain(url: str, **options: Any) -> LoadResult:
@@ -101,34 +89,3 @@ async def _drawn(url: str, **options: Any) -> LoadResult:
     charts.refresh()
     charts.close()
     return await load.result()
-
-
-def rows_of_live(samples: Sequence[dict[str, Any]]) -> list[Row]:
-    """One row a case and way: medians over the rounds; `ratio` is the median of the rounds' watched ÷ unwatched."""
-    rows: list[Row] = []
-    for case in dict.fromkeys(sample["case"] for sample in samples):
-        plain = {
-            s["round"]: s["messages_per_s"]
-            for s in samples
-            if (s["case"], s["way"]) == (case, WAYS[0])
-        }
-        for way in WAYS:
-            own = [sample for sample in samples if (sample["case"], sample["way"]) == (case, way)]
-            rates = [sample["messages_per_s"] for sample in own]
-            rows.append(
-                {
-                    "bench": "live",
-                    "who": "mpim_lab",
-                    "case": f"{case}, {way}",
-                    "messages_per_s": median(rates),
-                    "spread": [min(rates), max(rates)],
-                    "ratio": median(
-                        sample["messages_per_s"] / plain[sample["round"]] for sample in own
-                    ),
-                    "p50_ms": median(sample["p50_ms"] for sample in own),
-                    "p99_ms": median(sample["p99_ms"] for sample in own),
-                    "lost": sum(sample["lost"] for sample in own),
-                    "rounds": len(own),
-                }
-            )
-    return rows

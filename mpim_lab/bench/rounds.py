@@ -1,81 +1,75 @@
-"""Rounds: every candidate in every case, again and again, so that a machine's moods fall on all alike."""
+"""Rounds: every candidate in every case, again and again, so that a machine's moods fall on all."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 from mpim_lab.bench.cases import Case, Schedule
+from mpim_lab.bench.rows import OURS, Row
 from mpim_lab.errors import MpimError
-from mpim_lab.load.load import LoadResult
+from mpim_lab.terminal import first_error
 
-OURS = "mpim_lab"
-FELL_FAR_BEHIND = 0.8
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One candidate in one case in one round: its numbers, or the reason why there are none."""
-
-    who: str
-    case: Case
-    round: int
-    result: LoadResult | float | None = None  # the limit has a rate only
-    reason: str | None = None
-
-    @property
-    def messages_per_s(self) -> float | None:
-        """Received messages a second, as far as they were sent so fast."""
-        return sustained_per_s(self.result) if isinstance(self.result, LoadResult) else self.result
+BEHIND = 0.8
+Tell = Callable[[str], None]
+Run = Callable[[str, Any], Awaitable[Row]]  # who, case → numbers
 
 
-Runner = Callable[[str, Case], Awaitable[LoadResult | float]]
+def keep_quiet(text: str) -> None:
+    """The progress that nobody watches."""
 
 
-async def play(whos: Sequence[str], schedule: Schedule, run: Runner) -> AsyncIterator[Sample]:
-    """Yield one sample after another, round by round. An error becomes a sample with a reason.
+async def play(
+    whos: Sequence[str],
+    schedule: Schedule,
+    run: Run,
+    tell: Tell = keep_quiet,
+    columns: Callable[[Any], Row] = Case.columns,
+) -> list[Row]:
+    """Run everybody in every case of every round. An error becomes a row with a reason.
+
+    columns(case): what a row has of its case, whether it could be measured or not.
 
     Who begins rotates, from case to case and, within a case, from round to round. Whoever fell far
     behind at one rate is spared the higher ones: their latencies would only tell the length of the
     run. Not ours, whose numbers we owe.
     """
-    behind: dict[str, Case] = {}
+    behind: dict[str, int] = {}
+    rows: list[Row] = []
     for round_ in range(1, schedule.rounds + 1):
         for turn, case in enumerate(schedule.cases, start=round_):
-            for place in range(len(whos)):
-                who = whos[(place + turn) % len(whos)]
-                slower = behind.get(who)
-                if slower is not None and (case.offered_per_s or 0) > (slower.offered_per_s or 0):
-                    yield Sample(who, case, round_, reason=f"fell behind at {slower}")
-                    continue
-                sample = await _sample(who, case, round_, run)
-                if case.is_open and who != OURS and _fell_behind(sample, case):
-                    behind[who] = case
-                yield sample
+            for who in rotated(whos, turn):
+                row: Row = {"who": who, "round": round_} | columns(case)
+                offered = row.get("offered_per_s") or 0
+                if offered > behind.get(who, math.inf):
+                    row["reason"] = f"fell behind at {behind[who]:,} msg/s"
+                else:
+                    row |= await numbers_or_reason(run(who, case))
+                    if who != OURS and row.get("messages_per_s", math.inf) < BEHIND * offered:
+                        behind[who] = offered
+                tell(f"round {round_} · {row['case']} · {who}: {_told(row)}")
+                rows.append(row)
+    return rows
 
 
-def sustained_per_s(result: LoadResult) -> float:
-    """Messages received a second, counted from the first receipt to the last or over the time of sending: the lower one.
+def rotated(whos: Sequence[str], turn: int) -> Sequence[str]:
+    """Begin with another one each turn.
 
-    A receiver that the machine lets wait finds a pile and takes it in no time; that is no rate that
-    anybody keeps up.
+    >>> rotated(["a", "b", "c"], turn=4)
+    ['b', 'c', 'a']
     """
-    return min(result.messages_per_s, result.received / result.seconds)
+    first = turn % max(len(whos), 1)
+    return [*whos[first:], *whos[:first]]
 
 
-def absent(missing: Mapping[str, str | None], schedule: Schedule) -> list[Sample]:
-    """A sample in each case for everybody with a reason why they are not here."""
-    return [
-        Sample(who, case, 1, reason=reason)
-        for who, reason in missing.items()
-        if reason
-        for case in schedule.cases
-    ]
-
-
-async def _sample(who: str, case: Case, round_: int, run: Runner) -> Sample:
+async def numbers_or_reason(numbers: Awaitable[Row]) -> Row:
+    """Wait for numbers; an error of ours becomes the reason why there are none."""
     try:
-        return Sample(who, case, round_, await run(who, case))
-    except MpimError as error:
-        return Sample(who, case, round_, reason=reason_of(error))
+        return await numbers
+    except (MpimError, ExceptionGroup) as error:
+        first = first_error(error)  # tasks are a group, and fail as one
+        if not isinstance(first, MpimError):
+            raise
+        return {"reason": reason_of(first)}
 
 
 def reason_of(error: Exception) -> str:
@@ -83,19 +77,19 @@ def reason_of(error: Exception) -> str:
 
     The last one, but the first where the last is a place in a program.
 
-    >>> reason_of(ValueError("the publisher ended with code 1:\n  File x\nConnectionError: refused"))
-    'ConnectionError: refused'
+    >>> reason_of(ValueError("the publisher ended with code 1:\n  File x\nConnectionError: no"))
+    'ConnectionError: no'
     >>> reason_of(ValueError("the publisher ended with code 1:\n  File x, line 7 in main"))
     'the publisher ended with code 1, it hung'
     """
     first, *others = str(error).strip().splitlines() or [type(error).__name__]
-    if others and others[-1].lstrip().startswith(
-        "File "
-    ):  # what faulthandler writes at the time limit
+    if others and others[-1].lstrip().startswith("File "):  # faulthandler's, at the time limit
         return f"{first.rstrip(':')}, it hung"
     return others[-1] if others else first
 
 
-def _fell_behind(sample: Sample, case: Case) -> bool:
-    rate = sample.messages_per_s
-    return rate is not None and rate < FELL_FAR_BEHIND * (case.offered_per_s or 0)
+def _told(row: Row) -> str:
+    if "reason" in row:
+        return str(row["reason"])
+    rate, unit = ("calls_per_s", "calls/s") if "calls_per_s" in row else ("messages_per_s", "msg/s")
+    return f"{row[rate]:,.0f} {unit}"

@@ -20,7 +20,6 @@ import uvloop
 
 from mpim_lab.errors import InvalidParameter, MpimError
 from mpim_lab.im.gateway.config import GatewayConfig
-from mpim_lab.im.services.offline import database_url
 from mpim_lab.im.system import ImSystem
 
 
@@ -73,9 +72,13 @@ async def _serve(options: argparse.Namespace) -> int:
     if options.until_eof:
         asyncio.get_running_loop().add_reader(sys.stdin.fileno(), _end_at_eof, ended)
     async with ImSystem(
-        options.url, gateways=0, prefix=options.prefix, secret=secret, allow_login=options.allow_login,
-        database=database_url(), gateway_config=GatewayConfig(rate_per_s=options.rate, burst=int(2 * options.rate)),
-    ) as mpim:  # fmt: skip
+        options.url,
+        gateways=0,
+        prefix=options.prefix,
+        secret=secret,
+        allow_login=options.allow_login,
+        gateway_config=GatewayConfig(rate_per_s=options.rate, burst=int(2 * options.rate)),
+    ) as mpim:
         gateway = await mpim.start(options.name, port=options.port)
         print(
             json.dumps({"name": gateway.name, "port": gateway.port, "pid": os.getpid()}), flush=True

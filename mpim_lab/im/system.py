@@ -1,4 +1,7 @@
-"""ImSystem: the whole system in one process: gateways, each with its services and queue, over one server and one database."""
+"""ImSystem: the whole system in one process.
+
+Each gateway has its services and its queue; all share one server and one database.
+"""
 
 import asyncio
 import contextlib
@@ -21,8 +24,8 @@ from mpim_lab.im.services.presence import ROUTE_TTL_S, Presence
 from mpim_lab.im.services.tokens import TokenService, new_secret
 from mpim_lab.mq.connection.bounds import MAX_INT, MAX_WAIT_S, check_bounds, check_times
 from mpim_lab.mq.connection.config import ConnectionConfig
+from mpim_lab.mq.connection.encoding import new_message_id
 from mpim_lab.mq.connection.handler import LoopAffinity
-from mpim_lab.mq.connection.ids import new_message_id
 from mpim_lab.mq.idempotency.sql_database import SqlDatabase
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
@@ -32,11 +35,30 @@ PresenceFactory = Callable[[MessageQueue], Any]
 
 
 class ImSystem:
-    """A whole system: `async with ImSystem(redis_url) as mpim` starts gateways on loopback, and makes clients.
+    """A whole system: gateways on loopback, and clients for them.
 
-    database: an SQLAlchemy URL; by default MPIM_DATABASE_URL, or SQLite in memory. messages,
-    presence: make the services; the naive ones have the same methods. secret: shared by all
-    gateways of a system; several processes need the same one.
+    Use: `async with ImSystem(redis_url) as mpim`. It is used once.
+
+    Args:
+        url: The Redis or Valkey server.
+        gateways: How many to start, 0 to 1,000.
+        database: An SQLAlchemy URL; by default MPIM_DATABASE_URL, or SQLite in memory.
+        prefix: Put before every key and channel.
+        secret: What tokens are signed with. Several processes need the same one.
+        port: The first gateway's; the others' follow. 0: any that are free.
+        first: The number in the first gateway's name, "gw-1".
+        messages: Makes a message service; the naive one has the same methods.
+        presence: Makes a presence service, likewise.
+        route_ttl_s: Seconds that a route counts after its gateway's last heartbeat.
+        gateway_config: The limits and times of each gateway.
+        queue_config: The limits and times of each queue.
+        outbox_min_age_s: Seconds after which the outbox is processed for a service that died.
+        allow_login: Hand out tokens to whoever names a user. For the lab alone.
+        observer: Gets an event for each step of a message.
+
+    Raises:
+        InvalidParameter: A number makes no sense, or it is opened twice.
+        QueueClosed: It is opened once more after its end.
     """
 
     def __init__(
@@ -84,12 +106,10 @@ class ImSystem:
 
     async def __aenter__(self) -> Self:
         self._home.check()
+        if self._is_closed:
+            raise self._not_open_error()
         if self._is_opened:
-            raise (
-                self._not_open_error()
-                if self._is_closed
-                else InvalidParameter("the system is open already")
-            )
+            raise InvalidParameter("the system is open already")
         self._is_opened = True
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(self._own)
@@ -105,10 +125,21 @@ class ImSystem:
         await self._stack.aclose()
 
     async def start(self, name: str, *, port: int = 0, **queue_options: Any) -> Gateway:
-        """Start one more gateway. queue_options: for its own queue, as `MessageQueue` takes them.
+        """Start one more gateway.
 
-        Raises InvalidParameter when one of this name is running or starting, NotConnected,
-        QueueClosed.
+        Args:
+            name: The gateway's name.
+            port: The port to listen on; 0: any that is free.
+            queue_options: For its own queue, as `MessageQueue` takes them.
+
+        Returns:
+            The gateway, which listens.
+
+        Raises:
+            InvalidParameter: One of this name is running or starting.
+            NotConnected: The system is not open yet, or the server does not answer.
+            QueueClosed: The system is closed.
+            ServerFailed: It cannot listen on that port.
         """
         self._home.check()
         if not self._is_opened or self._is_closed:
@@ -141,15 +172,20 @@ class ImSystem:
                 await stack.enter_async_context(
                     OutboxWorker(services.messages, min_age_s=self._outbox_min_age_s)
                 )
-            if (
-                self._is_closed
-            ):  # while this one was started: it is not among those that were stopped
+            if self._is_closed:  # meanwhile: it is not among those that were stopped
                 raise self._not_open_error()
             self._running[name], self.gateways[name] = stack.pop_all(), gateway
         return gateway
 
     async def stop(self, name: str) -> None:
-        """Close a gateway: its clients are sent elsewhere, and nothing is lost."""
+        """Close a gateway: its clients are sent elsewhere, and nothing is lost.
+
+        Args:
+            name: The gateway's name.
+
+        Raises:
+            InvalidParameter: No gateway of this name is running.
+        """
         self._home.check()
         self._gateway(name)
         del self.gateways[name]
@@ -159,6 +195,12 @@ class ImSystem:
         """End a gateway as if its process had died.
 
         No bye, its routes stay, what it had begun is left undone.
+
+        Args:
+            name: The gateway's name.
+
+        Raises:
+            InvalidParameter: No gateway of this name is running.
         """
         self._home.check()
         gateway = self._gateway(name)
@@ -198,9 +240,18 @@ class ImSystem:
         return [gateway.url for gateway in self.gateways.values()]
 
     def client(self, uid: str, *, at: Sequence[str] = (), **options: Any) -> Client:
-        """Return a client for a user, not yet connected; `at`: the gateways it tries, in this order; all if none is named.
+        """Make a client for a user, not yet connected.
 
-        Raises InvalidParameter: what is no user's name, or no gateway that runs.
+        Args:
+            uid: The user.
+            at: Names of the gateways that it tries, in this order; all if none is named.
+            options: As `Client` takes them.
+
+        Returns:
+            The client: `async with` connects it.
+
+        Raises:
+            InvalidParameter: `uid` is no name, or no such gateway is running.
         """
         checked_name("uid", uid)
         addresses = [
@@ -218,6 +269,16 @@ class ImSystem:
         return self.gateways[name]
 
     async def broadcast(self, text: str) -> int:
-        """Send a system notice to everybody who is online. Return how many gateways have it."""
+        """Send a system notice to everybody who is online.
+
+        Args:
+            text: 1 to 100,000 characters.
+
+        Returns:
+            How many gateways have it.
+
+        Raises:
+            InvalidMessage: The text is too long, or none.
+        """
         request = BroadcastSystemMessageRequest(new_message_id(), text)
         return (await self.services.messages.broadcast_system_message(request)).gateways

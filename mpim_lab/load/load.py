@@ -22,16 +22,15 @@ from mpim_lab.load.redis.plan import BOUNDS, LoadPlan
 
 REPORT_EVERY_S = 0.1
 LIVES_PER_S = 200
-FASTEST_PER_S = (
-    200_000  # what a closed loop may reach, to choose `sample_rate` before the speed is known
-)
+# What a closed loop may reach, to choose `sample_rate` before the speed is known.
+FASTEST_PER_S = 200_000
 
 
 @dataclass(frozen=True)
 class LoadResult:
     """What a load run gave.
 
-    LatencyHistogram run from the moment a message was due to its handler; None if none arrived.
+    Latencies run from the moment a message was due to its handler; None if none arrived.
 
     `messages_per_s` counts received messages between the first and the last receipt. The CPU
     seconds are those spent while messages went by, the memory is the most a process held in all;
@@ -134,9 +133,8 @@ class Load:
             return
         lives = interval.pop("lives")
         trace.rates.append(RateSample(actor=actor, **interval))
-        trace.dropped += 2 * interval["messages"] - len(
-            lives
-        )  # each process sees two events of a message
+        # Each process sees two events of a message.
+        trace.dropped += 2 * interval["messages"] - len(lives)
         for sequence, kind, at, count in lives:
             # not trace(event): the sample was chosen where the messages are, to be whole on both
             # sides
@@ -159,7 +157,9 @@ def start_load(
     prefix: str = "",
     trace: Trace | None = None,
 ) -> Load:
-    """Start a publisher and a receiver process against the server at `url`; `who` is one of CANDIDATES.
+    """Start a publisher and a receiver process against the server at `url`.
+
+    `who` is one of CANDIDATES.
 
     Without `offered_per_s`, each of `tasks` tasks awaits one publish after another. With it,
     messages are due at that rate, and latencies count from the moment one was due; at most `tasks`
@@ -175,11 +175,13 @@ def start_load(
             f"not run on your server: it would write {elsewhere}, outside of the run's prefix"
         )
     most_messages, most_seconds = int(BOUNDS["messages"][1]), 60.0
+    channel = f"load:{os.urandom(4).hex()}"  # no two loads hear each other
+    prefixes = CANDIDATES[who].prefixes
     plan = LoadPlan(
         url=url,
         who=who,
-        channel=f"{'' if CANDIDATES[who].prefixes else prefix}load:{os.urandom(4).hex()}",  # no two loads hear each other
-        prefix=prefix if CANDIDATES[who].prefixes else "",
+        channel=channel if prefixes else prefix + channel,
+        prefix=prefix if prefixes else "",
         tasks=tasks,
         messages=messages if messages is not None else most_messages,
         seconds=seconds if seconds is not None else 1.0 if messages is None else most_seconds,

@@ -1,14 +1,4 @@
-"""LoadProcess: the parent's end of one load process.
-
-The lines between them are described in `load.redis.parent_channel`.
-
-| exit                                | what ends the process                                                       |
-|-------------------------------------|-----------------------------------------------------------------------------|
-| it has summed up                    | itself; SIGKILL if it has not within `STOP_TIMEOUT_S`                          |
-| error, time-out, cancellation       | SIGKILL                                                                     |
-| it writes what cannot be read       | SIGKILL; `ready` and `summary` raise LoadFailed                              |
-| we are killed, forked children stay | itself, at end-of-file: a forked child closes its copy of the pipe at once   |
-"""
+"""The parent's end of a child process that speaks in lines of JSON, and of a load process."""
 
 import asyncio
 import contextlib
@@ -16,8 +6,7 @@ import json
 from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict
-from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from mpim_lab.errors import LoadFailed
 from mpim_lab.lab.server.child import child_command, child_environment
@@ -28,46 +17,40 @@ LAST_LINES, STOP_TIMEOUT_S = 12, 5.0
 MAX_LINE_BYTES = 1024 * 1024
 
 
-class LoadProcess:
-    """Start a load process on entry, and make sure on exit that it is gone.
+class ChildProcess:
+    """Start a module of ours on entry, with a plan for its first line; on exit it is gone.
 
-    `ready` and `summary` are futures; both raise LoadFailed with the process's last lines when it
-    ends before its time.
+    A child whose parent is killed ends at the end of its input, also when forked children stay:
+    those close their copy of the pipe at once.
     """
 
-    def __init__(
-        self, role: str, plan: LoadPlan, on_interval: Callable[[str, dict[str, Any]], None]
-    ) -> None:
-        loop = asyncio.get_running_loop()
-        self.role, self._plan, self._on_interval = role, plan, on_interval
-        self.ready: asyncio.Future[None] = loop.create_future()
-        self.summary: asyncio.Future[dict[str, Any]] = loop.create_future()
-        self._has_summed_up = False
+    def __init__(self, plan: Any, *command: str) -> None:
+        self.plan = plan
+        self._command = command
+        self._ends_by_itself = False
         self._last_lines: deque[str] = deque(maxlen=LAST_LINES)
 
-    async def __aenter__(self) -> "LoadProcess":
+    async def __aenter__(self) -> Self:
         self._process = await asyncio.create_subprocess_exec(
-            *child_command("mpim_lab.load.redis", self.role),
+            *child_command(*self._command),
             env=child_environment(),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             limit=MAX_LINE_BYTES,
-            start_new_session=True,  # an interrupt of the notebook's cell is for the notebook
+            start_new_session=True,  # an interrupt of a cell or at a terminal is for the parent
         )
-        assert self._process.stdin is not None
-        close_in_forks(self._process.stdin.get_extra_info("pipe"))
+        assert self._process.stdin is not None and self._process.stdout is not None
+        assert self._process.stderr is not None
+        self._stdin, self._stdout = self._process.stdin, self._process.stdout
+        self._stderr = self._process.stderr
+        close_in_forks(self._stdin.get_extra_info("pipe"))
         self._following = asyncio.create_task(self._follow())
-        self.tell(asdict(self._plan))
+        self.tell(asdict(self.plan))
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if not self._has_summed_up:
+    async def __aexit__(self, *exc_info: object) -> None:
+        if not self._ends_by_itself:
             self._kill()
         try:
             await asyncio.wait([self._following], timeout=STOP_TIMEOUT_S)
@@ -78,9 +61,8 @@ class LoadProcess:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STOP_TIMEOUT_S):
                 await self._process.wait()
-        self._process._transport.close()  # type: ignore[attr-defined]  # its pipes, too; it has no public way
-        if not self.ready.done():
-            self.ready.cancel()
+        # Its pipes, too; there is no public way.
+        self._process._transport.close()  # type: ignore[attr-defined]
 
     def _kill(self) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -92,17 +74,45 @@ class LoadProcess:
         return self._process.pid
 
     def tell(self, order: Any) -> None:
-        """Send an order; one that comes too late is lost, which `summary` tells."""
-        assert self._process.stdin is not None
+        """Send an order; one that comes too late is lost, as the missing answer shows."""
         with contextlib.suppress(ConnectionError, RuntimeError):
-            self._process.stdin.write(json.dumps(order).encode() + b"\n")
+            self._stdin.write(json.dumps(order).encode() + b"\n")
 
     async def _follow(self) -> None:
-        assert self._process.stdout is not None and self._process.stderr is not None
+        """Keep what the process complains of; a line that is too long raises ValueError."""
+        async for line in self._stderr:
+            self._keep(line)
+
+    def _keep(self, line: bytes) -> None:
+        self._last_lines.append(line.decode("utf-8", "replace").rstrip())
+
+
+class LoadProcess(ChildProcess):
+    """A publisher or a receiver; the lines are described in `load.redis.parent_channel`.
+
+    `ready` and `summary` are futures. Both raise LoadFailed with the process's last lines when it
+    ends before its time, or writes what cannot be read. A process that has summed up ends by
+    itself; on an error, a time-out or a cancellation it is killed.
+    """
+
+    def __init__(
+        self, role: str, plan: LoadPlan, on_interval: Callable[[str, dict[str, Any]], None]
+    ) -> None:
+        super().__init__(plan, "mpim_lab.load.redis", role)
+        loop = asyncio.get_running_loop()
+        self.role, self._on_interval = role, on_interval
+        self.ready: asyncio.Future[None] = loop.create_future()
+        self.summary: asyncio.Future[dict[str, Any]] = loop.create_future()
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await super().__aexit__(*exc_info)
+        self.ready.cancel()
+
+    async def _follow(self) -> None:
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._read(self._process.stdout))
-                group.create_task(self._read(self._process.stderr))
+                group.create_task(self._read_reports())
+                group.create_task(super()._follow())
             ended = f"ended with code {await self._process.wait()}"
         except ExceptionGroup as errors:
             self._kill()
@@ -111,16 +121,16 @@ class LoadProcess:
         for future in (self.ready, self.summary):
             if not future.done():
                 future.set_exception(
-                    LoadFailed(f"the {self.role} of {self._plan.who} {ended}{said}")
+                    LoadFailed(f"the {self.role} of {self.plan.who} {ended}{said}")
                 )
                 future.exception()  # whoever awaits it still gets it; nobody need do so
 
-    async def _read(self, stream: asyncio.StreamReader) -> None:
-        async for line in stream:
+    async def _read_reports(self) -> None:
+        async for line in self._stdout:
             if line.startswith(b'{"type": '):
                 self._take(json.loads(line))
             else:
-                self._last_lines.append(line.decode("utf-8", "replace").rstrip())
+                self._keep(line)
 
     def _take(self, report: dict[str, Any]) -> None:
         kind = report.pop("type")
@@ -129,7 +139,7 @@ class LoadProcess:
         elif kind == "interval":
             self._on_interval(self.role, report)
         else:
-            self._has_summed_up = True
+            self._ends_by_itself = True
             _settle(self.summary, report)
 
 

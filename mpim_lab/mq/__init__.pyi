@@ -4,8 +4,7 @@ from .batching.policies import Adaptive, BatchPolicy, FixedWindow, SizeOnly
 from .compression.codec import Algorithm, Codec
 from .compression.dictionary import ZstdDictionary, train_dictionary
 from .connection.config import ConnectionConfig
-from .connection.encoding import Message
-from .connection.ids import new_message_id
+from .connection.encoding import Message, new_message_id
 from .connection.retry import Backoff, RetryPolicy
 from .idempotency.effects import AtomicEffects
 from .idempotency.producer import IdempotentProducer

@@ -1,1 +1,1 @@
-"""The soak: random schedules of faults against every design, and random steps over the public API."""
+"""The soak: random schedules of faults against every design, and of calls to the public API."""

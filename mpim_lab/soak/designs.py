@@ -1,9 +1,12 @@
-"""Designs that are soaked: the correct one, and naive ones with the faults that bite them wherever they are injected.
+"""Designs that are soaked: the correct one, and naive ones with the faults that bite them.
 
 Other faults may bite them, too, if other messages happen to come at the wrong moment: `any worker`
 loses the order only where a later message of the same conversation is done before the one that was
 hit.
 """
+
+from collections.abc import Callable
+from typing import Any
 
 from mpim_lab.chapters.ch04_ordering.designs import DELIVERY_MODES, ORDERING_DESIGNS
 from mpim_lab.chapters.ch04_ordering.naive import UnfencedWorker
@@ -13,12 +16,11 @@ from mpim_lab.mq.ordering.ordered_worker import OrderedWorker
 
 ATTEMPTS = 5  # of a sender, before it gives a message up
 BATCH_SIZE = 3  # entries in hand at once: a commit may be of several
-LENIENT_RETRY = RetryPolicy(
-    max_attempts=20, backoff=Backoff(initial_s=0.004, max_s=0.02)
-)  # no message here is poison
+# no message here is poison
+LENIENT_RETRY = RetryPolicy(max_attempts=20, backoff=Backoff(initial_s=0.004, max_s=0.02))
 
 
-def _in_order(kind: type[OrderedWorker]) -> Design:
+def _in_order(kind: Callable[..., Any]) -> Design:
     return Design(
         partitioned_sender(ATTEMPTS),
         ordered_worker(kind, retry=LENIENT_RETRY, batch_size=BATCH_SIZE),

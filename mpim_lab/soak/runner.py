@@ -100,28 +100,23 @@ class SoakReport:
             self.failures[outcome.schedule.seed] = outcome.verdict
 
     def __str__(self) -> str:
+        faults = {f"  {kind}": self.injected[kind] for kind in (*KINDS, "server kill")}
         rows = {
             "design": self.design,
-            "schedules": f"{self.schedules:,}",
-            "messages": f"{self.messages:,}",
+            "schedules": self.schedules,
+            "messages": self.messages,
+            "sends that failed for good": self.given_up,
+            "injected faults": self.injected.total(),
+            **faults,
+            "schedules that failed": len(self.failures),
+            "seconds": round(self.seconds),
         }
-        rows |= {
-            "sends that failed for good": f"{self.given_up:,}",
-            "injected faults": f"{self.injected.total():,}",
-        }
-        rows |= {f"  {kind}": f"{self.injected[kind]:,}" for kind in (*KINDS, "server kill")}
-        rows |= {
-            "schedules that failed": f"{len(self.failures):,}",
-            "seconds": f"{self.seconds:,.0f}",
-        }
-        lines = [f"{name:<30}{value:>14}" for name, value in rows.items()]
-        return "\n".join(
-            lines
-            + [
-                f"seed {seed}: {summarize(verdict)}"
-                for seed, verdict in sorted(self.failures.items())
-            ]
-        )
+        lines = [
+            f"{name:<30}{count if isinstance(count, str) else f'{count:,}':>14}"
+            for name, count in rows.items()
+        ]
+        failed = (f"seed {seed}: {summarize(v)}" for seed, v in sorted(self.failures.items()))
+        return "\n".join([*lines, *failed])
 
 
 async def run_schedule(
@@ -183,7 +178,8 @@ async def soak(
 
 def _print_progress(result: SoakReport) -> None:
     if result.schedules % 50 == 0:
-        counts = f"{result.schedules:,} schedules, {result.injected.total():,} faults, {len(result.failures)} failed"
+        faults, failed = result.injected.total(), len(result.failures)
+        counts = f"{result.schedules:,} schedules, {faults:,} faults, {failed} failed"
         print(f"{result.seconds:6.0f} s  {counts}", flush=True)
 
 
@@ -216,7 +212,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    logging.getLogger("mpim_lab").setLevel(
-        logging.CRITICAL
-    )  # lines that break are what this is about
+    logging.getLogger("mpim_lab").setLevel(logging.CRITICAL)  # it is about lines that break
     sys.exit(run_main(main))

@@ -1,4 +1,4 @@
-"""The scenario of a soak: two senders on lines that break, one server, several workers, and the ledger that is judged."""
+"""The scenario of a soak: two senders on lines that break, one server, and several workers."""
 
 import asyncio
 import contextlib
@@ -33,13 +33,19 @@ from mpim_lab.soak.schedule import (
 )
 from mpim_lab.soak.worker_fleet import SoakFleet
 
-ANSWER_TIMEOUT_S = (
-    0.4  # a sender repeats what is not answered by then, a worker asks what has become of it
-)
+# a sender repeats what is not answered by then, a worker asks what has become of it
+ANSWER_TIMEOUT_S = 0.4
 LIMITS = ConnectionConfig(
     timeout_s=1.0, connect_timeout_s=5.0, backoff=Backoff(initial_s=0.005, max_s=0.05)
 )
 DRAIN_TIMEOUT_S = 15.0
+# fault of a sender's line → what the proxy does, and how often
+_LINE_FAULTS = {
+    "request lost": (FaultProxy.drop_request, 1),
+    "answer lost": (FaultProxy.drop_reply, 1),
+    "given up": (FaultProxy.drop_reply, ATTEMPTS),
+    "request late": (FaultProxy.delay_request, 1),
+}
 
 
 class SoakSender:
@@ -58,16 +64,9 @@ class SoakSender:
 
     def arm(self, kind: str, message: str, duration: int) -> None:
         """Have the line break, or hold something back, under one message."""
-        match, times = (
-            Match(containing=message.encode() + b" "),
-            ATTEMPTS if kind == "given up" else 1,
-        )
-        if kind in ("answer lost", "given up"):
-            self.proxy.drop_reply(match, times)
-        elif kind == "request lost":
-            self.proxy.drop_request(match)
-        else:
-            self.proxy.delay_request(match)
+        arm, times = _LINE_FAULTS[kind]
+        arm(self.proxy, Match(containing=message.encode() + b" "), times)
+        if kind == "request late":
             self._held_for = duration + 1
 
     async def send(self, planned: PlannedMessage) -> None:
@@ -123,10 +122,8 @@ class SoakScenario:
         self.line = FaultProxy(server.url)  # the workers'
         self.backlog = UnfinishedCounter(self.observer, design.is_partitioned)
         self.injected: Counter[str] = Counter()
-        self._on_connections, self._kills = (
-            schedule.faults_of(*SENDER_CONNECTION_KINDS),
-            schedule.faults_of("server kill"),
-        )
+        self._on_connections = schedule.faults_of(*SENDER_CONNECTION_KINDS)
+        self._kills = schedule.faults_of("server kill")
         self._rebalances = schedule.faults_of("rebalance")
         self._open = contextlib.AsyncExitStack()
 
@@ -232,18 +229,15 @@ class SoakScenario:
     # The end
 
     async def finish(self) -> Verdict:
-        """Let go of what is held, wait until others have done what sleepers have in hand, wake them, end, judge."""
+        """Let go of what is held, let others do what sleepers have, wake those, end, and judge."""
         for gateway in self.gateways:
             await gateway.release()
-        with contextlib.suppress(
-            MpimError
-        ):  # what is not done by then is stalled, and that is judged
+        with contextlib.suppress(MpimError):  # what is not done by then is stalled, and so judged
             await wait_until(self._is_drained, "the end of the work", timeout_s=DRAIN_TIMEOUT_S)
         self.line.release()
         await self.fleet.finish()
-        await (
-            self.line.wait_flushed()
-        )  # not earlier: a line whose worker has not given it up ends with the worker
+        # not earlier: a line whose worker has not given it up ends with the worker
+        await self.line.wait_flushed()
         self.injected += self.fleet.injected
         await self.ledger.read()
         stalled = [message_id(payload) for payload in await self.backlog.payloads()]
@@ -274,14 +268,11 @@ class SoakScenario:
         added = {event.message_id for event in self.trace.by_kind(EventKind.ADDED)}
         done = [message_id(payload) for _, payload in self.ledger.rows]
         planned = [one for one in self.schedule.messages if one.name in added.union(done)]
+        dead = [event.message_id for event in self.trace.by_kind(EventKind.DEAD_LETTERED)]
         common: dict[str, Any] = {
             "acknowledged": added,
             "stalled": [name for name in stalled if name in added],
-        }
-        common |= {
-            "dead_lettered": [
-                event.message_id for event in self.trace.by_kind(EventKind.DEAD_LETTERED)
-            ],
+            "dead_lettered": dead,
             "acknowledgement": "added",
         }
         by_sender = {

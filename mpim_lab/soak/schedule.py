@@ -1,19 +1,19 @@
-"""Schedule: many messages and several faults in one run, all chosen by one seed, each fault placed by message.
+"""Schedule: messages and several faults, all chosen by one seed, each fault placed by message.
 
-| fault                       | hits                                   | lasts                                          |
-|-----------------------------|----------------------------------------|------------------------------------------------|
-| request lost, answer lost   | the sender's line, at its message      | once                                           |
-| given up                    | the sender's line, at its message      | for as many attempts as a sender makes         |
-| request late                | the sender's line, at its message      | until `duration` further messages of that sender |
-| sent twice                  | the client, through both senders       | once                                           |
-| crash before / after work   | whoever is given the message first     | once; another worker is started                |
-| commit lost, answer to the  | the line of whoever is given the       | once                                           |
-| worker lost                 | message first                          |                                                |
-| commit late                 | the same                               | until another attempt has done it              |
-| zombie                      | whoever is given the message first     | until another has done it                      |
-| slow worker                 | whoever is given the message first     | until `duration` further effects, or as a zombie |
-| rebalance                   | before its message: a worker joins     | and another leaves                             |
-| server kill                 | the server, before its message         | until it is started again, at once             |
+| fault                     | hits                              | lasts                         |
+|---------------------------|-----------------------------------|-------------------------------|
+| request lost, answer lost | the sender's line, at its message | once                          |
+| given up                  | the sender's line, at its message | for all attempts of a sender  |
+| request late              | the sender's line, at its message | `duration` of its messages    |
+| sent twice                | the client, through both senders  | once                          |
+| crash before, after work  | who is given the message first    | once; another is started      |
+| commit lost               | the line of whoever is given it   | once                          |
+| answer to the worker lost | the line of whoever is given it   | once                          |
+| commit late               | the line of whoever is given it   | until another has done it     |
+| zombie                    | who is given the message first    | until another has done it     |
+| slow worker               | who is given the message first    | for `duration` effects, or so |
+| rebalance                 | one worker joins, another leaves  | once, before the message      |
+| server kill               | the server, before the message    | until it is started again     |
 
 Several workers, two senders and the faults go on at the same time: the schedule is the same in
 every run of a seed, what it meets is not. So a seed proves a failure when it fails, and many seeds
@@ -39,19 +39,8 @@ WORKER_KINDS = (
 KINDS = (*SENDER_CONNECTION_KINDS, *WORKER_KINDS, "rebalance")
 SENDERS = 2
 LEASES_MS = (200, 200, 600)  # the last: longer than a worker waits for an answer
-PAUSES_MS = (
-    0,
-    0,
-    0,
-    0,
-    2,
-    2,
-    10,
-    10,
-    40,
-    40,
-    300,
-)  # the last: longer than a lease, so that workers are idle for as long
+# the last: longer than a lease, so that workers are idle for as long
+PAUSES_MS = (*(0,) * 4, 2, 2, 10, 10, 40, 40, 300)
 KILL_EVERY = 10  # one schedule in so many has a server of its own, which is killed
 AFTER_THE_LAST = 3  # so many messages of a sender come after the last that its line breaks under
 
@@ -69,7 +58,7 @@ class PlannedMessage:
 
 @dataclass(frozen=True)
 class PlannedFault:
-    """One fault of a schedule: `kind` hits one message and lasts for so many further messages or effects."""
+    """One fault: `kind` hits one message and lasts for so many further messages or effects."""
 
     kind: str
     message: str
@@ -128,10 +117,9 @@ class Schedule:
         return {fault.message: fault for fault in self.faults if fault.kind in kinds}
 
     def __str__(self) -> str:
-        faults = ", ".join(
-            f"{fault.kind} at {fault.message} (duration {fault.duration})" for fault in self.faults
-        )
-        return f"seed {self.seed}: {len(self.messages)} messages, {self.workers} workers, lease {self.lease_ms} ms; {faults}"
+        who = f"{len(self.messages)} messages, {self.workers} workers, lease {self.lease_ms} ms"
+        faults = (f"{each.kind} at {each.message} ({each.duration})" for each in self.faults)
+        return f"seed {self.seed}: {who}; {', '.join(faults)}"
 
 
 def _choose_faults(

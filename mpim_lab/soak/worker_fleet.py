@@ -1,6 +1,7 @@
-"""The worker fleet of a soak: several workers awake at the same time, and what a schedule has in store for whom."""
+"""The worker fleet of a soak: several workers at the same time, and the faults they meet."""
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -16,10 +17,15 @@ from mpim_lab.soak.schedule import WORKER_CONNECTION_KINDS, PlannedFault
 SLEEPS = ("zombie", "slow worker")
 STOP_TIMEOUT_S = 5.0
 RESTART_AFTER_S = 0.02  # a worker that could not even connect
+_LINE_FAULTS = {  # of a worker: what the proxy does
+    "commit lost": FaultProxy.drop_request,
+    "commit late": FaultProxy.delay_request,
+    "answer to the worker lost": FaultProxy.drop_reply,
+}
 
 
 class _SleepingWorker(NamedTuple):
-    """A worker that sleeps with a message in hand, until so many effects are there or another has done it."""
+    """A worker that sleeps with a message until another did it, or so many effects are there."""
 
     worker: str
     payload: bytes
@@ -160,14 +166,9 @@ class SoakFleet:
 
     def _break_line(self, fault: PlannedFault) -> None:
         """What carries this message's effect is lost, or held, or its answer is lost."""
-        match = Match(containing=f" {fault.message} ".encode())
         if fault.kind == "commit late":
             self._held = fault.message
-            self._line.delay_request(match)
-        elif fault.kind == "commit lost":
-            self._line.drop_request(match)
-        else:
-            self._line.drop_reply(match)
+        _LINE_FAULTS[fault.kind](self._line, Match(containing=f" {fault.message} ".encode()))
         self._begin(fault.kind)
 
     async def on_rows(self, worker: str) -> None:
@@ -192,9 +193,8 @@ class SoakFleet:
             self._held = ""
             self._line.release()
         for sleeper in self._sleepers:
-            if sleeper.payload in done or len(self._ledger.rows) >= (
-                sleeper.until_rows or float("inf")
-            ):
+            until = sleeper.until_rows or math.inf
+            if sleeper.payload in done or len(self._ledger.rows) >= until:
                 sleeper.woken.set()
 
     async def _sleep(self, worker: str, payload: bytes, fault: PlannedFault) -> None:

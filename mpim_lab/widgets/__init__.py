@@ -1,4 +1,4 @@
-"""What people look at: every picture is drawn from a Trace, and leaves a static one for readers without a kernel."""
+"""What people look at: pictures of a Trace, each with a static one for where there is no kernel."""
 
 from mpim_lab.widgets.charts import LiveCharts, ladder_chart, sweep_chart
 from mpim_lab.widgets.flow import FlowView, SpaceTime

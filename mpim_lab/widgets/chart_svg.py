@@ -1,18 +1,22 @@
-"""Chart svg: small static pictures of line and bar charts, for readers without a kernel."""
+"""Chart svg: small static pictures of line and bar charts, for readers without a kernel.
+
+By hand: they follow the page's dark mode, and the same numbers give the same text.
+"""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from mpim_lab.widgets.static_picture import escape
+from mpim_lab.widgets.static_picture import PALETTE, escape
 
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 WIDTH, HEIGHT = 780, 320
 LEFT, RIGHT, TOP, BOTTOM = 90, 24, 64, 54
 MAX_MARKS = 60
 _STYLE = (
-    "text{font:12px system-ui,sans-serif;fill:#57606a}.t{font-size:14px;font-weight:600;fill:#1f2328}"
+    "text{font:12px system-ui,sans-serif;fill:#57606a}"
+    ".t{font-size:14px;font-weight:600;fill:#1f2328}"
     ".card{fill:#fff;stroke:#d0d7de}"
-    ".grid{stroke:#8c959f;stroke-opacity:.35}@media(prefers-color-scheme:dark){.card{fill:#161b22;stroke:#30363d}"
+    ".grid{stroke:#8c959f;stroke-opacity:.35}"
+    "@media(prefers-color-scheme:dark){.card{fill:#161b22;stroke:#30363d}"
     "text{fill:#9ea7b3}.t{fill:#e6edf3}}"
 )
 
@@ -36,8 +40,8 @@ def ticks(highest: float, about: int = 5) -> list[float]:
 
 def _card(title: str, height: int, parts: Iterable[str]) -> str:
     head = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}"'
-        f' role="img">'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
+        f'width="{WIDTH}" height="{height}" role="img">'
         f"<title>{escape(title)}</title><style>{_STYLE}</style>"
         f'<rect class="card" x=".5" y=".5" width="{WIDTH - 1}" height="{height - 1}" rx="10"/>'
         f'<text class="t" x="18" y="28">{escape(title)}</text>'
@@ -146,10 +150,11 @@ def _line(
 
 
 def _axis_titles(x_title: str, y_title: str) -> Iterable[str]:
-    yield f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 14}" text-anchor="middle">{escape(x_title)}</text>'
+    x, y = (LEFT + WIDTH - RIGHT) / 2, (TOP + HEIGHT - BOTTOM) / 2
+    yield f'<text x="{x}" y="{HEIGHT - 14}" text-anchor="middle">{escape(x_title)}</text>'
     yield (
-        f'<text x="20" y="{(TOP + HEIGHT - BOTTOM) / 2}" text-anchor="middle" '
-        f'transform="rotate(-90 20 {(TOP + HEIGHT - BOTTOM) / 2})">{escape(y_title)}</text>'
+        f'<text x="20" y="{y}" text-anchor="middle" '
+        f'transform="rotate(-90 20 {y})">{escape(y_title)}</text>'
     )
 
 

@@ -18,7 +18,8 @@ from mpim_lab.keys import is_ack_channel
 from mpim_lab.lab.exercise.experiment import Run
 from mpim_lab.lab.trace.trace import RateSample, Trace
 from mpim_lab.widgets.chart_svg import bars_svg, lines_svg
-from mpim_lab.widgets.plot import PALETTE, Plot, styled
+from mpim_lab.widgets.plot import Plot, styled
+from mpim_lab.widgets.static_picture import PALETTE
 
 POLL_S = 0.25
 MAX_POINTS = 240
@@ -68,10 +69,8 @@ class LiveCharts(Plot):
     def refresh(self) -> None:
         """Draw what the trace holds now."""
         frame = samples(self._trace)
-        xs, columns = (
-            list(frame["seconds"]),
-            [_plain(frame[name]) for name in ("messages_per_s", "p50_ms", "p99_ms")],
-        )
+        xs = list(frame["seconds"])
+        columns = [_plain(frame[name]) for name in ("messages_per_s", "p50_ms", "p99_ms")]
         for line, ys in zip(self.figure.data, columns, strict=True):
             line.x, line.y = xs, ys
         self.redraw()
@@ -145,7 +144,7 @@ def ladder_chart(
     title: str = "The throughput ladder",
     unit: str = "messages per second",
 ) -> Plot:
-    """Horizontal bars from slow to fast, each with its ratio to the first (left out when that is 0)."""
+    """Horizontal bars from slow to fast, each with its ratio to the first if that is above 0."""
     if not rungs:
         raise InvalidParameter("a ladder needs at least one rung")
     names, values = [name for name, _ in rungs], [value for _, value in rungs]

@@ -1,4 +1,4 @@
-"""FlowView: messages on their way and their space-time diagram, live while a run goes on, then to be replayed."""
+"""FlowView: messages on their way and their space-time diagram, live and then to be replayed."""
 
 import asyncio
 import threading
@@ -12,18 +12,14 @@ import traitlets
 from mpim_lab.events import now
 from mpim_lab.lab.exercise.experiment import Run
 from mpim_lab.lab.trace.trace import Trace
-from mpim_lab.widgets.scene import Scene
-from mpim_lab.widgets.scene_builder import build_scene
+from mpim_lab.widgets.scenes.builder import build_scene
+from mpim_lab.widgets.scenes.scene import Scene
+from mpim_lab.widgets.scenes.svg import space_time_svg
 from mpim_lab.widgets.static_picture import Bundle, bundle
-from mpim_lab.widgets.svg import space_time_svg
 
 STATIC = Path(__file__).parent / "static"
-SCRIPTS = (
-    "marks",
-    "flow_picture",
-    "space_time",
-    "flow",
-)  # one module in the page; there is no build step
+# One module in the page; there is no build step.
+SCRIPTS = ("marks", "flow_picture", "space_time", "flow")
 POLL_S = 0.1
 
 
@@ -78,9 +74,8 @@ class FlowView(anywidget.AnyWidget):
             self._put(run.trace, live=False, fresh=False)
 
     def _on_message(self, _widget: Any, content: dict[str, Any], _buffers: Any) -> None:
-        if (
-            content.get("type") == "ready"
-        ):  # a page was opened or loaded again: it knows nothing yet
+        # A page was opened or loaded again: it knows nothing yet.
+        if content.get("type") == "ready":
             with self._drawing:
                 self._draw(fresh=True)
 

@@ -1,4 +1,4 @@
-"""Panel: the parameters of any experiment, with buttons for run, stop and each fault, and the pictures of what happens."""
+"""Panel: an experiment's parameters, buttons for run, stop and each fault, and its pictures."""
 
 import asyncio
 import contextlib
@@ -13,8 +13,7 @@ from mpim_lab.errors import FaultUnavailable, MpimError
 from mpim_lab.events import EventKind
 from mpim_lab.lab.exercise.experiment import Experiment, Result, Run
 from mpim_lab.lab.faults.injector import DESCRIPTIONS
-from mpim_lab.widgets.buttons import Buttons, named
-from mpim_lab.widgets.controls import make_control
+from mpim_lab.widgets.controls import Buttons, make_control, named
 from mpim_lab.widgets.flow import FlowView
 from mpim_lab.widgets.static_picture import Bundle, bundle
 
@@ -128,7 +127,8 @@ class Panel(ui.VBox):
                 }
             )
             with contextlib.suppress(AttributeError):
-                self._say(f"running: message {sent:,} of {run.experiment.messages:,}")  # type: ignore[attr-defined]
+                messages = run.experiment.messages  # type: ignore[attr-defined]
+                self._say(f"running: message {sent:,} of {messages:,}")
             await asyncio.sleep(0.25)
 
     def _busy(self, busy: bool) -> None:
@@ -175,6 +175,7 @@ def verdict_card(result: Result) -> str:
         else ("#009E73", "✔ every message arrived once, in order")
     )
     return (
-        f"<div style='border-left:5px solid {colour};padding:6px 12px;margin:6px 2px;background:var(--jp-layout-color2)'>"
+        f"<div style='border-left:5px solid {colour};padding:6px 12px;margin:6px 2px;"
+        "background:var(--jp-layout-color2)'>"
         f"<b>{mark}</b><pre style='margin:4px 0 0'>{escape(str(verdict))}</pre></div>"
     )

@@ -15,7 +15,6 @@ from plotly.offline import get_plotlyjs
 
 from mpim_lab.widgets.static_picture import Bundle, bundle
 
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _AXIS: dict[str, Any] = {
     "title_font_size": 13,
     "gridcolor": "rgba(128,128,128,.28)",
@@ -32,12 +31,12 @@ class Plot(anywidget.AnyWidget):
 
     def __init__(self, figure: Any, svg: str, text: str) -> None:
         self.figure, self.svg, self.text = figure, svg, text
-        super().__init__(spec=_spec(figure))
+        super().__init__(spec=spec_of(figure))
         self.on_msg(self._on_message)
 
     def redraw(self) -> None:
         """Show the figure as it is now."""
-        self.spec = _spec(self.figure)
+        self.spec = spec_of(self.figure)
 
     def _on_message(self, _widget: Any, content: dict[str, Any], _buffers: Any) -> None:
         if content.get("type") == "plotly, please":
@@ -47,9 +46,10 @@ class Plot(anywidget.AnyWidget):
         return bundle(super()._repr_mimebundle_(**options), self.svg, self.text)
 
 
-def _spec(figure: Any) -> dict[str, Any]:
+def spec_of(figure: Any) -> dict[str, Any]:
+    """A figure as its JSON, without plotly's own colours, which are for its own page."""
     spec: dict[str, Any] = json.loads(figure.to_json())
-    spec["layout"].pop("template", None)  # plotly's own colours, for its own page
+    spec["layout"].pop("template", None)
     return spec
 
 

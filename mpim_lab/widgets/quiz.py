@@ -65,8 +65,10 @@ class Quiz(ui.VBox):
             else "<p><i>Think first.</i></p>"
         )
         self.text.value = (
-            "<div style='border:1px solid var(--jp-border-color2);border-radius:8px;padding:8px 16px;line-height:1.5'>"
-            f"<small>{escape(place)}</small><h3 style='margin:4px 0'>{escape(asked)}</h3>{shown}</div>"
+            "<div style='border:1px solid var(--jp-border-color2);border-radius:8px;"
+            "padding:8px 16px;line-height:1.5'>"
+            f"<small>{escape(place)}</small>"
+            f"<h3 style='margin:4px 0'>{escape(asked)}</h3>{shown}</div>"
         )
         self.back.disabled, self.next.disabled = (
             self.number == 0,
@@ -93,8 +95,10 @@ def _link(question: Question) -> str:
 def folded(questions: Sequence[Question]) -> str:
     """All questions with their answers folded away: works without a kernel and without a script."""
     return "".join(
-        f"<details><summary><b>{escape(each.question_en)}</b><br>{escape(each.question_zh)}</summary>"
-        f"<p>{escape(each.answer_en)}</p><p>{escape(each.answer_zh)}</p><p>Proved by {_link(each)}</p></details>"
+        f"<details><summary><b>{escape(each.question_en)}</b>"
+        f"<br>{escape(each.question_zh)}</summary>"
+        f"<p>{escape(each.answer_en)}</p><p>{escape(each.answer_zh)}</p>"
+        f"<p>Proved by {_link(each)}</p></details>"
         for each in questions
     )
 
@@ -102,6 +106,7 @@ def folded(questions: Sequence[Question]) -> str:
 def plain(questions: Sequence[Question]) -> str:
     """The same as plain text."""
     return "\n\n".join(
-        f"{number}. {each.question_en}\n   {each.question_zh}\n   → {each.answer_en}\n   → {each.answer_zh}\n   [{each.cell}]"
+        f"{number}. {each.question_en}\n   {each.question_zh}\n"
+        f"   → {each.answer_en}\n   → {each.answer_zh}\n   [{each.cell}]"
         for number, each in enumerate(questions, 1)
     )

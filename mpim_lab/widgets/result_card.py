@@ -1,12 +1,12 @@
-"""ResultCard: the result of a challenge: passed, or the shortest failing history in words and as a space-time picture."""
+"""ResultCard: a challenge's result: passed, or the shortest failing history, in words and drawn."""
 
 from typing import Any
 
 from mpim_lab.lab.exercise.challenge import ChallengeResult
 from mpim_lab.lab.trace.trace import Trace
-from mpim_lab.widgets.scene_builder import build_scene
+from mpim_lab.widgets.scenes.builder import build_scene
+from mpim_lab.widgets.scenes.svg import space_time_svg
 from mpim_lab.widgets.static_picture import Bundle, bundle, escape
-from mpim_lab.widgets.svg import space_time_svg
 
 
 class ResultCard:
@@ -36,5 +36,6 @@ class ResultCard:
     def _repr_mimebundle_(self, **options: Any) -> Bundle:
         data, described = bundle(None, self.picture, repr(self))
         colour = "#009E73" if self.result.passed else "#D55E00"
-        text = f"<pre style='border-left:5px solid {colour};padding:6px 12px;margin:6px 2px'>{escape(repr(self))}</pre>"
+        style = f"border-left:5px solid {colour};padding:6px 12px;margin:6px 2px"
+        text = f"<pre style='{style}'>{escape(repr(self))}</pre>"
         return {**data, "text/html": f"{text}{self.picture}"}, described

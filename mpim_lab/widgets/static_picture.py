@@ -4,6 +4,7 @@ import html
 import re
 from typing import Any
 
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 Bundle = tuple[dict[str, Any], dict[str, Any]]
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

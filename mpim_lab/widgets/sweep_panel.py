@@ -1,4 +1,4 @@
-"""SweepPanel: a sweep whose curve grows while it is measured, with its progress, and a stop button that stops at once."""
+"""SweepPanel: a sweep whose curve grows while it is measured, with progress and a stop button."""
 
 import asyncio
 import contextlib
@@ -9,8 +9,8 @@ import ipywidgets as ui
 import pandas as pd
 
 from mpim_lab.errors import MpimError
-from mpim_lab.widgets.buttons import Buttons, named
 from mpim_lab.widgets.charts import sweep_chart, sweep_picture
+from mpim_lab.widgets.controls import Buttons, named
 from mpim_lab.widgets.static_picture import Bundle, bundle
 
 Rows = AsyncIterator[dict[str, Any]]

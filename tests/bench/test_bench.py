@@ -6,14 +6,16 @@ from dataclasses import replace
 import pytest
 
 from mpim_lab import cli
-from mpim_lab.bench import command, limit
+from mpim_lab.bench import limit
 from mpim_lab.bench.cases import Case, Schedule
+from mpim_lab.bench.command import BENCHES
+from mpim_lab.bench.comparison import numbers_of
 from mpim_lab.bench.limit import commands_per_s, measure_limit, missing_limit
-from mpim_lab.bench.live import WAYS, rows_of_live
-from mpim_lab.bench.picture import picture_of
-from mpim_lab.bench.rounds import Sample, play
+from mpim_lab.bench.live import WAYS
+from mpim_lab.bench.report.figures import comparison_figure
+from mpim_lab.bench.report.table import report_text
+from mpim_lab.bench.rounds import play
 from mpim_lab.bench.rows import rows_of
-from mpim_lab.bench.table import live_table_of, table_of
 from mpim_lab.errors import LoadFailed
 from mpim_lab.load.load import LoadResult
 
@@ -48,27 +50,37 @@ def result(messages_per_s, **changes):
     )
 
 
+def sample(who, case, round_, numbers=None, reason=None):
+    row = {"who": who, "round": round_} | case.columns()
+    return row | (numbers or {}) | ({"reason": reason} if reason else {})
+
+
 def samples_of_all_sorts():
-    """Two rounds: ours and a peer in both loops, a limit with a rate only, one open only, one that is missing."""
+    """Two rounds: ours, a peer in both loops, a limit with a rate, one open only, one missing."""
     samples = []
     for number, (own, peer) in enumerate([(100.0, 50.0), (200.0, 180.0)], start=1):
         for case in (CLOSED, FAST):
             samples += [
-                Sample("peer", case, number, result(peer)),
-                Sample("mpim_lab", case, number, result(own)),
+                sample("peer", case, number, numbers(peer)),
+                sample("mpim_lab", case, number, numbers(own)),
             ]
         samples += [
-            Sample("limit", CLOSED, number, 400.0),
-            Sample("limit", FAST, number, reason="has no open loop"),
+            sample("limit", CLOSED, number, {"messages_per_s": 400.0}),
+            sample("limit", FAST, number, reason="has no open loop"),
+            sample("open only", CLOSED, number, reason="ended"),
+            sample("open only", FAST, number, numbers(9.0)),
         ]
-        samples += [
-            Sample("open only", CLOSED, number, reason="ended"),
-            Sample("open only", FAST, number, result(9.0)),
-        ]
-    return [
-        *samples,
-        *(Sample("absent", case, 1, reason="is not installed: pip") for case in (CLOSED, FAST)),
-    ]
+    absent = [sample("absent", case, 1, reason="is not installed: pip") for case in (CLOSED, FAST)]
+    return samples + absent
+
+
+def numbers(messages_per_s, **changes):
+    return numbers_of(result(messages_per_s, **changes))
+
+
+def rows_of_all_sorts(bench="pubsub", samples=None):
+    whos = ("mpim_lab", "peer", "limit", "open only", "absent")
+    return rows_of(bench, samples or samples_of_all_sorts(), whos=whos, against="mpim_lab")
 
 
 def row_of(rows, who, case):
@@ -76,12 +88,8 @@ def row_of(rows, who, case):
     return row
 
 
-async def played(whos, schedule, run):
-    return [sample async for sample in play(whos, schedule, run)]
-
-
 async def run_at_100_per_s(who, case):
-    return 100.0
+    return {"messages_per_s": 100.0}
 
 
 @pytest.mark.parametrize("candidates", [3, 4])
@@ -92,17 +100,18 @@ async def test_everybody_begins_once_in_every_case(candidates):
     """
     whos = [f"candidate {number}" for number in range(candidates)]
     schedule = Schedule((Case(1), Case(16), Case(128)), rounds=candidates, seconds=1.0)
-    samples = await played(whos, schedule, run_at_100_per_s)
+    samples = await play(whos, schedule, run_at_100_per_s)
     assert len(samples) == candidates * 3 * candidates
     for case in schedule.cases:
-        first = {sample.round: sample.who for sample in reversed(samples) if sample.case == case}
+        own = [row for row in samples if row["case"] == str(case)]
+        first = {row["round"]: row["who"] for row in reversed(own)}
         assert sorted(first.values()) == whos
 
 
 def test_a_pile_that_is_taken_in_no_time_is_no_rate():
-    """A thousand messages that were sent in two seconds are five hundred a second, however late the receiver woke up."""
-    assert Sample("peer", CLOSED, 1, result(900_000.0, seconds=2.0)).messages_per_s == 500.0
-    assert Sample("peer", CLOSED, 1, result(400.0, seconds=2.0)).messages_per_s == 400.0
+    """A thousand messages sent in two seconds are 500 a second, however late the receiver."""
+    assert numbers(900_000.0, seconds=2.0)["messages_per_s"] == 500.0
+    assert numbers(400.0, seconds=2.0)["messages_per_s"] == 400.0
 
 
 async def test_an_error_becomes_a_sample_with_its_last_line_for_a_reason():
@@ -113,10 +122,11 @@ async def test_an_error_becomes_a_sample_with_its_last_line_for_a_reason():
             raise LoadFailed(
                 "the publisher ended with code 1:\n  File x\nConnectionError: refused\n"
             )
-        return result(100.0)
+        return numbers(100.0)
 
-    samples = await played(["broken", "sound"], Schedule((CLOSED,), rounds=2, seconds=1.0), run)
-    assert {s.who: (s.messages_per_s, s.reason) for s in samples} == {
+    samples = await play(["broken", "sound"], Schedule((CLOSED,), rounds=2, seconds=1.0), run)
+    found = {row["who"]: (row.get("messages_per_s"), row.get("reason")) for row in samples}
+    assert found == {
         "broken": (None, "ConnectionError: refused"),
         "sound": (100.0, None),
     }
@@ -129,7 +139,7 @@ async def test_an_error_in_the_bench_itself_is_not_hidden():
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        await played(["x"], Schedule((CLOSED,), rounds=1, seconds=1.0), run)
+        await play(["x"], Schedule((CLOSED,), rounds=1, seconds=1.0), run)
 
 
 async def test_whoever_fell_far_behind_is_spared_the_higher_rates():
@@ -138,15 +148,14 @@ async def test_whoever_fell_far_behind_is_spared_the_higher_rates():
 
     async def run(who, case):
         runs.append((who, case))
-        return result(0.5 * (case.offered_per_s or 100))
+        return numbers(0.5 * (case.offered_per_s or 100))
 
-    samples = await played(
+    samples = await play(
         ["mpim_lab", "peer"], Schedule((CLOSED, SLOW, FAST), rounds=2, seconds=1.0), run
     )
     assert runs.count(("peer", FAST)) == 0
-    assert {s.reason for s in samples if (s.who, s.case) == ("peer", FAST)} == {
-        "fell behind at 20,000 msg/s"
-    }
+    spared = [row for row in samples if (row["who"], row["case"]) == ("peer", str(FAST))]
+    assert {row["reason"] for row in spared} == {"fell behind at 20,000 msg/s"}
     for pair in (
         ("mpim_lab", CLOSED),
         ("mpim_lab", SLOW),
@@ -161,28 +170,20 @@ def test_a_row_holds_the_medians_and_the_spread_of_its_rounds():
     """Faults add up, the worst latency and the most memory stand."""
     rates = [(10.0, 1), (40.0, 0), (20.0, 2)]
     samples = [
-        Sample("peer", CLOSED, n, result(rate, lost=lost, max_ms=rate))
+        sample("peer", CLOSED, n, numbers(rate, lost=lost, max_ms=rate))
         for n, (rate, lost) in enumerate(rates)
     ]
-    [row] = rows_of("pubsub", samples)
+    [row] = rows_of("pubsub", samples, against="mpim_lab")
     assert (row["messages_per_s"], row["spread"], row["rounds"]) == (20.0, [10.0, 40.0], 3)
-    assert (row["lost"], row["max_ms"], row["p50_ms"], row["p99_spread_ms"]) == (
-        3,
-        40.0,
-        1.0,
-        [3.0, 3.0],
-    )
-    assert (row["publisher_cpu_us"], row["receiver_cpu_us"], row["sent_per_s"]) == (
-        500.0,
-        250.0,
-        1_000.0,
-    )
-    assert row["vs_mpim_lab"] is None  # ours did not run
+    assert (row["lost"], row["max_ms"], row["p50_ms"]) == (3, 40.0, 1.0)
+    assert (row["publisher_cpu_us"], row["receiver_cpu_us"]) == (500.0, 250.0)
+    assert row["sent_per_s"] == 1_000.0
+    assert "vs_mpim_lab" not in row  # ours did not run
 
 
 def test_the_ratio_is_the_median_of_the_rounds_own_ratios():
     """Not the ratio of the medians: both numbers of a round met the same mood of the machine."""
-    rows = rows_of("pubsub", samples_of_all_sorts())
+    rows = rows_of_all_sorts()
     assert row_of(rows, "peer", CLOSED)["vs_mpim_lab"] == pytest.approx((50 / 100 + 180 / 200) / 2)
     assert row_of(rows, "mpim_lab", CLOSED)["vs_mpim_lab"] == 1.0
     assert rows[0]["who"] == "mpim_lab"
@@ -190,8 +191,8 @@ def test_the_ratio_is_the_median_of_the_rounds_own_ratios():
 
 def test_whoever_has_no_numbers_stands_there_with_the_reason():
     """And whoever failed in one round of two has both."""
-    samples = [*samples_of_all_sorts(), Sample("peer", CLOSED, 3, reason="ended with code 1")]
-    rows = rows_of("pubsub", samples)
+    samples = [*samples_of_all_sorts(), sample("peer", CLOSED, 3, reason="ended with code 1")]
+    rows = rows_of_all_sorts(samples=samples)
     absent = row_of(rows, "absent", CLOSED)
     assert absent["reason"] == "is not installed: pip" and "messages_per_s" not in absent
     peer = row_of(rows, "peer", CLOSED)
@@ -206,20 +207,19 @@ def test_an_open_loop_that_mostly_kept_up_kept_up():
         ([kept, kept, replace(kept, sent=500)], True),
         ([kept, replace(kept, sent=500)], False),
     ):
-        [row] = rows_of(
-            "pubsub", [Sample("peer", SLOW, number, run) for number, run in enumerate(runs)]
-        )
+        rounds = [sample("peer", SLOW, n, numbers_of(run)) for n, run in enumerate(runs)]
+        [row] = rows_of("pubsub", rounds)
         assert row["kept_up"] is verdict
 
 
 def test_the_json_holds_the_machine_and_the_rows(tmp_path, monkeypatch, capsys):
     """As `mpim-lab bench pubsub --json FILE` writes it; the missing stand there too."""
 
-    async def bench_pubsub(schedule, progress):
+    async def run(schedule, tell):
         assert (schedule.rounds, len(schedule.cases)) == (7, 3)
-        return {"machine": MACHINE, "rows": rows_of("pubsub", samples_of_all_sorts())}
+        return {"machine": MACHINE, "rows": rows_of_all_sorts()}
 
-    monkeypatch.setattr(command, "bench_pubsub", bench_pubsub)
+    monkeypatch.setitem(BENCHES, "pubsub", BENCHES["pubsub"]._replace(run=run))
     assert (
         cli.main(
             ["bench", "pubsub", "--quick", "--rounds", "7", "--json", str(tmp_path / "found.json")]
@@ -227,7 +227,7 @@ def test_the_json_holds_the_machine_and_the_rows(tmp_path, monkeypatch, capsys):
         == 0
     )
     report = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
-    assert report == {"machine": MACHINE, "rows": rows_of("pubsub", samples_of_all_sorts())}
+    assert report == {"machine": MACHINE, "rows": rows_of_all_sorts()}
     row = row_of(report["rows"], "peer", CLOSED)
     assert {
         "bench",
@@ -247,44 +247,37 @@ def test_the_json_holds_the_machine_and_the_rows(tmp_path, monkeypatch, capsys):
 def test_a_bench_that_fails_says_so(monkeypatch, capsys):
     """One line and a status, no traceback."""
 
-    async def bench_live(rounds, seconds):
+    async def run(schedule, tell):
         raise LoadFailed("the kernel died")
 
-    monkeypatch.setattr(command, "bench_live", bench_live)
+    monkeypatch.setitem(BENCHES, "live", BENCHES["live"]._replace(run=run))
     assert cli.main(["bench", "live"]) == 1
     assert capsys.readouterr().err == "mpim-lab bench: the kernel died\n"
 
 
 def test_the_table_has_every_candidate_and_every_reason():
     """Also those without a number in it."""
-    text = table_of(rows_of("pubsub", samples_of_all_sorts()), MACHINE)
+    text = report_text({"machine": MACHINE, "rows": rows_of_all_sorts()})
     for who in ("mpim_lab", "peer", "limit", "open only", "absent: is not installed: pip"):
         assert f"\n  {who}" in text
     assert "limit: has no open loop (50,000 msg/s)" in text
-    assert "Z80, 1 cores · CPython 3.11 · Valkey 9.0" in text
+    assert "Z80, 1 core · CPython 3.11 · Valkey 9.0" in text
 
 
 def test_the_table_of_live_has_both_ways_of_every_case():
     """The ratio is of two runs of the same round."""
-    numbers = {"p50_ms": 1.0, "p99_ms": 2.0, "lost": 0}
     rates = [(WAYS[0], 100.0, 0), (WAYS[1], 90.0, 0), (WAYS[0], 300.0, 1), (WAYS[1], 300.0, 1)]
-    rows = rows_of_live(
-        [
-            {"case": "c", "way": way, "round": n, "messages_per_s": rate} | numbers
-            for way, rate, n in rates
-        ]
-    )
-    assert [(row["ratio"], row["messages_per_s"], row["spread"]) for row in rows] == [
-        (1.0, 200.0, [100.0, 300.0]),
-        (0.95, 195.0, [90.0, 300.0]),
-    ]
-    text = live_table_of(rows, MACHINE)
-    assert "c, nobody watches" in text and "c, charts drawn live" in text and "0.950×" in text
+    samples = [sample(way, CLOSED, n, numbers(rate)) for way, rate, n in rates]
+    rows = rows_of("live", samples, whos=WAYS, against=WAYS[0])
+    found = [(row["vs_unwatched"], row["messages_per_s"], row["spread"]) for row in rows]
+    assert found == [(1.0, 200.0, [100.0, 300.0]), (0.95, 195.0, [90.0, 300.0])]
+    text = report_text({"machine": MACHINE, "rows": rows})
+    assert all(word in text for word in (*WAYS, str(CLOSED), "0.950×"))
 
 
 def test_the_picture_draws_everybody_who_has_numbers_and_names_them_once():
     """On one side or both, in one colour and shape; whoever has none is not drawn."""
-    figure = picture_of({"machine": MACHINE, "rows": rows_of("pubsub", samples_of_all_sorts())})
+    figure = comparison_figure(rows_of_all_sorts())
     named = [drawn.name for drawn in figure.data if drawn.showlegend]
     assert sorted(named) == ["limit", "mpim_lab", "open only", "peer"]
     for who, sides in (("mpim_lab", 2), ("peer", 2), ("limit", 1), ("open only", 1)):
@@ -296,11 +289,10 @@ def test_the_picture_draws_everybody_who_has_numbers_and_names_them_once():
 def test_the_picture_of_a_closed_loop_alone_has_its_latencies_beside_it():
     """Streams have no open loop; ten candidates are told apart."""
     whos = ["mpim_lab", *(f"peer {number}" for number in range(9))]
-    samples = [Sample(who, CLOSED, 1, result(100.0)) for who in whos]
-    figure = picture_of({"machine": MACHINE, "rows": rows_of("streams", samples)})
+    samples = [sample(who, CLOSED, 1, numbers(100.0)) for who in whos]
+    figure = comparison_figure(rows_of("streams", samples))
     assert len(figure.data) == 2 * len(whos)
     assert len({(drawn.marker.color, drawn.marker.symbol) for drawn in figure.data}) == len(whos)
-    assert figure.layout.title.text.startswith("Streams")
     assert "closed loop: latency" in figure.layout.annotations[1].text
 
 

@@ -1,29 +1,32 @@
-"""`mpim-lab bench batching`, `compression`, `pool`, `growth` and `all`, from their arguments to their files."""
+"""`mpim-lab bench batching`, `compression`, `pool`, `growth`, `all`: from arguments to files."""
 
-import functools
 import json
 
 import pytest
 
-from mpim_lab.bench import command, pubsub, streams
-from mpim_lab.bench.batching import COMPARED
+from mpim_lab.bench import comparison
 from mpim_lab.bench.cases import Case, Schedule
-from mpim_lab.bench.command import MEASURED_IN_ALL, run_bench_command
-from mpim_lab.bench.compression import bench_compression
-from mpim_lab.bench.growth import GrowthSchedule
-from mpim_lab.bench.growth_points import CHANNELS, SIZE, SUBSCRIBERS, TASKS, Point, measure_point
-from mpim_lab.bench.pool import bench_pool
+from mpim_lab.bench.command import BENCHES, MEASURED_IN_ALL, run_bench_command
+from mpim_lab.bench.comparison import BATCHING
+from mpim_lab.bench.growth import (
+    CHANNELS,
+    SIZE,
+    SUBSCRIBERS,
+    TASKS,
+    Point,
+    bench_growth,
+    measure_point,
+)
 from mpim_lab.chapters.ch07_pool.connection_strategies import CONNECTION_STRATEGIES
 from mpim_lab.errors import InvalidParameter
 from mpim_lab.load.load import start_load
-from mpim_lab.load.redis.candidates import CANDIDATES
+from mpim_lab.load.redis.candidates import CANDIDATES, candidates_for
 
-pytestmark = pytest.mark.timeout(
-    400
-)  # dozens of processes, one after the other, beside the other tests
+# Dozens of processes, one after the other, beside the other tests.
+pytestmark = pytest.mark.timeout(400)
 
 CLOSED, OPEN = Case(2), Case(offered_per_s=1_000)
-POINTS = ((SIZE, (16,)), (CHANNELS, (3,)), (SUBSCRIBERS, (3,)), (TASKS, (2,)))
+POINTS = (Point(SIZE, 16), Point(CHANNELS, 3), Point(SUBSCRIBERS, 3), Point(TASKS, 2))
 
 
 @pytest.fixture
@@ -32,21 +35,20 @@ def tiny(monkeypatch):
     monkeypatch.delenv("MPIM_REDIS_URL", raising=False)
     compared = Schedule((CLOSED,), rounds=1, seconds=0.05)
     for name, schedule in {
-        "QUICK": compared,
-        "QUICK_BATCHING": Schedule((CLOSED, OPEN), rounds=1, seconds=0.05),
-        "QUICK_SWEEP": Schedule((), rounds=1, seconds=0.02),
-        "QUICK_GROWTH": GrowthSchedule(POINTS, rounds=1, seconds=0.05),
+        "pubsub": compared,
+        "streams": compared,
+        "batching": Schedule((CLOSED, OPEN), rounds=1, seconds=0.05),
+        "compression": Schedule((64,), rounds=1, seconds=0.02),
+        "pool": Schedule((2,), rounds=1, seconds=0.02),
+        "growth": Schedule(POINTS, rounds=1, seconds=0.05),
     }.items():
-        monkeypatch.setattr(command, name, schedule)
-    monkeypatch.setattr(
-        command, "bench_compression", functools.partial(bench_compression, sizes=(64,))
-    )
-    monkeypatch.setattr(command, "bench_pool", functools.partial(bench_pool, callers=(2,)))
-    ours = {"mpim_lab": CANDIDATES["mpim_lab"]}
-    monkeypatch.setattr(pubsub, "candidates_for", lambda bench: ours)
-    monkeypatch.setattr(
-        streams, "candidates_for", lambda bench: {"mpim_lab": CANDIDATES["streams:mpim_lab"]}
-    )
+        monkeypatch.setitem(BENCHES, name, BENCHES[name]._replace(quick=schedule))
+
+    def ours(bench):
+        name = "streams:mpim_lab" if bench == "streams" else "mpim_lab"
+        return candidates_for(bench) if bench == "batching" else {"mpim_lab": CANDIDATES[name]}
+
+    monkeypatch.setattr(comparison, "candidates_for", ours)
 
 
 def run(tmp_path, *arguments):
@@ -65,13 +67,13 @@ def test_everything_is_one_file_and_one_page(tiny, tmp_path, capsys):
     }
     assert all(rows.values()) and sum(map(len, rows.values())) == len(report["rows"])
     assert not [row for row in report["rows"] if "reason" in row and row["who"] != "limit"]
-    cases = [(str(case), who) for case in (CLOSED, OPEN) for who in COMPARED]  # ours first
+    cases = [(str(case), who) for case in (CLOSED, OPEN) for who in BATCHING]  # ours first
     assert [(row["case"], row["who"]) for row in rows["batching"]] == cases
     assert all((row["lost"], row["duplicates"]) == (0, 0) for row in rows["batching"])
     assert [row["who"] for row in rows["pool"]] == list(CONNECTION_STRATEGIES)
     assert all(row["calls_per_s"] > 0 and row["p50_ms"] <= row["p99_ms"] for row in rows["pool"])
     assert [(row["axis"], row["value"]) for row in rows["growth"]] == [
-        (axis, values[0]) for axis, values in POINTS
+        (point.axis, point.value) for point in POINTS
     ]
     for row in rows["growth"]:
         assert row["messages_per_s"] > 0 and row["lost"] == 0
@@ -105,24 +107,18 @@ async def test_nothing_is_lost_with_many_channels_or_many_subscribers(server):
 
     Each channel that is drawn at random has a subscription.
     """
-    one, three = [
-        await measure_point(server.url, "t:", Point(SUBSCRIBERS, value), 0.05) for value in (1, 3)
-    ]
-    many = await measure_point(server.url, "t:", Point(CHANNELS, 50), 0.05)
-    assert [row["lost"] for row in (one, three, many)] == [0, 0, 0]
-    assert (one["case"], three["case"], many["case"]) == (
-        "subscribers 1",
-        "subscribers 3",
-        "channels 50",
-    )
-    assert all(row["messages_per_s"] > 0 for row in (one, three, many))
+    for point in (Point(SUBSCRIBERS, 1), Point(SUBSCRIBERS, 3), Point(CHANNELS, 50)):
+        row = await measure_point(server.url, "t:", point, 0.05)
+        assert row["lost"] == 0 and row["messages_per_s"] > 0
 
 
-async def test_a_point_that_cannot_be_measured_says_why(server):
+async def test_a_point_that_cannot_be_measured_says_why(monkeypatch):
     """A value out of bounds is a reason in its row, not the end of the bench."""
-    row = await measure_point(server.url, "", Point(TASKS, 10_001), 0.05)
+    monkeypatch.delenv("MPIM_REDIS_URL", raising=False)
+    report = await bench_growth(Schedule((Point(TASKS, 10_001),), rounds=1, seconds=0.05))
+    [row] = report["rows"]
     assert "tasks=10001: must be from 1 to 10,000" in row["reason"]
-    assert "messages_per_s" not in row
+    assert (row["axis"], row["value"]) == (TASKS, 10_001) and "messages_per_s" not in row
 
 
 async def test_a_load_has_many_channels_or_many_subscribers_and_of_pubsub_alone(server):
@@ -157,4 +153,4 @@ def test_bad_arguments_are_refused_before_the_run(arguments, capsys):
 
 def test_all_of_the_compared_are_contestants():
     """A name that has changed over there would be missing here."""
-    assert {f"batching:{who}" for who in COMPARED} <= set(CANDIDATES)
+    assert {f"batching:{who}" for who in BATCHING} <= set(CANDIDATES)

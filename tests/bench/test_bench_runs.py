@@ -8,9 +8,9 @@ import pytest
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
-from mpim_lab.bench import command, pubsub
+from mpim_lab.bench import comparison
 from mpim_lab.bench.cases import Case, Schedule
-from mpim_lab.bench.command import run_bench_command
+from mpim_lab.bench.command import BENCHES, run_bench_command
 from mpim_lab.bench.limit import PROGRAM, measure_limit
 from mpim_lab.bench.live import WAYS
 from mpim_lab.bench.machine import describe_machine
@@ -23,16 +23,20 @@ CLOSED, OPEN = Case(8), Case(offered_per_s=1_000)
 COMPARED = ("mpim_lab", "redis-py pipelined", "coredis")
 
 
+def quick(monkeypatch, bench, schedule):
+    monkeypatch.setitem(BENCHES, bench, BENCHES[bench]._replace(quick=schedule))
+
+
 def test_a_comparison_from_its_arguments_to_its_files(monkeypatch, tmp_path, capsys):
     """Ours, a peer that is there, one that is not, and the limit: each has its row in each case."""
     monkeypatch.delenv("MPIM_REDIS_URL", raising=False)
-    monkeypatch.setattr(command, "QUICK", Schedule((CLOSED, OPEN), rounds=5, seconds=0.1))
+    quick(monkeypatch, "pubsub", Schedule((CLOSED, OPEN), rounds=5, seconds=0.1))
     there = candidates.find_spec  # type: ignore[attr-defined]
     monkeypatch.setattr(
         candidates, "find_spec", lambda name: None if name == "coredis" else there(name)
     )
     monkeypatch.setattr(
-        pubsub, "candidates_for", lambda bench: {who: CANDIDATES[who] for who in COMPARED}
+        comparison, "candidates_for", lambda bench: {who: CANDIDATES[who] for who in COMPARED}
     )
     found, picture = tmp_path / "found.json", tmp_path / "found.html"
     arguments = [
@@ -133,16 +137,15 @@ def test_a_bad_number_of_rounds_is_refused(rounds, capsys):
 def test_what_watching_costs_is_measured_in_a_kernel(monkeypatch, tmp_path, capsys):
     """Both ways of both cases: four rows, of which the unwatched are the measure."""
     monkeypatch.delenv("MPIM_REDIS_URL", raising=False)
-    monkeypatch.setattr(command, "QUICK", Schedule((), rounds=1, seconds=0.1))
+    quick(monkeypatch, "live", Schedule((), rounds=1, seconds=0.3))
     assert run_bench_command(["live", "--quick", "--json", str(tmp_path / "found.json")]) == 0
     rows = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))["rows"]
-    assert [row["case"].partition(", ")[2] for row in rows] == [*WAYS, *WAYS]
-    assert [row["ratio"] for row in rows[::2]] == [1.0, 1.0]
-    assert all(
-        row["lost"] == 0 and row["ratio"] > 0 and row["p50_ms"] <= row["p99_ms"] for row in rows
-    )
+    assert [row["who"] for row in rows] == [*WAYS, *WAYS]
+    assert [row["vs_unwatched"] for row in rows[::2]] == [1.0, 1.0]
+    assert all(row["lost"] == 0 and row["p50_ms"] <= row["p99_ms"] for row in rows)
+    assert all(row["vs_unwatched"] > 0 for row in rows)
     said = capsys.readouterr().out
-    assert all(row["case"] in said for row in rows)
+    assert all(row["case"] in said and row["who"] in said for row in rows)
 
 
 @pytest.mark.parametrize(
@@ -171,7 +174,7 @@ def test_a_kernel_that_fails_is_named(monkeypatch, capsys, error, told):
 def test_streams_are_compared_with_acknowledgements_and_without(monkeypatch, tmp_path):
     """Each candidate adds, consumes and loses nothing; what a guarantee costs stands beside it."""
     monkeypatch.delenv("MPIM_REDIS_URL", raising=False)
-    monkeypatch.setattr(command, "QUICK", Schedule((CLOSED, OPEN), rounds=1, seconds=0.1))
+    quick(monkeypatch, "streams", Schedule((CLOSED, OPEN), rounds=1, seconds=0.1))
     there = candidates.find_spec  # type: ignore[attr-defined]
     peers = ("taskiq_redis", "faststream")
     monkeypatch.setattr(

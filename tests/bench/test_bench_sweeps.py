@@ -7,13 +7,13 @@ import pandas as pd
 import pytest
 
 from mpim_lab.bench import reference
-from mpim_lab.bench.everything import EVERY_CASE, bench_all
-from mpim_lab.bench.medians import medians_of, rounded
-from mpim_lab.bench.page import page_of, sections_of
+from mpim_lab.bench.command import BENCHES, MEASURED_IN_ALL, bench_all
 from mpim_lab.bench.reference import beside_reference, reference_rows
-from mpim_lab.bench.sweep_tables import sweep_table_of
+from mpim_lab.bench.report.page import page_of, sections_of
+from mpim_lab.bench.report.table import report_text
+from mpim_lab.bench.rows import EVERY_CASE, rounded, rows_of
 from mpim_lab.errors import InvalidParameter, LoadFailed
-from mpim_lab.widgets.plot import PALETTE
+from mpim_lab.widgets.static_picture import PALETTE
 
 MACHINE = {"cpu": "Z80 <b>", "cores": 1, "python": "CPython 3.11", "server": "Valkey 9.0"}
 
@@ -108,7 +108,7 @@ def test_a_row_of_rounds_has_medians_spread_and_the_reason_of_a_round_that_faile
     found = [
         {"who": "a", "case": "c", "value": 1_000, "rate": rate} for rate in (1.0, 9.0, 4.0, 5.0)
     ]
-    [row] = medians_of(
+    [row] = rows_of(
         "growth", [*found, {"who": "a", "case": "c", "value": 1_000, "reason": "it broke"}], "rate"
     )
     assert (row["bench"], row["who"], row["case"], row["value"]) == ("growth", "a", "c", 1_000)
@@ -118,7 +118,7 @@ def test_a_row_of_rounds_has_medians_spread_and_the_reason_of_a_round_that_faile
 
 def test_a_row_without_a_round_that_worked_has_the_reason_alone():
     """No numbers, no spread."""
-    [row] = medians_of("pool", [{"who": "a", "case": "c", "reason": "it broke"}], "rate")
+    [row] = rows_of("pool", [{"who": "a", "case": "c", "reason": "it broke"}], "rate")
     assert row == {
         "bench": "pool",
         "who": "a",
@@ -128,25 +128,29 @@ def test_a_row_without_a_round_that_worked_has_the_reason_alone():
     }
 
 
-async def test_everything_goes_on_when_one_bench_fails():
+async def test_everything_goes_on_when_one_bench_fails(monkeypatch):
     """Its place is kept by a row with the reason; numbers have four digits."""
 
-    async def good():
+    async def good(schedule, tell):
         return {"machine": MACHINE, "rows": [growth("tasks", 1, 1.23456789)]}
 
-    async def broken():
+    async def broken(schedule, tell):
         raise LoadFailed("the kernel died")
 
-    report = await bench_all({"pool": broken, "growth": good})
+    for name in MEASURED_IN_ALL:
+        run = good if name == "growth" else broken
+        monkeypatch.setitem(BENCHES, name, BENCHES[name]._replace(run=run))
+    report = await bench_all(quick=True)
     assert report["machine"] == MACHINE
-    assert [row.get("reason", row.get("messages_per_s")) for row in report["rows"]] == [
-        "the kernel died",
-        1.235,
-    ]
-    assert report["rows"][0]["case"] == EVERY_CASE
-    assert "Not measured: the kernel died" in page_of(report)
+    *failed, row = report["rows"]
+    assert row["messages_per_s"] == 1.235
+    assert {row["reason"] for row in failed} == {"the kernel died"}
+    assert {row["case"] for row in failed} == {EVERY_CASE}
+    assert "Not measured: mpim_lab: the kernel died" in page_of(report)
+    assert "pool\n\nnot measured" in report_text(report)
+    monkeypatch.setitem(BENCHES, "growth", BENCHES["growth"]._replace(run=broken))
     with pytest.raises(LoadFailed, match="the kernel died"):
-        await bench_all({"pool": broken})
+        await bench_all(quick=True)
 
 
 def test_the_page_has_a_picture_a_bench_and_an_axis_with_a_sentence_each():
@@ -176,10 +180,12 @@ def test_the_tables_have_every_name_case_and_reason():
     """One table a question."""
     for bench, wanted in {
         "compression": ["lz4", "zstd", "1,024", "one chat message", "0.75"],
-        "pool": ["this pool", "64 callers", "naive, 64 callers: it broke"],
+        "pool": ["this pool", "64 callers", "naive: it broke (64 callers)"],
         "growth": ["channels", "1,000", "server MiB", "2.0"],
     }.items():
-        text = sweep_table_of([row for row in ROWS if row["bench"] == bench], MACHINE)
+        text = report_text(
+            {"machine": MACHINE, "rows": [row for row in ROWS if row["bench"] == bench]}
+        )
         assert all(word in text for word in wanted)
 
 
@@ -194,7 +200,7 @@ def test_ones_own_figures_stand_beside_the_reference(kept):
     assert table.loc["adaptive, 100 a call"].tolist() == [450.0, 900.0, 0.5]
     assert table.loc["none"].tolist() == [50.0, 100.0, 0.5]
     assert math.isnan(table.loc["redis-py, 100 a pipeline", "reference"])
-    assert table.attrs["machine"].startswith("Z80 <b>, 1 cores")
+    assert table.attrs["machine"].startswith("Z80 <b>, 1 core ·")
 
 
 @pytest.mark.parametrize(
@@ -206,7 +212,7 @@ def test_ones_own_figures_stand_beside_the_reference(kept):
     ],
 )
 def test_each_bench_has_its_own_measure(kept, bench, name, reference_value):
-    """Times smaller of a chat message, calls a second of 64 callers, messages a second at a point."""
+    """Times smaller of a chat message, calls a second of 64 callers, a rate at a point."""
     table = beside_reference(bench, pd.Series({name: 3.0}))
     assert table.loc[name, "reference"] == reference_value
 

@@ -10,8 +10,8 @@ from websockets.frames import Frame, Opcode
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
-from mpim_lab.bench.gateway_rows import gateway_rows
-from mpim_lab.bench.gateway_table import gateway_table_of
+from mpim_lab.bench.report.table import report_text
+from mpim_lab.bench.rows import rows_of
 from mpim_lab.errors import CorruptPayload
 from mpim_lab.im.gateway.fast_connection import BINARY, PING, TEXT
 from mpim_lab.im.protocol import frames as wire
@@ -41,7 +41,7 @@ OPCODES = {TEXT: Opcode.TEXT, BINARY: Opcode.BINARY, PING: Opcode.PING}
     st.data(),
 )
 def test_frames_are_read_however_they_are_cut(frames, data):
-    """A server's frames, as websockets writes them, come out whole and in order, wherever the network cuts them."""
+    """A server's frames come out whole and in order, wherever the network cuts them."""
     frames = [(first, payload[:125] if first == PING else payload) for first, payload in frames]
     stream = b"".join(
         Frame(OPCODES[first], payload).serialize(mask=False) for first, payload in frames
@@ -56,7 +56,7 @@ def test_frames_are_read_however_they_are_cut(frames, data):
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 65_535, 65_536])
 def test_a_server_understands_what_a_client_writes(size):
     """websockets' own server reads the handshake and a frame of every form of length."""
-    server, handshake = ServerProtocol(), Handshake("127.0.0.1:80", "/ws", ["mpim.1"])
+    server, handshake = ServerProtocol(), Handshake("127.0.0.1:80", "/ws")
     server.receive_data(handshake.request)
     (request,) = server.events_received()
     assert isinstance(request, Request) and request.path == "/ws"
@@ -228,16 +228,21 @@ def test_rows_have_medians_sums_and_ratios_of_the_same_round():
     rounds = [
         {
             "who": who,
+            "round": round_,
             "case": "closed",
             "note": "n",
             "messages_per_s": rate,
             "lost": lost,
             "kept_up": True,
         }
-        for who, rate, lost in (("mpim_lab", 10.0, 0), ("mpim_lab", 40.0, 3), ("peer", 20.0, 0))
+        for who, round_, rate, lost in (
+            ("mpim_lab", 1, 10.0, 0),
+            ("mpim_lab", 2, 40.0, 3),
+            ("peer", 1, 20.0, 0),
+        )
     ]
-    rounds.append({"who": "peer", "case": "closed", "note": "n", "reason": "it ended"})
-    ours, peer = gateway_rows(rounds, ["closed"], ["mpim_lab", "peer"])
+    rounds.append({"who": "peer", "case": "closed", "round": 2, "note": "n", "reason": "it ended"})
+    ours, peer = rows_of("gateway", rounds, against="mpim_lab")
     assert (ours["messages_per_s"], ours["spread"], ours["lost"], ours["vs_mpim_lab"]) == (
         25.0,
         [10.0, 40.0],
@@ -257,8 +262,14 @@ def test_the_table_shows_who_could_not_be_measured():
     """Each reason once, and what each one promises."""
     machine = {"cpu": "Z80", "cores": 1, "python": "3.11", "server": "Valkey 9"}
     rows = [
-        {"who": "peer", "case": case, "note": "at most once", "reason": "npm is not installed"}
+        {
+            "bench": "gateway",
+            "who": "peer",
+            "case": case,
+            "note": "at most once",
+            "reason": "no npm",
+        }
         for case in "ab"
     ]
-    table = gateway_table_of(rows, machine)
-    assert table.count("peer: npm is not installed") == table.count("peer: at most once") == 1
+    table = report_text({"machine": machine, "rows": rows})
+    assert table.count("peer: no npm") == table.count("peer: at most once") == 1

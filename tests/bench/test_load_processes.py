@@ -219,8 +219,8 @@ async def test_a_process_that_has_summed_up_and_does_not_end_is_ended(monkeypatc
 
 async def test_a_load_process_that_hangs_ends_with_its_parent():
     """It reads no end-of-file; it looks for its parent in a thread of its own."""
-    code = "from mpim_lab.lab.server.process_guard import end_with_parent; import os, time; end_with_parent(0.05); "
-    code += "print(os.getpid(), flush=True); time.sleep(60)"
+    code = "from mpim_lab.lab.server.process_guard import end_with_parent; import os, time; "
+    code += "end_with_parent(0.05); print(os.getpid(), flush=True); time.sleep(60)"
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {code!r}])"
     python = await asyncio.create_subprocess_exec(
         sys.executable, "-c", parent, stdout=subprocess.PIPE

@@ -88,7 +88,10 @@ async def test_a_command_that_was_not_written_yet_certainly_did_not_happen(serve
 
 
 async def test_a_command_without_an_answer_times_out(server):
-    """CommandTimeout, definite=False: the server was stopped, and runs the command when it goes on."""
+    """CommandTimeout, definite=False.
+
+    The server was stopped, and runs the command when it goes on.
+    """
     async with MessageQueue(server.url, config=QUICK) as mq, MessageQueue(server.url) as other:
         got = []
         await other.subscribe("a", got.append)
@@ -157,7 +160,10 @@ async def test_bytes_are_bounded_too(server):
 
 
 async def test_no_room_in_time_is_a_named_error(server):
-    """QueueFull, definite=True: the server is stopped, the limit is reached, the caller was never written."""
+    """QueueFull, definite=True.
+
+    The server is stopped, the limit is reached, the caller was never written.
+    """
     link = ReconnectingConnection(
         Address.parse(server.url), config=ConnectionConfig(timeout_s=0.4, max_commands=2)
     )
@@ -216,7 +222,7 @@ async def test_a_killed_server_is_found_again_after_its_restart(server):
 
 
 async def test_a_silent_line_is_given_up(server):
-    """A server that is stopped for longer than heartbeat and time-out is noticed without any command of ours."""
+    """A server that is stopped for too long is noticed without any command of ours."""
     trace = Trace()
     limits = ConnectionConfig(
         timeout_s=0.2, connect_timeout_s=0.2, heartbeat_s=0.1, backoff=Backoff(0.005, 0.02)
@@ -282,7 +288,10 @@ async def tls_in_front_of(url, tmp_path):
 
 
 async def test_tls_with_a_trusted_certificate_works_and_an_unknown_one_is_refused(server, tmp_path):
-    """rediss:// verifies; without the authority's certificate the connection is NotConnected and says why."""
+    """rediss:// verifies.
+
+    Without the authority's certificate the connection is NotConnected and says why.
+    """
     async with tls_in_front_of(server.url, tmp_path) as (trusted, unknown):
         got = []
         async with MessageQueue(trusted) as mq:
@@ -311,7 +320,7 @@ async def something_that_says(words, *, once_asked):
 
 
 async def test_something_that_does_not_speak_resp_is_named():
-    """A web server at that port gives NotConnected or ConnectionLost with the reason, not a hang."""
+    """A web server at that port gives an error with the reason, not a hang."""
     async with something_that_says(b"HTTP/1.1 400 Bad Request\r\n\r\n", once_asked=True) as address:
         with pytest.raises((NotConnected, ConnectionLost), match="RESP"):
             await ReconnectingConnection(address, name="alice", config=QUICK).open()

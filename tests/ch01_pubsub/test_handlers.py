@@ -1,4 +1,7 @@
-"""What the user's own code may do when it is called: raise, be cancelled, close the queue, be no handler at all."""
+"""What the user's own code may do when it is called.
+
+Raise, be cancelled, close the queue, be no handler at all.
+"""
 
 import asyncio
 import functools
@@ -34,10 +37,13 @@ def reads_a_cancelled_future():
     future.result()
 
 
-async def test_an_async_handler_that_meets_anothers_cancellation_has_failed_and_the_next_message_comes(
+async def test_an_async_handler_that_meets_anothers_cancellation_has_failed(
     server,
 ):
-    """The subscription lives on, whatever else listens goes on, and the failure is reported as any other."""
+    """The subscription lives on, whatever else listens goes on.
+
+    And the failure is reported as any other.
+    """
     events, got, other = [], [], []
 
     async def handler(message):
@@ -258,7 +264,10 @@ async def test_whoever_unsubscribes_waits_for_the_handler_also_when_another_has_
 
 
 async def test_whoever_unsubscribes_waits_for_an_earlier_handler_too_that_fell_behind(server):
-    """A subscription that was ended for its slowness finishes what it has, while the channel has another handler."""
+    """A subscription that was ended for its slowness finishes what it has.
+
+    While the channel has another handler.
+    """
     got, goes_on, has_ended = [], asyncio.Event(), asyncio.Event()
 
     def ends(event):
@@ -286,7 +295,10 @@ async def test_whoever_unsubscribes_waits_for_an_earlier_handler_too_that_fell_b
 async def test_a_subscribe_that_is_cancelled_handles_nothing_more_also_when_it_fell_behind(
     server, monkeypatch
 ):
-    """Messages may follow the server's answer at once, and be too many, before its caller is told."""
+    """Messages may follow the server's answer at once, and be too many.
+
+    Before its caller is told.
+    """
     got, goes_on = [], asyncio.Event()
     async with MessageQueue(server.url) as mq:
         await mq.subscribe("b", lambda message: None)  # the connection is there
@@ -420,7 +432,10 @@ async def test_an_unpack_that_gives_no_list_of_payloads_fails_for_its_message_on
     """
     gaps, got, neighbour = [], [], []
     async with MessageQueue(server.url, on_gap=gaps.append) as mq:
-        unpack = lambda payload: given if payload == b"odd" else iter([payload, payload])  # noqa: E731
+
+        def unpack(payload):
+            return given if payload == b"odd" else iter([payload, payload])
+
         await mq.subscribe("a", lambda message: got.append(message.payload), decode=unpack)
         await mq.subscribe("b", lambda message: neighbour.append(message.payload))
         for payload in ("odd", "even"):
@@ -484,7 +499,10 @@ async def test_whatever_a_handler_raises_the_next_message_comes(server, error, w
 
 
 async def test_an_unsubscribe_that_is_cancelled_keeps_nothing_of_a_handler_that_has_ended(server):
-    """It is remembered as long as the handler runs, so that `close` can wait for it, and no longer."""
+    """It is remembered as long as the handler runs, so that `close` can wait for it.
+
+    And no longer.
+    """
     go_on = asyncio.Event()
 
     async def handler(message):
@@ -503,3 +521,29 @@ async def test_an_unsubscribe_that_is_cancelled_keeps_nothing_of_a_handler_that_
         assert len(mq._subscriptions._finishing) == 3
         go_on.set()
         await wait_until(lambda: not mq._subscriptions._finishing)
+
+
+@pytest.mark.parametrize("iterations", range(6))
+async def test_a_listen_that_is_cancelled_as_it_leaves_is_subscribed_to_nothing(server, iterations):
+    """What the server must hear is written before anything can be cancelled."""
+    async with MessageQueue(server.url) as mq, MessageQueue(server.url) as other:
+        leaves, is_leaving = asyncio.Event(), asyncio.Event()
+
+        async def listen():
+            async with mq.listen("a", "b"):
+                await leaves.wait()
+                is_leaving.set()
+
+        listening = asyncio.create_task(listen())
+        await wait_until(lambda: mq._subscriptions._channels)
+        leaves.set()
+        await is_leaving.wait()
+        for _ in range(iterations):
+            await asyncio.sleep(0)
+        listening.cancel()
+        await asyncio.wait([listening])
+        for name in ("a", "b"):
+            await mq.subscribe(name, lambda message: None)
+            assert await other.subscriber_count(name) == 1
+            await mq.unsubscribe(name)
+            assert await other.subscriber_count(name) == 0

@@ -1,4 +1,7 @@
-"""MessageQueue on a real server: what is published is handed over, and what goes wrong has a name."""
+"""MessageQueue on a real server.
+
+What is published is handed over, and what goes wrong has a name.
+"""
 
 import asyncio
 import logging
@@ -274,7 +277,7 @@ async def test_a_plain_handler_that_returns_something_to_await_is_reported(serve
 
 
 async def test_waiting_for_a_slow_handler_loses_nothing(server):
-    """Policy "wait": at most `limit` messages are held here, the rest stays with the server and the sockets."""
+    """Policy "wait": at most `limit` messages are held here, the rest stays with the server."""
     got, go = [], asyncio.Event()
 
     async def handler(message):
@@ -407,7 +410,10 @@ async def test_a_prefix_keeps_two_labs_on_one_server_apart(server):
 
 
 async def test_a_server_that_refuses_a_channel_is_heard(server):
-    """An ACL that forbids the channel gives CommandRejected, and later replies still meet their commands."""
+    """An ACL that forbids the channel gives CommandRejected.
+
+    And later replies still meet their commands.
+    """
     async with MessageQueue(server.url) as admin:
         await admin._commands.call(
             "ACL", "SETUSER", "guest", "on", "nopass", "+@all", "resetchannels", "&open:*"

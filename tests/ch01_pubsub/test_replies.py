@@ -28,7 +28,7 @@ def test_each_command_has_its_own_outcome_in_order(outcomes):
 
 @given(st.integers(1, 10), st.integers(0, 9), st.booleans())
 def test_what_comes_late_changes_nothing(count, answered, cancelled):
-    """After a time-out of the rest, or a cancellation, the server's answers still use up their places."""
+    """After a time-out or a cancellation the server's answers still use up their places."""
     loop = asyncio.new_event_loop()
     replies, error = PipelineFuture(count, loop=loop), CommandRejected("too late")
     answered = min(answered, count)

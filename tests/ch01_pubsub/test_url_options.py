@@ -42,12 +42,13 @@ async def test_who_we_are_is_what_redis_py_says(server, login):
 @pytest.mark.parametrize(
     "url",
     [
-        "redis://h?foo=1", "redis://h?ssl_ca_certs=/x", "redis://h?decode_responses=1", "redis://h?protocol=2",
-        "redis://h?socket_timeout=0", "redis://h?socket_timeout=x", "redis://h/db", "redis://h:0x10", "redis://h:70000",
-        "http://h", "h:6379", "", "rediss://h?ssl_cert_reqs=CERT_NONE", "rediss://h?ssl_ca_certs=/nowhere",
-        "rediss://h?ssl_min_version=99", "rediss://h?ssl_ciphers=none-such", "rediss://h?ssl_check=1",
-        "unix://", "unix://relative.sock", "redis://h?path=/x", "redis://h?port=x", "redis://:1234#word@h",
-        "redis://:1234?word@h", "redis://h/١",
+        "redis://h?foo=1", "redis://h?ssl_ca_certs=/x", "redis://h?decode_responses=1",
+        "redis://h?protocol=2", "redis://h?socket_timeout=0", "redis://h?socket_timeout=x",
+        "redis://h/db", "redis://h:0x10", "redis://h:70000", "http://h", "h:6379", "",
+        "rediss://h?ssl_cert_reqs=CERT_NONE", "rediss://h?ssl_ca_certs=/nowhere",
+        "rediss://h?ssl_min_version=99", "rediss://h?ssl_ciphers=none-such",
+        "rediss://h?ssl_check=1", "unix://", "unix://relative.sock", "redis://h?path=/x",
+        "redis://h?port=x", "redis://:1234#word@h", "redis://:1234?word@h", "redis://h/١",
     ],
 )  # fmt: skip
 def test_what_is_no_url_or_no_option_is_refused_where_the_queue_is_made(url):
@@ -59,7 +60,8 @@ def test_what_is_no_url_or_no_option_is_refused_where_the_queue_is_made(url):
 
 def test_times_and_names_of_the_url_are_used():
     """They stand above what the constructor says, as in redis-py."""
-    url = "redis://h?socket_timeout=2&socket_connect_timeout=3&health_check_interval=7&client_name=shop&protocol=3"
+    times = "socket_timeout=2&socket_connect_timeout=3&health_check_interval=7"
+    url = f"redis://h?{times}&client_name=shop&protocol=3"
     mq = MessageQueue(url)
     limits = mq._commands.config
     assert (limits.timeout_s, limits.connect_timeout_s, limits.heartbeat_s) == (2, 3, 7)
@@ -227,7 +229,8 @@ async def test_authorities_may_stand_in_a_folder(one_server, certificates):
     assert await process.wait() == 0
     folder = quote(str(certificates))
     async with tls_end(one_server.url, certificates) as base:
-        url = f"{base}?ssl_ca_path={folder}/folder&ssl_certfile={folder}/client.pem&ssl_keyfile={folder}/client.key"
+        own = f"ssl_certfile={folder}/client.pem&ssl_keyfile={folder}/client.key"
+        url = f"{base}?ssl_ca_path={folder}/folder&{own}"
         assert await through_the_queue(url)
         assert await through_the_pool(url)
 

@@ -1,4 +1,7 @@
-"""Adding many at once on a real server: in order, within the limits, and each with its own outcome."""
+"""Adding many at once on a real server.
+
+In order, within the limits, and each with its own outcome.
+"""
 
 import asyncio
 

@@ -1,4 +1,7 @@
-"""Consumer on a real server: reads ahead within a bound, gives back, and picks up what a broken line swallowed."""
+"""Consumer on a real server.
+
+Reads ahead within a bound, gives back, and picks up what a broken line swallowed.
+"""
 
 import asyncio
 

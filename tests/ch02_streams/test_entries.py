@@ -11,7 +11,10 @@ PAIRS = st.lists(st.tuples(st.text(), st.binary()), min_size=1, max_size=5)
 
 @given(PAIRS)
 def test_an_entry_has_the_fields_it_was_given(pairs):
-    """Of two fields with one name the last one counts; `data` is the field of that name, or empty."""
+    """Of two fields with one name the last one counts.
+
+    `data` is the field of that name, or empty.
+    """
     entry = Entry(b"17-0", [part for name, value in pairs for part in (name.encode(), value)])
     assert (entry.id, entry.raw_id, entry.fields) == ("17-0", b"17-0", dict(pairs))
     assert (entry.data, entry.first_value) == (dict(pairs).get("data", b""), pairs[0][1])
@@ -19,7 +22,10 @@ def test_an_entry_has_the_fields_it_was_given(pairs):
 
 @given(st.lists(st.tuples(st.binary(), st.binary()), max_size=5))
 def test_an_entry_loses_nothing_of_fields_by_other_programs(pairs):
-    """Any bytes, repeated or empty: `pairs` has all of them in order, and no two names become the same in `fields`."""
+    """Any bytes, repeated or empty.
+
+    `pairs` has all of them in order, and no two names become the same in `fields`.
+    """
     entry = Entry(b"1-0", [part for pair in pairs for part in pair])
     assert entry.pairs == tuple(pairs)
     assert {

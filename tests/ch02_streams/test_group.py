@@ -1,4 +1,7 @@
-"""Consumer groups on a real server: shared out, pending until acknowledged, claimed from the dead."""
+"""Consumer groups on a real server.
+
+Shared out, pending until acknowledged, claimed from the dead.
+"""
 
 import asyncio
 

@@ -1,4 +1,7 @@
-"""A group that the server has lost is made again where it was, and nothing is handled because of that."""
+"""A group that the server has lost is made again where it was.
+
+And nothing is handled because of that.
+"""
 
 import asyncio
 

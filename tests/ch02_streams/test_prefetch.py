@@ -1,4 +1,7 @@
-"""A consumer that reads ahead: the next entries are on their way while these are handled, and none of them is lost."""
+"""A consumer that reads ahead.
+
+The next entries are on their way while these are handled, and none of them is lost.
+"""
 
 import asyncio
 

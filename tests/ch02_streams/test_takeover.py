@@ -1,4 +1,7 @@
-"""Taking over on a real server: what is abandoned is found to its end, what is alive is left alone, no slot is lost."""
+"""Taking over on a real server.
+
+What is abandoned is found to its end, what is alive is left alone, no slot is lost.
+"""
 
 import asyncio
 import contextlib

@@ -1,4 +1,7 @@
-"""IdempotentProducer: one id for all attempts, one message of a conversation at a time, and an honest last word."""
+"""IdempotentProducer.
+
+One id for all attempts, one message of a conversation at a time, and an honest last word.
+"""
 
 import asyncio
 
@@ -27,7 +30,10 @@ QUICK = Backoff(initial_s=0.001, max_s=0.002)
 
 
 class Server:
-    """Answers each attempt with the next of `says`: an error is raised, anything else is the answer; then "taken"."""
+    """Answers each attempt with the next of `says`.
+
+    An error is raised, anything else is the answer; then "taken".
+    """
 
     def __init__(self, *says):
         self.says, self.calls = list(says), []

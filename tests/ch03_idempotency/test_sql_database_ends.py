@@ -1,4 +1,7 @@
-"""A database that is locked, stopped or gone, callers that are cancelled: every wait ends, by name, and nothing is kept."""
+"""A database that is locked, stopped or gone, callers that are cancelled.
+
+Every wait ends, by name, and nothing is kept.
+"""
 
 import asyncio
 import contextlib

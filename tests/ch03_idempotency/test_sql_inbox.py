@@ -1,4 +1,7 @@
-"""SqlInbox on real SQLite databases: record and effect are kept together or not at all, whatever dies when."""
+"""SqlInbox on real SQLite databases.
+
+Record and effect are kept together or not at all, whatever dies when.
+"""
 
 import asyncio
 import contextlib
@@ -87,7 +90,10 @@ class Crash(BaseException):
 
 @contextlib.contextmanager
 def commit_that(store, how):
-    """The next commits end with an error of the driver: "refused" before, "unanswered" after they happened."""
+    """The next commits end with an error of the driver.
+
+    "refused" before, "unanswered" after they happened.
+    """
     dialect = store._engine.sync_engine.dialect
     really = dialect.do_commit
 
@@ -117,7 +123,7 @@ async def test_the_first_result_is_given_to_every_repeat_and_the_effect_happens_
 
 
 async def test_a_repeat_does_not_call_the_work(database):
-    """So also what it does outside of the database happens no second time, once the first is committed."""
+    """What it does outside of the database happens no second time once the first is committed."""
     inbox, _ = database
     called = []
 

@@ -22,7 +22,7 @@ from mpim_lab.errors import (
     StoreFailed,
 )
 from mpim_lab.mq.connection.config import ConnectionConfig
-from mpim_lab.mq.connection.ids import new_message_id
+from mpim_lab.mq.connection.encoding import new_message_id
 from mpim_lab.mq.idempotency.sql_database import SqlDatabase
 from mpim_lab.mq.idempotency.sql_inbox import SqlInbox
 from mpim_lab.mq.idempotency.sql_outbox import SqlOutbox
@@ -258,7 +258,7 @@ async def test_a_relay_that_dies_between_sending_and_deleting_sends_again_with_t
 
 
 async def test_outbox_and_inbox_together_have_each_effect_once(tmp_path, mq, monkeypatch):
-    """From one database to another, over relays that die and a worker that gets everything several times."""
+    """From one database to another, over relays that die and a worker that gets all twice."""
     async with (
         opened(tmp_path / "shop.db") as (outbox, store),
         opened(tmp_path / "billing.db") as (_, books),
@@ -386,7 +386,10 @@ async def test_a_row_that_the_server_refuses_stops_its_stream_and_no_other(shop,
 
 
 async def test_more_refused_rows_than_a_page_holds_do_not_hide_the_others(shop, mq, caplog):
-    """A running relay looks past them, and says again and again, at growing intervals, that they are refused."""
+    """A running relay looks past them.
+
+    And says again and again, at growing intervals, that they are refused.
+    """
     outbox, _ = shop
     await mq.context("list").connection.call("RPUSH", "list", "no stream")
     for number in range(7):

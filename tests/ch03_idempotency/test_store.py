@@ -1,4 +1,7 @@
-"""IdempotencyStore on a real server: one effect and one first result, whoever repeats, dies or sleeps."""
+"""IdempotencyStore on a real server.
+
+One effect and one first result, whoever repeats, dies or sleeps.
+"""
 
 import asyncio
 import contextlib
@@ -658,7 +661,7 @@ class Office:
 
 
 def test_whatever_workers_do_each_id_is_done_once(lab_server):
-    """Any order of claiming, completing, releasing, dying and sleeping past the lease, by three workers on two ids."""
+    """Three workers claim, complete, release, die and sleep in any order, on two ids."""
     runs = iter(range(1_000_000))
 
     async def play(server, steps):

@@ -1,4 +1,6 @@
-"""Whatever happens, in whatever order: what was acknowledged has its effect exactly once, in order per conversation.
+"""Whatever happens, in whatever order.
+
+What was acknowledged has its effect exactly once, in order per conversation.
 
 Hypothesis chooses what happens next: messages, repeats, lines that break, workers that die, sleep,
 come and go.

@@ -1,4 +1,7 @@
-"""Partition assignments and their workers on a real server: in order, effects once, whoever joins, leaves, dies or sleeps."""
+"""Partition assignments and their workers on a real server.
+
+In order, effects once, whoever joins, leaves, dies or sleeps.
+"""
 
 import asyncio
 import contextlib
@@ -118,7 +121,10 @@ async def assignment(stream, partition=0):
 
 
 async def dies(stream, name, *, lease_ms=20, reads=False, waits=True):
-    """A member that takes its share, perhaps reads, and is gone without a word; `waits` until its lease is over."""
+    """A member that takes its share, perhaps reads, and is gone without a word.
+
+    `waits` until its lease is over.
+    """
     with pytest.raises(Power):
         async with PartitionAssignments(
             stream, "billing", name, lease_ms=lease_ms, batch_size=10
@@ -492,9 +498,7 @@ async def test_an_entry_that_cannot_be_buried_is_not_passed_over(server):
 @pytest.mark.parametrize(
     "fields", [1, 4, 4_200], ids=["one field", "as many as ours", "4,200 fields"]
 )
-async def test_what_another_program_puts_into_a_partition_becomes_a_dead_letter_and_holds_nothing_up(
-    server, fields
-):
+async def test_what_another_program_puts_into_a_partition_becomes_a_dead_letter(server, fields):
     """The handler does not see it.
 
     It is kept and replayed byte for byte, names that are not UTF-8 and all.
@@ -817,7 +821,7 @@ async def test_stopping_while_the_server_is_gone_returns(server):
 
 
 async def random_fates(server, seed):
-    """Three posts; their workers are stopped, cancelled, killed, put to sleep and cut off, in an order the seed chooses."""
+    """Three posts, whose workers are stopped, cancelled, killed and cut off as the seed says."""
     chance, fates = random.Random(seed), {}
 
     def handler(name):

@@ -1,4 +1,7 @@
-"""SequencedLog and its readers on a real server: numbered in one step, read in order, each once, gaps by name."""
+"""SequencedLog and its readers on a real server.
+
+Numbered in one step, read in order, each once, gaps by name.
+"""
 
 import asyncio
 import contextlib

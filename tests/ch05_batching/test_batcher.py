@@ -125,7 +125,10 @@ async def test_what_the_server_refuses_fails_alone_and_is_told_to_its_sender(ser
 
 
 async def test_a_failed_flush_is_repeated_when_the_line_is_back(server):
-    """Everything that was not written waits, in order, while the server is away, and is there afterwards."""
+    """Everything that was not written waits, in order, while the server is away.
+
+    And is there afterwards.
+    """
     async with MessageQueue(server.url, config=QUICK) as mq:
         async with Batcher.to_stream(
             mq.stream("orders"), policy=Adaptive(max_messages=5)
@@ -361,9 +364,10 @@ async def _play(policy, steps):
                     flushes.append(asyncio.create_task(batcher.flush()))
                 elif step in ("one", "many"):
                     each = [b"%04d" % next(names) for _ in range(count)]
-                    calls += [(each, asyncio.create_task(batcher.publish_many(each)))] if step == "many" else [
-                        ([name], asyncio.create_task(batcher.publish(name))) for name in each
-                    ]  # fmt: skip
+                    if step == "many":
+                        calls.append((each, asyncio.create_task(batcher.publish_many(each))))
+                    else:
+                        calls += [([n], asyncio.create_task(batcher.publish(n))) for n in each]
                 for _ in range(count):
                     await asyncio.sleep(0)
             await asyncio.gather(batcher.flush(), *flushes)

@@ -1,4 +1,7 @@
-"""Whatever carriers, codecs, rules and callers of a batcher do: every wait ends, by name, and the next one is served."""
+"""Whatever carriers, codecs, rules and callers of a batcher do.
+
+Every wait ends, by name, and the next one is served.
+"""
 
 import asyncio
 

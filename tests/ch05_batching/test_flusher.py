@@ -1,4 +1,7 @@
-"""A batcher over a scripted way out: whatever fails, each message has one outcome, and what went out kept its order."""
+"""A batcher over a scripted way out.
+
+Whatever fails, each message has one outcome, and what went out kept its order.
+"""
 
 import asyncio
 from dataclasses import dataclass, field

@@ -1,4 +1,7 @@
-"""The rules of batching, without clock or I/O: when a batch is closed, what is in it, and how far ahead a sender may be."""
+"""The rules of batching, without clock or I/O.
+
+When a batch is closed, what is in it, and how far ahead a sender may be.
+"""
 
 import asyncio
 import math
@@ -78,7 +81,7 @@ def test_batches_keep_the_order_and_the_limits(calls, max_messages, max_bytes):
 
 
 class CreditMachine(RuleBasedStateMachine):
-    """A sender and three receivers that confirm, sleep and wake, against a plain list of what is on its way."""
+    """A sender and three receivers that confirm, sleep and wake, against a plain list."""
 
     def __init__(self):
         super().__init__()

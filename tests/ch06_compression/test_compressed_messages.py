@@ -1,4 +1,7 @@
-"""Compression over real servers: old and new senders side by side, dictionaries in rotation, hostile neighbours."""
+"""Compression over real servers.
+
+Old and new senders side by side, dictionaries in rotation, hostile neighbours.
+"""
 
 import asyncio
 

@@ -1,4 +1,7 @@
-"""The naive version of chapter 7: each flaw shows on every run, and the pool under the same treatment does not have it."""
+"""The naive version of chapter 7.
+
+Each flaw shows on every run, and the pool under the same treatment does not have it.
+"""
 
 import asyncio
 import contextlib
@@ -98,7 +101,10 @@ async def test_the_naive_version_waits_without_a_limit(server, design):
 
 @pytest.mark.parametrize("design", DESIGNS)
 async def test_the_naive_version_hands_on_a_connection_in_the_middle_of_a_reply(server, design):
-    """The flaw: the next user reads what the one before asked for, and so on for ever: each gets its predecessor's."""
+    """The flaw: the next user reads what the one before asked for, and so on for ever.
+
+    Each gets its predecessor's.
+    """
     async with made(design, server) as pool:
         async with pool.connection() as connection:
             with pytest.raises(CommandTimeout):
@@ -124,7 +130,8 @@ async def test_the_naive_version_takes_a_broken_connection_back(server, design):
         await asyncio.sleep(0.02)
         outcomes = []
         for _ in range(5):
-            try:  # the naive version's own context would lose the connection with the first error, too
+            # the naive version's own context would lose the connection with the first error, too
+            try:
                 if design == "pool":
                     outcomes.append(await echo(pool, "x"))
                 else:

@@ -1,124 +1,15 @@
-"""The rules of the pool: who has a place and who is next, in whatever order things happen.
-
-Ageing, outages, commands.
-"""
+"""The rules of the pool: ageing, outages, commands."""
 
 import math
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
-from mpim_lab.errors import InvalidMessage, InvalidParameter, NotConnected, QueueFull
+from mpim_lab.errors import InvalidMessage, NotConnected
 from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.pool.command_state import ConnectionState, blocking_seconds, require_single_reply
 from mpim_lab.mq.pool.policies import CircuitBreaker, IdlePolicy, ServerLoad, least_loaded
-from mpim_lab.mq.pool.stats import WaitHistogram
-from mpim_lab.mq.pool.wait_queue import SlotQueue
-
-PLACES, MAX_WAITING = 2, 4
-
-
-class AnyInterleaving(RuleBasedStateMachine):
-    """Callers ask, give back, time out, are cancelled before or after they were given a place, in any order."""
-
-    tickets = Bundle("tickets")
-
-    def __init__(self):
-        super().__init__()
-        self.line = SlotQueue(PLACES, MAX_WAITING)
-        self.now, self.waiting, self.placed = 0.0, [], []  # the model: two lists
-
-    def check_next(self, ticket, following):
-        """Whoever leaves a place names the first in line, and nobody else."""
-        had_a_place = ticket in self.placed
-        self.waiting = [other for other in self.waiting if other is not ticket]
-        self.placed = [other for other in self.placed if other is not ticket]
-        expected = self.waiting.pop(0) if had_a_place and self.waiting else None
-        assert following is expected
-        if expected is not None:
-            assert expected.waited_s == self.now - expected.requested_at
-            self.placed.append(expected)
-
-    @rule(target=tickets)
-    def ask(self):
-        self.now += 1.0
-        full = len(self.placed) == PLACES
-        if full and len(self.waiting) == MAX_WAITING:
-            with pytest.raises(QueueFull):
-                self.line.acquire("caller", self.now)
-            ticket = None
-        else:
-            ticket = self.line.acquire("caller", self.now)
-            assert (
-                ticket.acquired_at is None
-            ) == full  # a newcomer gets a place only if nobody waits for one
-            (self.waiting if full else self.placed).append(ticket)
-        return ticket
-
-    @rule(ticket=consumes(tickets))
-    def leave(self, ticket):
-        """Give back, time out, be cancelled: to the line it is the same."""
-        if ticket is not None:
-            self.now += 1.0
-            self.check_next(ticket, self.line.release(ticket, self.now))
-
-    @rule(ticket=tickets)
-    def leave_and_stay_known(self, ticket):
-        """So that somebody leaves twice."""
-        if ticket is not None:
-            self.check_next(ticket, self.line.release(ticket, self.now))
-
-    @rule()
-    def dismiss(self):
-        """The pool is closed: those who wait go, those who have a place keep it."""
-        assert self.line.cancel_waiters() == self.waiting
-        self.waiting = []
-
-    @invariant()
-    def nobody_waits_while_a_place_is_free(self):
-        assert self.line.in_use == len(self.placed) <= PLACES
-        assert self.line.waiting == len(self.waiting) <= MAX_WAITING
-        assert self.line.holders == self.placed
-        assert not self.waiting or len(self.placed) == PLACES
-
-    @invariant()
-    def places_are_given_in_the_order_of_asking(self):
-        ever = sorted(self.placed, key=lambda ticket: ticket.acquired_at)
-        assert [ticket.requested_at for ticket in ever] == sorted(
-            ticket.requested_at for ticket in ever
-        )
-
-
-TestAnyInterleaving = AnyInterleaving.TestCase
-
-
-def test_a_full_line_says_how_full():
-    """The error names both bounds."""
-    line = SlotQueue(slots=1, max_waiting=1)
-    line.acquire("Ann", 0.0), line.acquire("Ben", 0.0)
-    with pytest.raises(QueueFull, match="all 1 connections are in use and 1 callers wait already"):
-        line.acquire("Cid", 0.0)
-
-
-def test_with_nobody_allowed_to_wait_a_place_or_nothing():
-    """max_waiting=0 is the bounded pool that never lets anybody wait."""
-    line = SlotQueue(slots=1, max_waiting=0)
-    ann = line.acquire("Ann", 0.0)
-    with pytest.raises(QueueFull):
-        line.acquire("Ben", 0.0)
-    assert line.release(ann, 1.0) is None
-    assert line.acquire("Ben", 1.0).acquired_at == 1.0
-
-
-@pytest.mark.parametrize("bounds", [(0, 1), (1, -1)])
-def test_bounds_are_refused_by_name(bounds):
-    """At least one place; fewer than none cannot wait."""
-    with pytest.raises(
-        InvalidParameter, match=r"max_connections=0: .* from 1|max_waiting=-1: .* from 0"
-    ):
-        SlotQueue(*bounds)
 
 
 @given(st.floats(0, 100), st.floats(0, 100))
@@ -173,19 +64,6 @@ def test_the_least_busy_server_is_one_than_which_none_is_less_busy(servers):
         assert servers[int(chosen)] == min(servers)
 
 
-@given(
-    st.lists(st.floats(0, 100), min_size=1, max_size=200), st.sampled_from([0.5, 0.9, 0.99, 1.0])
-)
-def test_a_quantile_of_the_waits_is_right_to_a_tenth(seconds, share):
-    """From above: it never looks better than it was."""
-    waits = WaitHistogram()
-    for wait in seconds:
-        waits.record(wait)
-    exact = sorted(seconds)[math.ceil(share * len(seconds)) - 1] * 1000
-    assert exact - 0.0101 <= waits.quantile_ms(share) <= exact * 1.1001 + 1e-9
-    assert waits.quantile_ms(1.0) <= waits.max_ms == max(seconds) * 1000
-
-
 @pytest.mark.parametrize(
     ("commands", "left"),
     [
@@ -204,7 +82,10 @@ def test_a_quantile_of_the_waits_is_right_to_a_tenth(seconds, share):
     ],
 )
 def test_what_a_user_leaves_on_the_connection_is_named(commands, left):
-    """By the commands' names, in capitals or not, as bytes or not, with a first word of two or not."""
+    """By the commands' names, in capitals or not, as bytes or not.
+
+    With a first word of two or not.
+    """
     forms = [
         str.split,
         lambda text: [word.encode() for word in text.split()],

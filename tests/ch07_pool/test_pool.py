@@ -1,4 +1,7 @@
-"""The pool on a real server: who gets a connection and when, what is cancelled, what is closed, what the figures say."""
+"""The pool on a real server.
+
+Who gets a connection and when, what is cancelled, what is closed, what the figures say.
+"""
 
 import asyncio
 import contextlib
@@ -111,8 +114,8 @@ async def test_a_waiter_cancelled_as_it_is_given_a_connection_passes_it_on(serve
         )
         await wait_until(lambda: order and pool.stats().waiting == 2)
         holder.cancel()
-        while pool.stats().waiting == 2:
-            await asyncio.sleep(0)  # the holder has just given it back: it is the second one's
+        while pool.stats().in_use:
+            await asyncio.sleep(0)  # the holder has just given it back, and the second one is woken
         assert not second.cancelled() and order == ["a"]
         second.cancel()
         done.set()

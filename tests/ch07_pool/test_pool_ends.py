@@ -1,4 +1,7 @@
-"""Whatever servers, callers and other event loops do: each call of a pool ends in time, and gives back what it took."""
+"""Whatever servers, callers and other event loops do.
+
+Each call of a pool ends in time, and gives back what it took.
+"""
 
 import asyncio
 import subprocess

@@ -1,4 +1,7 @@
-"""A pool on a real server, used, cancelled, cut and paused in any order: what is taken is given back, whatever happens."""
+"""A pool on a real server, used, cancelled, cut and paused in any order.
+
+What is taken is given back, whatever happens.
+"""
 
 import asyncio
 import contextlib
@@ -124,7 +127,10 @@ class PoolSchedules(RuleBasedStateMachine):
             self.runner.close()
 
     async def end(self):
-        """Everybody leaves: nothing is out, the next caller is served, and after the end nothing is open."""
+        """Everybody leaves.
+
+        Nothing is out, the next caller is served, and after the end nothing is open.
+        """
         async with asyncio.timeout(IN_TIME_S):
             for task in self.tasks[::2]:
                 task.cancel()

@@ -104,7 +104,7 @@ async def test_a_time_out_that_makes_no_sense_is_refused_before_anything_is_sent
     ],
 )
 def test_a_pools_times_that_make_no_sense_are_refused(times):
-    """Not a number, not above 0, or for ever where a silent server would hold a connection for ever."""
+    """Not a number, not above 0, or for ever where a silent server would hold it for ever."""
     with pytest.raises(InvalidParameter):
         Pool("redis://127.0.0.1:1", **times)
 

@@ -1,4 +1,7 @@
-"""The pool over several servers: the least busy one that is there, and never more connections than allowed in all."""
+"""The pool over several servers.
+
+The least busy one that is there, and never more connections than allowed in all.
+"""
 
 import asyncio
 import contextlib

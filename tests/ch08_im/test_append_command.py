@@ -1,4 +1,7 @@
-"""A command prepared for one sender and one conversation is, for every message, the command packed from its parts."""
+"""A command is prepared for one sender and one conversation.
+
+For every message it is the command packed from its parts.
+"""
 
 import string
 
@@ -32,10 +35,10 @@ class Queue:
     def __init__(self, prefix):
         self.keys = Keys(prefix)
 
+    connection = None
+
     def context(self, name):
         return self
-
-    connection = None
 
 
 @given(prefixes, names, names, st.lists(st.tuples(ids, texts), min_size=1, max_size=5))

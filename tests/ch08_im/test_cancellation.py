@@ -1,4 +1,7 @@
-"""A cancellation ends what it was sent to and nothing else: not the client, its neighbours, or what runs now and then."""
+"""A cancellation ends what it was sent to and nothing else.
+
+Not the client, its neighbours, or what runs now and then.
+"""
 
 import asyncio
 import itertools
@@ -253,7 +256,7 @@ async def test_who_asked_first_and_is_cancelled_takes_nobody_along():
     assert await asyncio.wait_for(asyncio.gather(second, third), 5) == ["A", "B"]
 
 
-async def test_a_query_that_meets_a_foreign_cancellation_has_failed_and_nobody_who_asked_is_cancelled():
+async def test_a_query_that_meets_a_foreign_cancellation_has_failed_and_cancels_nobody():
     """StoreFailed, which passes; whoever asks meanwhile or next is answered."""
     calls = itertools.count()
 

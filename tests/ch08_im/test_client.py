@@ -1,4 +1,7 @@
-"""The client: what it sends arrives once and in order, whatever happens to gateways, lines and itself."""
+"""The client.
+
+What it sends arrives once and in order, whatever happens to gateways, lines and itself.
+"""
 
 import asyncio
 import contextlib
@@ -24,7 +27,7 @@ from mpim_lab.im.protocol.frames import SyncHint, Welcome, decode_client, encode
 from mpim_lab.im.protocol.requests import ChatMessage, SendMessageRequest
 from mpim_lab.im.system import ImSystem
 from mpim_lab.lab.server.embedded import EmbeddedServer
-from mpim_lab.mq.connection.ids import new_message_id
+from mpim_lab.mq.connection.encoding import new_message_id
 from tests.raw_clients import system_of_its_own as system
 from tests.raw_clients import system_options
 from tests.support import wait_until
@@ -84,10 +87,14 @@ async def test_names_that_are_none_are_refused_before_they_are_sent():
     """Users, groups, members, ids, and more users than may be watched."""
     async with asyncio.timeout(5), system() as mpim, mpim.client("alice") as alice:
         for work in (
-            alice.send("bob eve", "hi"), alice.send_to_group("", "hi"), alice.send("bob", "hi", id="m 1"),
-            alice.create_group("tea pot"), alice.create_group("tea", "b b"), alice.join(""),
+            alice.send("bob eve", "hi"),
+            alice.send_to_group("", "hi"),
+            alice.send("bob", "hi", id="m 1"),
+            alice.create_group("tea pot"),
+            alice.create_group("tea", "b b"),
+            alice.join(""),
             alice.watch(*(f"u{number}" for number in range(201))),
-        ):  # fmt: skip
+        ):
             with pytest.raises(InvalidMessage):
                 await work
 
@@ -99,9 +106,12 @@ async def test_two_group_changes_at_once_each_get_their_own_answer():
     """
     async with asyncio.timeout(10), system() as mpim, mpim.client("alice") as alice:
         made = await asyncio.gather(
-            alice.create_group("tea"), alice.create_group("tea"), alice.create_group("coffee"), alice.join("none"),
+            alice.create_group("tea"),
+            alice.create_group("tea"),
+            alice.create_group("coffee"),
+            alice.join("none"),
             return_exceptions=True,
-        )  # fmt: skip
+        )
         kinds = sorted(type(each).__name__ for each in made)
         assert kinds == ["NoSuchGroup", "tuple", "tuple", "tuple"]
 

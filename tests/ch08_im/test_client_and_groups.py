@@ -1,4 +1,4 @@
-"""Clients whose groups change under them, who share message ids, who come back to much, or who leave in the middle."""
+"""Clients whose groups change under them, who share ids, come back to much, or leave midway."""
 
 import asyncio
 
@@ -10,7 +10,7 @@ from mpim_lab.im.gateway import handshake, session
 from mpim_lab.im.gateway.config import GatewayConfig
 from mpim_lab.im.protocol.frames import Sync
 from mpim_lab.im.protocol.requests import SendMessageRequest
-from mpim_lab.mq.connection.ids import new_message_id
+from mpim_lab.mq.connection.encoding import new_message_id
 from tests.raw_clients import system_of_its_own as system
 from tests.support import wait_until
 

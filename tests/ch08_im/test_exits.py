@@ -1,4 +1,7 @@
-"""What a connection takes is given back, in whatever way it ends: then the server knows of nobody but those who are there."""
+"""What a connection takes is given back, in whatever way it ends.
+
+Then the server knows of nobody but those who are there.
+"""
 
 import asyncio
 import contextlib
@@ -8,6 +11,7 @@ import pytest
 
 from mpim_lab.errors import MpimError
 from mpim_lab.im.gateway.config import GatewayConfig
+from mpim_lab.im.gateway.session import Session
 from mpim_lab.im.protocol.closing import close_or_abort
 from mpim_lab.im.protocol.requests import BindRouteRequest
 from mpim_lab.im.services.tokens import TokenService
@@ -63,7 +67,10 @@ class Lab:
         )
 
     async def comes_to(self, *connected, watched=()):
-        """Whether soon the server and the gateways know these and nobody else: (uid, device, gateway)."""
+        """Whether soon the server and the gateways know these and nobody else.
+
+        (uid, device, gateway).
+        """
         channels = {f"user:{uid}" for uid, _, _ in connected} | {
             f"user:status:{uid}" for uid in watched
         }
@@ -125,13 +132,13 @@ async def talks_nonsense(lab, raw):
 
 
 async def is_sent_away(lab, raw):
-    session = lab.mpim.gateways["gw-1"].sessions.sessions_of("alice")[0]
+    session = lab.mpim.gateways["gw-1"].sessions.by_user["alice"][0]
     lab.mpim.gateways["gw-1"].close_session(session, "for a test")
 
 
 async def is_not_reading(lab, raw):
     raw.ws.transport.pause_reading()
-    session = lab.mpim.gateways["gw-1"].sessions.sessions_of("alice")[0]
+    session = lab.mpim.gateways["gw-1"].sessions.by_user["alice"][0]
     session.enqueue(b"x" * 12_000_000)
 
 
@@ -298,9 +305,9 @@ async def test_whoever_leaves_while_her_watching_is_begun_again_is_not_watched_f
         alice.ws.transport.abort()
         await lab.comes_to()
         assert (
-            not gateway.sessions.watched
-            and not gateway.sessions.last_status
-            and not gateway.sessions.status_versions
+            not gateway.presence_watcher.watched
+            and not gateway.presence_watcher._last_status
+            and not gateway.presence_watcher._versions
         )
 
 
@@ -362,7 +369,7 @@ async def test_a_client_is_told_after_a_gap_although_the_first_try_fails(monkeyp
             return await conversations(uid)
 
         monkeypatch.setattr(gateway.services.messages, "conversations", fail_twice)
-        monkeypatch.setattr(gateway.sessions, "sessions_of", lambda uid: [])  # the push is lost
+        monkeypatch.setattr(Session, "push", lambda *push: False)  # the push is lost
         await alice.say({"t": "send", "id": "m1", "to": "bob", "text": "lost on its way"})
         await alice.hear("sent")
         gateway.on_gap(0.5)

@@ -24,8 +24,8 @@ from mpim_lab.events import EventKind
 from mpim_lab.lab.system.embedded import MpimSystem
 from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.widgets import FlowView
-from mpim_lab.widgets.im_scene_builder import has_hops
-from mpim_lab.widgets.scene_builder import build_scene
+from mpim_lab.widgets.scenes.builder import build_scene
+from mpim_lab.widgets.scenes.im_builder import has_hops
 from tests.support import REPEATS
 
 CORRECT = "✔ once, in order"

@@ -1,4 +1,7 @@
-"""FastServerConnection: whatever arrives, cut wherever, is received once and in order, on the fast path or the library's."""
+"""FastServerConnection.
+
+Whatever arrives, cut wherever, is received once and in order, on the fast path or the library's.
+"""
 
 import asyncio
 import contextlib
@@ -39,7 +42,7 @@ class Ear:
                 await asyncio.sleep(0)  # others could overtake it here
                 raw = frame.encode() if isinstance(frame, str) else frame
                 self.heard.append(raw)
-                ws.write([raw]) if isinstance(frame, str) else ws.write_batch(raw)
+                ws.write([raw]) if isinstance(frame, str) else ws.write([raw], BINARY)
                 ws.unread_frames -= 1
 
 
@@ -253,9 +256,18 @@ async def test_what_comes_with_the_handshake_is_not_taken_for_a_beginning():
         (frame(b"\xff\xfe"), CloseCode.INVALID_DATA),
         (frame(b"\x03\xe8", Opcode.CLOSE), CloseCode.NORMAL_CLOSURE),
     ],
-    ids=["too big", "much too big", "no mask", "reserved bit", "unknown kind", "no beginning", "long control",
-         "no UTF-8", "close"],
-)  # fmt: skip
+    ids=[
+        "too big",
+        "much too big",
+        "no mask",
+        "reserved bit",
+        "unknown kind",
+        "no beginning",
+        "long control",
+        "no UTF-8",
+        "close",
+    ],
+)
 async def test_what_breaks_the_protocol_ends_the_connection_with_its_code(raw, code):
     """As the library has it, also after frames that it never saw; nothing that follows is heard."""
     async with listening() as (ear, mouth):
@@ -284,9 +296,9 @@ async def test_nothing_is_written_to_a_connection_that_is_closing():
         (ws,) = sockets
         ws.transport.abort()
         ws.write([b"late"])
-        ws.write_batch(b"late")
+        ws.write([b"late"], BINARY)
         await ws.wait_closed()
         ws.write([b"later"])
-        ws.write_batch(b"later")
+        ws.write([b"later"], BINARY)
         assert await reader.read() == b""
         writer.close()

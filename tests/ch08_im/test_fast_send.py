@@ -1,4 +1,7 @@
-"""Messages that go without a task: when the server fails them they keep their order, and senders are told the truth."""
+"""Messages that go without a task.
+
+When the server fails them they keep their order, and senders are told the truth.
+"""
 
 import asyncio
 import contextlib
@@ -48,7 +51,7 @@ async def message_under_way(**options):
         await welcome(alice, "alice")
         server.pause()
         await alice.say(send(1))
-        await wait_until(lambda: mpim.gateways["gw-1"].sessions.sessions_of("alice")[0].in_flight)
+        await wait_until(lambda: mpim.gateways["gw-1"].sessions.by_user["alice"][0].in_flight)
         yield server, mpim, alice
 
 
@@ -65,7 +68,7 @@ async def ledger_of(mpim):
 @pytest.mark.parametrize("pause_s", [0.0, 0.001, 0.003, 0.006])
 @pytest.mark.parametrize("trouble", ["script flush", "line"])
 async def test_what_is_sent_again_keeps_its_order(server, trouble, pause_s):
-    """The server has forgotten the script, or the line to it breaks, under a client that goes on writing."""
+    """The server has forgotten the script, or the line to it breaks; the client goes on writing."""
     async with (
         LatencyProxy(server.url, one_way_ms=2.0) as line,
         ImSystem(line.url, queue_config=IMPATIENT, **system_options()) as mpim,
@@ -124,7 +127,7 @@ async def test_an_answer_that_makes_no_sense_is_one_messages_trouble(server):
         assert (await bob.hear("push"))["id"] == "m3"
         assert (
             link.connection is connection
-            and mpim.gateways["gw-1"].sessions.sessions_of("alice")[0].in_flight == 0
+            and mpim.gateways["gw-1"].sessions.by_user["alice"][0].in_flight == 0
         )
 
 

@@ -7,10 +7,11 @@ import time
 import pytest
 
 from mpim_lab.im.gateway.config import GatewayConfig
+from mpim_lab.im.protocol.frames import decode_client
 from mpim_lab.im.protocol.requests import SendMessageRequest
 from mpim_lab.im.services.tokens import TokenService
 from mpim_lab.im.system import ImSystem
-from mpim_lab.mq.connection.ids import new_message_id
+from mpim_lab.mq.connection.encoding import new_message_id
 from tests.raw_clients import SECRET, RawClient, system_options
 from tests.support import wait_until
 
@@ -51,9 +52,14 @@ async def test_hello_with_a_good_token_is_answered_by_welcome(mpim):
     async with RawClient(url_of(mpim)) as alice:
         welcome = await alice.hello("alice")
     assert welcome == {
-        "t": "welcome", "uid": "alice", "gateway": "gw-1", "conversations": {}, "ordered": True, "silent_s": 60.0,
-        "whole": True
-    }  # fmt: skip
+        "t": "welcome",
+        "uid": "alice",
+        "gateway": "gw-1",
+        "conversations": {},
+        "ordered": True,
+        "silent_s": 60.0,
+        "whole": True,
+    }
     assert figures_of(mpim).welcomed == 1
 
 
@@ -66,7 +72,8 @@ async def test_hello_with_a_good_token_is_answered_by_welcome(mpim):
         TokenService(SECRET, clock=lambda: time.time() - 3600).issue("alice"),
         TokenService(SECRET).issue("alice")[:-4] + "AAAA",
         # "alg": "none", no signature
-        "eyJhbGciOiJub25lIn0.eyJzdWIiOiJhbGljZSIsImF1ZCI6Im1waW0iLCJqdGkiOiJ4IiwiZXhwIjo0MTAyNDQ0ODAwfQ.",
+        "eyJhbGciOiJub25lIn0."
+        "eyJzdWIiOiJhbGljZSIsImF1ZCI6Im1waW0iLCJqdGkiOiJ4IiwiZXhwIjo0MTAyNDQ0ODAwfQ.",
     ],
     ids=["empty", "garbage", "forged", "expired", "broken signature", "no signature"],
 )
@@ -91,10 +98,27 @@ async def test_a_token_that_was_used_is_refused_at_every_gateway(mpim):
 
 @pytest.mark.parametrize(
     "first",
-    ['{"t": "ping"}', "hello", b"\xff\x00\xfe", '{"t": "hello"}', '{"t": "hello", "token": 1}',
-     '{"t": "hello", "token": "x", "device": "a b"}', "[]", ""],
-    ids=["another frame", "text", "binary", "no token", "wrong type", "bad device", "list", "empty"],
-)  # fmt: skip
+    [
+        '{"t": "ping"}',
+        "hello",
+        b"\xff\x00\xfe",
+        '{"t": "hello"}',
+        '{"t": "hello", "token": 1}',
+        '{"t": "hello", "token": "x", "device": "a b"}',
+        "[]",
+        "",
+    ],
+    ids=[
+        "another frame",
+        "text",
+        "binary",
+        "no token",
+        "wrong type",
+        "bad device",
+        "list",
+        "empty",
+    ],
+)
 async def test_whoever_does_not_begin_with_hello_is_told_so_and_sent_away(mpim, first):
     """An error frame, close code 1008, and the figures count it."""
     async with RawClient(url_of(mpim)) as raw:
@@ -139,11 +163,22 @@ async def test_a_message_passes_between_gateways(mpim):
             frame = message(f"hi {number}", to="bob")
             sent = await alice.ask(frame, "sent")
             push = await bob.hear("push")
-            assert sent == {"t": "sent", "id": frame["id"], "conversation": "alice:bob", "sequence": number,
-                            "told": "pushed"}  # fmt: skip
+            assert sent == {
+                "t": "sent",
+                "id": frame["id"],
+                "conversation": "alice:bob",
+                "sequence": number,
+                "told": "pushed",
+            }
             assert abs(push.pop("at_ms") - time.time() * 1e3) < 60_000
-            assert push == {"t": "push", "conversation": "alice:bob", "sequence": number, "id": frame["id"],
-                            "sender": "alice", "text": f"hi {number}"}  # fmt: skip
+            assert push == {
+                "t": "push",
+                "conversation": "alice:bob",
+                "sequence": number,
+                "id": frame["id"],
+                "sender": "alice",
+                "text": f"hi {number}",
+            }
 
 
 async def test_the_same_id_again_is_the_same_message(mpim):
@@ -443,3 +478,27 @@ async def test_the_same_id_of_two_senders_names_two_messages(mpim):
             assert (sent["sequence"], sent["told"]) == (number, "pushed")
         assert (await alice.hear("push"))["text"] == "to bob"
         assert (await alice.hear("push"))["text"] == "to alice"
+
+
+async def test_a_frame_is_decoded_and_charged_once_whether_it_has_to_wait_or_not(
+    server, monkeypatch
+):
+    """A question, a group's message, a direct one: each costs one token, and one reading."""
+    decoded = []
+    monkeypatch.setattr(
+        "mpim_lab.im.gateway.frame_handler.decode_client",
+        lambda raw: decoded.append(raw) or decode_client(raw),
+    )
+    config = GatewayConfig(rate_per_s=0.001, burst=6)
+    async with (
+        ImSystem(server.url, gateway_config=config, **system_options()) as mpim,
+        RawClient(url_of(mpim)) as alice,
+    ):
+        await alice.hello("alice")
+        await alice.ask({"t": "presence", "users": ["bob"]}, "presence")
+        await alice.ask({"t": "group", "group": "tea", "action": "create"}, "group")
+        for number, to in enumerate(({"group": "tea"}, {"to": "bob"}, {"to": "bob"})):
+            await alice.ask({"t": "send", "id": f"m{number}", "text": "hi"} | to, "sent")
+        await alice.ask({"t": "ping"}, "pong")
+        assert (await alice.ask({"t": "ping"}, "error"))["error"] == "TooFast"
+        assert len(decoded) == 7 == figures_of(mpim).received

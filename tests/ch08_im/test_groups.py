@@ -1,4 +1,7 @@
-"""GroupService on databases and servers: the database says who is in a group, and no copy says otherwise for long."""
+"""GroupService on databases and servers.
+
+The database says who is in a group, and no copy says otherwise for long.
+"""
 
 import asyncio
 import contextlib

@@ -1,4 +1,7 @@
-"""Clients that mean no good, or are broken: each ends in a named error or a closed connection, and harms nobody else."""
+"""Clients that mean no good, or are broken.
+
+Each ends in a named error or a closed connection, and harms nobody else.
+"""
 
 import asyncio
 import base64
@@ -16,7 +19,7 @@ from mpim_lab.im.protocol.frames import MAX_FRAME_BYTES
 from mpim_lab.im.protocol.requests import MAX_TEXT_CHARS, SendMessageRequest
 from mpim_lab.im.services.tokens import TokenService
 from mpim_lab.im.system import ImSystem
-from mpim_lab.mq.connection.ids import new_message_id
+from mpim_lab.mq.connection.encoding import new_message_id
 from tests.raw_clients import SECRET, RawClient, system_of_its_own, system_options
 from tests.support import wait_until
 
@@ -54,7 +57,8 @@ UNREADABLE = {
     "null": "null",
     "no type": "{}",
     "unknown type": '{"t": "drop table"}',
-    "the gateway's frame": '{"t": "push", "conversation": "a:b", "sequence": 1, "id": "x", "sender": "a", "text": "x"}',
+    "the gateway's frame": '{"t": "push", "conversation": "a:b", "sequence": 1, "id": "x", '
+    '"sender": "a", "text": "x"}',
     "type is a number": '{"t": 1}',
     "deep lists": '{"t": "ping", "x": ' + "[" * DEEP + "]" * DEEP + "}",
     "deep objects": '{"t": "ping", "x": ' + '{"a":' * 2_500 + "1" + "}" * 2_500 + "}",
@@ -187,9 +191,13 @@ async def _count(raw):
 
 
 def _fuzzed(rng):
-    frames = [message("hi"), {"t": "ack", "conversation": "bob:fuzz", "sequence": 1},
-              {"t": "sync", "conversation": "bob:fuzz", "after": 0}, {"t": "presence", "users": ["bob"]},
-              {"t": "group", "group": "tea", "action": "join"}]  # fmt: skip
+    frames = [
+        message("hi"),
+        {"t": "ack", "conversation": "bob:fuzz", "sequence": 1},
+        {"t": "sync", "conversation": "bob:fuzz", "after": 0},
+        {"t": "presence", "users": ["bob"]},
+        {"t": "group", "group": "tea", "action": "join"},
+    ]
     raw = bytearray(json.dumps(rng.choice(frames)).encode())
     for _ in range(rng.randint(1, 4)):
         place = rng.randrange(len(raw))
@@ -293,7 +301,10 @@ async def test_thousands_of_connections_that_never_say_hello_keep_nobody_out():
 
 
 async def test_connections_without_hello_count_as_clients():
-    """Above `max_clients` nobody is let in, whether they have said hello or not: 1013, try later."""
+    """Above `max_clients` nobody is let in, whether they have said hello or not.
+
+    1013, try later.
+    """
     async with (
         system(max_clients=10, handshake_timeout_s=5) as mpim,
         contextlib.AsyncExitStack() as stack,
@@ -325,7 +336,7 @@ async def test_a_slow_reader_is_held_back_and_has_everything_once_it_reads_again
             reading = asyncio.create_task(_read(quick, bob_got, 5_000))
             slow.ws.transport.pause_reading()
             session = next(
-                each for each in gateway.sessions.sessions_of("bob") if each.route.device == "slow"
+                each for each in gateway.sessions.by_user["bob"] if each.route.device == "slow"
             )
             most, longest = 0, 0.0
             for begin in range(0, 5_000, 50):
@@ -428,7 +439,7 @@ async def test_whoever_asks_and_never_reads_the_answers_is_sent_away():
 
 
 async def test_notices_to_whoever_does_not_read_do_not_pile_up_without_end():
-    """A client that has no messages and reads nothing is bounded by `max_send_buffer_bytes` all the same."""
+    """A client that has no messages and reads nothing is bounded by `max_send_buffer_bytes`."""
     async with system(max_send_buffer_bytes=256 * 1024, maintenance_interval_s=0.05) as mpim:
         gateway = gateway_of(mpim)
         async with _slow(gateway.url) as slow:
@@ -495,7 +506,7 @@ async def test_a_line_that_breaks_in_the_middle_of_everything_leaves_nothing_beh
 
 
 async def test_a_gateway_that_closes_does_not_wait_for_sockets_that_said_nothing():
-    """A connection whose handshake has not begun is dropped, and not waited for until its time is up."""
+    """A connection whose handshake has not begun is dropped, and not waited for."""
     async with system(handshake_timeout_s=30) as mpim:
         with socket.create_connection(("127.0.0.1", gateway_of(mpim).port)):
             await asyncio.sleep(0.1)

@@ -1,4 +1,7 @@
-"""MessageService on a server: numbered without gaps, kept once, pushed, and read in order by those who may."""
+"""MessageService on a server.
+
+Numbered without gaps, kept once, pushed, and read in order by those who may.
+"""
 
 import asyncio
 import contextlib
@@ -36,7 +39,10 @@ from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.support import wait_until
 
 TALK = "alice:bob"
-HARD = 'quotes " and \' and \\" \n\r\t\x00\x7f backslash \\ \\\\ 茶 🫖 é {"sequence":0,"at_ms":0}"} , "sequence":0 $1 %d'
+HARD = (
+    'quotes " and \' and \\" \n\r\t\x00\x7f backslash \\ \\\\ 茶 🫖 é '
+    '{"sequence":0,"at_ms":0}"} , "sequence":0 $1 %d'
+)
 
 
 @contextlib.asynccontextmanager
@@ -100,9 +106,17 @@ async def test_fifty_senders_at_once_get_numbers_without_a_gap(messages, server)
     async with service(server) as other:
         both = (messages, other)
         sent = await asyncio.gather(
-            *(send(both[n % 2], f"m{n}", f"text {n}", "alice" if n % 3 else "bob", "bob" if n % 3 else "alice")
-              for n in range(200))
-        )  # fmt: skip
+            *(
+                send(
+                    both[n % 2],
+                    f"m{n}",
+                    f"text {n}",
+                    "alice" if n % 3 else "bob",
+                    "bob" if n % 3 else "alice",
+                )
+                for n in range(200)
+            )
+        )
     assert sorted(numbers(sent)) == [*range(1, 201)]
     first, second = (await pull(messages)), (await pull(messages, after=100))
     log = first.messages + second.messages

@@ -1,4 +1,7 @@
-"""OfflineStore on SQLite and on MariaDB: what is stored is stored once, in order, until it is acknowledged."""
+"""OfflineStore on SQLite and on MariaDB.
+
+What is stored is stored once, in order, until it is acknowledged.
+"""
 
 import asyncio
 import logging
@@ -121,7 +124,7 @@ async def test_nothing_to_store_is_no_error(offline):
     ids=["emoji", "longest", "quotes", "blanks", "null", "odd"],
 )
 async def test_any_text_of_4000_characters_is_kept_as_it_is(offline, words):
-    """Emoji, other scripts, what SQL or a driver reads as its own, characters of four bytes each."""
+    """Emoji, other scripts, what SQL or a driver reads as its own, characters of four bytes."""
     await offline.store_many(["bob", "carol"], [message(1, words), message(2, words)])
     assert [each.text for each in await offline.page("carol", TALK, 0, 10)] == [words, words]
 

@@ -1,4 +1,7 @@
-"""OutboxWorker on a server: what a service began and did not end is done, and a log is shortened without losing anything."""
+"""OutboxWorker on a server.
+
+What a service began and did not end is done, and a log is shortened without losing anything.
+"""
 
 import asyncio
 import contextlib

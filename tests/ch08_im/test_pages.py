@@ -65,9 +65,19 @@ async def test_the_web_page_and_its_parts_are_served_with_headers_that_lock_it_i
 
 @pytest.mark.parametrize(
     "path",
-    ["/../system.py", "/..%2fsystem.py", "/%2e%2e/system.py", "/static/../../system.py", "//etc/passwd", "/mpim.js/..",
-     "/./mpim.js", "/mpim.js%00.html", "/index", "/" + "a" * 4_000],
-)  # fmt: skip
+    [
+        "/../system.py",
+        "/..%2fsystem.py",
+        "/%2e%2e/system.py",
+        "/static/../../system.py",
+        "//etc/passwd",
+        "/mpim.js/..",
+        "/./mpim.js",
+        "/mpim.js%00.html",
+        "/index",
+        "/" + "a" * 4_000,
+    ],
+)
 async def test_nothing_but_the_pages_parts_can_be_had(mpim, path):
     """Whatever climbs out of the folder is simply not there."""
     status, headers, body = await ask(mpim, path)

@@ -1,4 +1,7 @@
-"""Presence on a server: where users are connected, told truly, whoever comes, goes, dies or comes late."""
+"""Presence on a server.
+
+Where users are connected, told truly, whoever comes, goes, dies or comes late.
+"""
 
 import asyncio
 import contextlib

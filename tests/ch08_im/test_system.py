@@ -1,4 +1,7 @@
-"""The system under traffic, while gateways close and die, lines break and the server stops: nothing lost, nothing twice."""
+"""The system under traffic, while gateways close and die, lines break and the server stops.
+
+Nothing lost, nothing twice.
+"""
 
 import asyncio
 import contextlib
@@ -31,7 +34,10 @@ IMPATIENT = ConnectionConfig(
 
 
 class Traffic:
-    """Clients that write to each other, and what each has read: `sent` and `got` by (sender, place of writing)."""
+    """Clients that write to each other, and what each has read.
+
+    `sent` and `got` by (sender, place of writing).
+    """
 
     def __init__(self, mpim, uids, *, group=None, **options):
         self.mpim, self.uids, self.group, self._options = mpim, uids, group, options

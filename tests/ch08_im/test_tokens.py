@@ -183,7 +183,10 @@ def test_whatever_is_no_token_is_refused_by_name(garbage):
 
 @given(st.integers(0, 400), st.integers(1, 255))
 def test_a_token_with_one_byte_changed_is_refused(place, change):
-    """Wherever it is, unless the change says the same (the last character of base64 has unused bits)."""
+    """Wherever it is, unless the change says the same.
+
+    The last character of base64 has unused bits.
+    """
     token = TokenService(SECRET).issue("alice")
     raw = bytearray(token.encode())
     place %= len(raw) - 1

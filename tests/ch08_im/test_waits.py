@@ -1,4 +1,7 @@
-"""Every wait of client, gateway and system ends: whatever the server, the database, peers and callbacks do."""
+"""Every wait of client, gateway and system ends.
+
+Whatever the server, the database, peers and callbacks do.
+"""
 
 import asyncio
 import contextlib
@@ -126,7 +129,10 @@ async def test_nothing_is_said_into_a_line_that_was_given_up():
 
 
 async def test_a_gateway_that_never_answers_the_handshake_is_not_waited_for():
-    """It accepts and is silent: `GatewayClosed` after `timeout_s`; from another gateway an answer comes before."""
+    """It accepts and is silent.
+
+    `GatewayClosed` after `timeout_s`; from another gateway an answer comes before.
+    """
 
     async def silent(reader, writer):
         await asyncio.sleep(3_600)
@@ -203,7 +209,7 @@ async def test_a_system_ends_in_time_although_its_server_does_not_answer(fault):
                 )
                 await raw.hear("presence")
             raw.ws.transport.pause_reading()
-            mpim.gateways["gw-3"].sessions.sessions_of("u29")[0].enqueue(b"x" * 12_000_000)
+            mpim.gateways["gw-3"].sessions.by_user["u29"][0].enqueue(b"x" * 12_000_000)
             (server.pause if fault == "paused" else server.kill)()
             await asyncio.gather(
                 *(
@@ -286,9 +292,15 @@ async def test_a_client_and_a_gateway_belong_to_one_event_loop():
 
         def elsewhere():
             for call in (
-                lambda: alice.send("bob", "hi"), alice.receive, lambda: alice.watch("bob"), lambda: alice.join("tea"),
-                alice.close, alice.abort, gateway.drain, gateway.abort,
-            ):  # fmt: skip
+                lambda: alice.send("bob", "hi"),
+                alice.receive,
+                lambda: alice.watch("bob"),
+                lambda: alice.join("tea"),
+                alice.close,
+                alice.abort,
+                gateway.drain,
+                gateway.abort,
+            ):
                 try:
                     asyncio.run(asyncio.wait_for(call(), 5))
                 except Exception as error:
@@ -306,9 +318,13 @@ async def test_before_it_is_opened_and_after_it_was_closed_a_client_says_so():
     async with EmbeddedServer() as server, ImSystem(server.url, **system_options()) as mpim:
         alice = mpim.client("alice")
         calls = (
-            lambda: alice.send("bob", "hi"), lambda: alice.send_to_group("tea", "hi"), lambda: alice.join("tea"),
-            lambda: alice.watch("bob"), alice.receive, lambda: anext(alice.messages()),
-        )  # fmt: skip
+            lambda: alice.send("bob", "hi"),
+            lambda: alice.send_to_group("tea", "hi"),
+            lambda: alice.join("tea"),
+            lambda: alice.watch("bob"),
+            alice.receive,
+            lambda: anext(alice.messages()),
+        )
         for call in calls:
             with pytest.raises(NotConnected, match="not opened"):
                 await asyncio.wait_for(call(), 1)

@@ -1,4 +1,4 @@
-"""A learner's class that asks for the end of the process ends its trial, in every challenge, and nothing else."""
+"""A learner's class that asks for the end of the process ends its trial and nothing else."""
 
 import sys
 import zlib
@@ -13,7 +13,8 @@ from mpim_lab.errors import InvalidParameter
 from mpim_lab.mq.compression.dictionary import train_dictionary
 
 CHALLENGES = (
-    close_the_batch, lose_nothing, say_what_it_is, defuse_the_bomb, first_come_first_served, give_nothing_broken_back
+    close_the_batch, lose_nothing, say_what_it_is, defuse_the_bomb,
+    first_come_first_served, give_nothing_broken_back,
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Processes that the lab starts: they find the package, take no module from the working directory, and show no password."""
+"""Processes that the lab starts find the package and nothing else, and show no password."""
 
 import asyncio
 import os
@@ -8,7 +8,7 @@ import sys
 import pytest
 from redis.asyncio import Redis
 
-from mpim_lab.bench.gateway_servers import CANDIDATES, GatewayServer
+from mpim_lab.bench.gateway.servers import CANDIDATES, GatewayServer
 from mpim_lab.lab.faults.injector import wait_until
 from mpim_lab.lab.server.child import child_command, child_environment
 from mpim_lab.lab.server.embedded import EmbeddedServer
@@ -34,7 +34,7 @@ asyncio.run(main())
 async def test_a_learners_file_in_the_working_directory_is_not_taken_for_a_module(
     one_server, tmp_path
 ):
-    """Load process and guard work from any folder, also one with a `queue.py` and a `redis.py` of the learner's own."""
+    """Load process and guard work from any folder, also one with a `queue.py` in it."""
     for name in ("queue", "redis", "json"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('not this one')")
     (tmp_path / "scripts").mkdir()

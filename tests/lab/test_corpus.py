@@ -1,4 +1,4 @@
-"""The corpus: the same chat for the same seed, mostly short, in two languages, and what is tried is not what was learnt."""
+"""The corpus: the same chat for the same seed, and what is tried is not what was learnt."""
 
 import json
 import re
@@ -41,7 +41,10 @@ def test_the_same_seed_gives_the_same_text_and_another_one_another(form):
 
 
 def test_chat_is_mostly_short_with_a_long_tail():
-    """Half of the lines have 20 to 40 bytes at most, one in a hundred more than 200, the longest 1 to 2 KB."""
+    """Half of the lines have 20 to 40 bytes at most, one in a hundred more than 200.
+
+    The longest has 1 to 2 KB.
+    """
     lengths = [len(line) for line in Corpus().lines(100_000)]
     assert 20 <= median(lengths) <= 40
     assert min(lengths) >= 2 and share(lengths, 0.1) < 12

@@ -18,7 +18,7 @@ ENTRY = """
 
 
 def test_every_term_is_defined_in_one_sentence_of_each_language():
-    """One sentence, begun with a capital letter and ended with a full stop, short enough to be remembered."""
+    """One sentence from a capital letter to a full stop, short enough to be remembered."""
     for term in load_glossary():
         assert re.fullmatch(r"[A-Z][^.!?]*(\d,\d|\.\d)?[^.!?]*\.", term.definition_en), term.en
         assert len(term.definition_en.split()) <= 30, term.en

@@ -1,4 +1,4 @@
-"""Gateways in processes of their own: one of `mpim_lab.im`, and `mpim-lab serve` with all that belongs to it."""
+"""Gateways in processes of their own: `mpim_lab.im`, and `mpim-lab serve`."""
 
 import asyncio
 import contextlib
@@ -130,9 +130,11 @@ class Serving:
             name: value for name, value in os.environ.items() if not name.startswith("MPIM_")
         }
         self.process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "mpim_lab.cli", "serve", "--gateways", "2", "--port", "0",
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=environment | {"PYTHONUNBUFFERED": "1"},
-        )  # fmt: skip
+            *(sys.executable, "-m", "mpim_lab.cli", "serve", "--gateways", "2", "--port", "0"),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=environment | {"PYTHONUNBUFFERED": "1"},
+        )
         self.gateways = {}
         async with asyncio.timeout(40):
             while len(self.gateways) < 2:

@@ -93,7 +93,8 @@ def test_a_cell_that_is_refused_says_so_and_so_do_those_that_use_what_it_makes(
     skip_unavailable()
     skip_unavailable()
     cells = {
-        "refused": "# how a server falls\nresult = 1\nraise FaultUnavailable('it is yours')\nother = 2",
+        "refused": "# how a server falls\n"
+        "result = 1\nraise FaultUnavailable('it is yours')\nother = 2",
         "uses it": "import math\nlater = other + 1\nlater",
         "uses that": "later",
         "free": "free = math.floor(2.5)\nfree",
@@ -124,7 +125,7 @@ def test_on_the_labs_own_server_nothing_is_changed(shell, monkeypatch):
 def test_what_skips_cells_outlives_a_reset_and_leaves_future_imports_first(
     shell, monkeypatch, capsys
 ):
-    """`%reset` forgets all names but not how cells are read; `from __future__` must begin a cell."""
+    """`%reset` forgets names, not how cells are read; `from __future__` must begin a cell."""
     monkeypatch.setenv("MPIM_REDIS_URL", "redis://127.0.0.1:1")
     skip_unavailable()
     shell.run_cell("%reset -f")

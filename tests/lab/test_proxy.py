@@ -1,4 +1,4 @@
-"""The proxy before real servers: it changes nothing until it is told to, and then each fault does what it says."""
+"""The proxy before real servers: each fault does what it says, and nothing else is changed."""
 
 import asyncio
 from urllib.parse import urlsplit
@@ -78,7 +78,7 @@ async def frames_until_the_end(reader):
 
 
 async def test_publishing_and_subscribing_work_as_without_it(server):
-    """Patterns and async iterators, too, and payloads that look like frames or are larger than one read."""
+    """Patterns and iterators, too; payloads that look like frames or are larger than one read."""
     got, large = [], b"\r\n>2\r\n$7\r\nmessage\r\n" * 20_000
     async with (
         FaultProxy(server.url) as proxy,
@@ -137,7 +137,8 @@ async def test_another_client_works_through_it_in_either_protocol(server, protoc
         Redis.from_url(proxy.url, protocol=protocol) as client,
     ):
         async with client.pipeline(transaction=True) as transaction:
-            assert await transaction.set("k", "v").get("k").execute() == [True, b"v"]  # type: ignore[attr-defined]
+            queued = transaction.set("k", "v").get("k")  # type: ignore[attr-defined]
+            assert await queued.execute() == [True, b"v"]
         async with client.pubsub() as listener:
             await listener.subscribe("a", "b")
             assert await client.publish("b", "hello") == 1
@@ -150,7 +151,7 @@ async def test_another_client_works_through_it_in_either_protocol(server, protoc
 
 
 async def test_a_unix_socket_and_a_login_and_a_database_stand_behind_it(server):
-    """The user, the password and the database of the server's URL are in the proxy's, whatever characters they have."""
+    """The server's user, password and database are in the proxy's URL, whatever they hold."""
     async with MessageQueue(server.url) as admin:
         await admin._commands.call("ACL", "SETUSER", "alice", "on", ">s3cr:t@", "+@all", "~*", "&*")
     behind = server.url.rpartition("/")[0].replace("redis://", "redis://alice:s3cr%3At%40@") + "/2"
@@ -209,7 +210,7 @@ async def test_a_lost_command_is_not_done(server):
 
 @pytest.mark.parametrize(("fault", "copies"), [("drop_reply", 3), ("drop_request", 1)])
 async def test_a_fault_strikes_as_often_as_it_was_armed_for(server, fault, copies):
-    """Twice; a producer that repeats gets through the third time, and has added as many as its lost replies were."""
+    """Twice; a producer that repeats gets through, and has added once more for each lost reply."""
     async with FaultProxy(server.url) as proxy, MessageQueue(proxy.url, config=QUICK) as mq:
         getattr(proxy, fault)(M5, times=2)
         attempts = [await add(mq.stream("orders"), "m5") for _ in range(3)]

@@ -1,4 +1,4 @@
-"""On the reader's own server: what the lab writes is under the run's prefix, and gone afterwards, however the run ends."""
+"""On the reader's own server: what the lab writes is under a prefix, and gone afterwards."""
 
 import asyncio
 import contextlib
@@ -10,7 +10,7 @@ import sys
 import pytest
 from redis.asyncio import Redis
 
-from mpim_lab.bench.gateway_servers import CANDIDATES, GatewayServer
+from mpim_lab.bench.gateway.servers import CANDIDATES, GatewayServer
 from mpim_lab.chapters.ch01_pubsub.experiment import PubSubDelivery
 from mpim_lab.chapters.ch04_ordering.measurements import guarantee_overhead
 from mpim_lab.chapters.shared.timing import time_calls
@@ -116,7 +116,8 @@ async def main():
     async with open_server() as server, MessageQueue(server.url, prefix=server.prefix) as mq:
         for number in range(300):
             await mq.stream("kept:%d" % number).add(b"x")
-        load = start_load(server.url, "streams:mpim_lab, + ordering", seconds=60, prefix=server.prefix)
+        name = "streams:mpim_lab, + ordering"
+        load = start_load(server.url, name, seconds=60, prefix=server.prefix)
         print(server._guard.pid, flush=True)
         await load.result()
 asyncio.run(main())

@@ -1,4 +1,4 @@
-"""RESP frames: the same ones however the bytes arrive, the ones that hiredis reads, and each reply at its command."""
+"""RESP frames: the same ones however the bytes arrive, and each reply at its command."""
 
 import itertools
 

@@ -380,7 +380,7 @@ async def test_what_a_program_that_is_a_script_has_started_ends_with_it(tmp_path
 
 async def test_where_tmp_cannot_be_written_another_place_is_taken(tmp_path, monkeypatch):
     """The one that TMPDIR names."""
-    monkeypatch.setattr(server_module.os, "access", lambda path, mode: path != "/tmp")  # type: ignore[attr-defined]
+    monkeypatch.setattr(os, "access", lambda path, mode: path != "/tmp")
     monkeypatch.setattr(server_module.tempfile, "tempdir", "/var/tmp")  # type: ignore[attr-defined]
     async with EmbeddedServer() as server:
         assert server.unix_url.startswith("unix:///var/tmp/")
@@ -394,7 +394,8 @@ server = EmbeddedServer()
 asyncio.run(server.start())
 child = os.fork()
 if child == 0:
-    for deed in (server.kill, server.pause, lambda: server.is_running, lambda: asyncio.run(server.stop())):
+    stop = lambda: asyncio.run(server.stop())
+    for deed in (server.kill, server.pause, lambda: server.is_running, stop):
         try:
             deed()
         except WrongLoop:
@@ -470,7 +471,7 @@ async def test_a_guard_that_is_killed_or_stopped_does_not_keep_the_server(
     server = EmbeddedServer(binary)
     await server.start()
     pid, directory = server.pid, server._directory
-    os.kill(server._guard._shell.pid, number)
+    os.kill(server._guard._process.pid, number)
     await asyncio.wait_for(server.stop(), 20)
     assert not is_alive(pid) and not directory.exists()
 

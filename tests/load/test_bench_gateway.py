@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from mpim_lab.bench import command, gateway, gateway_servers
-from mpim_lab.bench.command import run_bench_command
-from mpim_lab.bench.gateway import bench_gateway
-from mpim_lab.bench.gateway_cases import GatewaySchedule
-from mpim_lab.bench.gateway_servers import CANDIDATES, GatewayServer, resident_bytes, spent_s
+from mpim_lab.bench.command import BENCHES, run_bench_command
+from mpim_lab.bench.gateway import bench as gateway
+from mpim_lab.bench.gateway import servers as gateway_servers
+from mpim_lab.bench.gateway.bench import bench_gateway
+from mpim_lab.bench.gateway.cases import GatewaySchedule
+from mpim_lab.bench.gateway.servers import CANDIDATES, GatewayServer, resident_bytes, spent_s
 from mpim_lab.errors import LoadFailed, ServerFailed
 from mpim_lab.load.gateway.plan import SOCKET_IO, SwarmPlan
 from mpim_lab.load.gateway.swarm_process import SwarmProcess
@@ -60,7 +61,7 @@ def descendants(pid):
 
 @pytest.mark.parametrize("who", list(CANDIDATES))
 async def test_a_candidate_has_all_its_rows_and_loses_nothing(who, monkeypatch):
-    """Every case is measured, from a server process and two processes of clients that were not there before."""
+    """Every case is measured, from a server process and two processes of clients."""
     installed(who)
     monkeypatch.delenv("MPIM_REDIS_URL", raising=False)
     report = await bench_gateway(TINY, whos=[who])
@@ -89,7 +90,7 @@ def test_the_command_writes_table_file_and_picture(monkeypatch, tmp_path, capsys
     """Who is not there has a reason in every case; the others are not kept from their numbers."""
     installed(PEER)
     monkeypatch.delenv("MPIM_REDIS_URL", raising=False)
-    monkeypatch.setattr(command, "QUICK_GATEWAY", TINY)
+    monkeypatch.setitem(BENCHES, "gateway", BENCHES["gateway"]._replace(quick=TINY))
     absent = dataclasses.replace(
         CANDIDATES["socket.io on Node"], missing=lambda: "npm is not installed"
     )
@@ -160,8 +161,8 @@ async def test_processes_end_with_their_contexts_also_by_an_error(server):
 
 LONG = """
 import asyncio
-from mpim_lab.bench.gateway import bench_gateway
-from mpim_lab.bench.gateway_cases import GatewaySchedule
+from mpim_lab.bench.gateway.bench import bench_gateway
+from mpim_lab.bench.gateway.cases import GatewaySchedule
 
 schedule = GatewaySchedule(clients=20, offered_per_s=200, steady_s=60.0, closed_s=0.1, rounds=1)
 asyncio.run(bench_gateway(schedule, lambda text: print(text, flush=True), whos=["python-socketio"]))

@@ -1,4 +1,4 @@
-"""Hostile payloads in number and in size: 100,000 mutated frames, and bombs of 10 GB in a process whose memory is watched."""
+"""Hostile payloads: 100,000 mutated frames, and bombs of 10 GB in a process that is watched."""
 
 import random
 import subprocess
@@ -52,7 +52,8 @@ def zstd_bomb(says_its_size):
 
 def many_zstd_frames():
     frame = bytes([0xA0]) + (8 * 128 * 1024).to_bytes(4, "little")  # each within the limit
-    frame += b"".join(((128 * 1024 << 3) | 2 | (left == 0)).to_bytes(3, "little") + b"0" for left in range(7, -1, -1))
+    sizes = [(128 * 1024 << 3) | 2 | (left == 0) for left in range(7, -1, -1)]
+    frame += b"".join(size.to_bytes(3, "little") + b"0" for size in sizes)
     yield frame * (GB // 1024**2)
 
 def nested_bomb():

@@ -1,4 +1,4 @@
-"""Every chapter runs on the reader's own server, whoever the lab is there: few rights, a password, a database number."""
+"""Every chapter on the reader's own server: few rights, a password, a database number."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Chapter 8's comparison at length: two hundred random schedules of nine faults each, the naive and the correct design."""
+"""Chapter 8's comparison at length: 200 random schedules of nine faults, both designs."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""Ten thousand tasks over sixteen connections to three servers that are killed, started again and paused meanwhile."""
+"""Ten thousand tasks over sixteen connections to three servers that are killed and paused."""
 
 import asyncio
 import contextlib

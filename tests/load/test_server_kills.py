@@ -1,4 +1,4 @@
-"""A server that syncs every write is killed again and again: what it acknowledged is there, and is handled."""
+"""A server that syncs each write is killed again and again: what it acknowledged is handled."""
 
 import asyncio
 import random
@@ -32,7 +32,7 @@ PATIENT = RetryPolicy(max_attempts=1_000, backoff=Backoff(initial_s=0.005, max_s
 
 @pytest.fixture(params=list(SERVERS))
 async def durable(request):
-    """A server that answers an XADD once it is on the disk, and how many entries at once its log can bear to be read."""
+    """A server that answers an XADD once it is on disk, and how many entries a read may have."""
     binary = SERVERS[request.param]
     if binary is not None and shutil.which(binary) is None:
         missing(f"{binary} is not installed: the same test ran on the embedded Valkey")
@@ -42,7 +42,7 @@ async def durable(request):
 
 
 class Killer:
-    """Kills the server and starts it again when so many adds have been acknowledged as the seed says."""
+    """Kill the server and start it again after as many acknowledged adds as the seed says."""
 
     def __init__(self, server, seed):
         chance, at = random.Random(seed), 0
@@ -103,7 +103,7 @@ async def produce(stream, killer):
 
 
 async def test_nothing_acknowledged_is_lost_though_the_server_is_killed_twenty_times(durable):
-    """At the end every id that `add` gave is in the stream, with its payload, and was handled at least once."""
+    """At the end every id that `add` gave is in the stream, and was handled at least once."""
     server, batch_size = durable
     killer, handled, url = Killer(server, seed=20), set(), server.unix_url
     async with MessageQueue(url, config=LIMITS) as mq, MessageQueue(url, config=LIMITS) as other:

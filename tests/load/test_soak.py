@@ -1,4 +1,4 @@
-"""Random fault schedules, several faults in each: the correct design comes through all of them, the naive ones do not."""
+"""Random schedules of several faults: the correct design comes through, the naive ones do not."""
 
 import pytest
 

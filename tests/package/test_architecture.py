@@ -17,7 +17,12 @@ from tests.conftest import missing
 ROOT = Path(mpim_lab.__file__).parent
 CONTRACTS = ROOT.parent / "pyproject.toml"
 FILES = sorted(path for path in ROOT.rglob("*.py"))
-LINT_IMPORTS = "import sys; from importlinter.cli import lint_imports_command as main; sys.argv[0] = 'lint-imports'; main()"
+LINT_IMPORTS = """
+import sys
+from importlinter.cli import lint_imports_command as main
+sys.argv[0] = 'lint-imports'
+main()
+"""
 
 
 def name_of(path):
@@ -91,7 +96,7 @@ WRONG = {
         "chapters/ch05_batching/scenario.py",
         "from mpim_lab.chapters.ch01_pubsub import naive",
     ),
-    "a picture sends": ("pictures", "widgets/svg.py", "import mpim_lab.mq.pubsub.queue"),
+    "a picture sends": ("pictures", "widgets/scenes/svg.py", "import mpim_lab.mq.pubsub.queue"),
     "in by the front door": ("front-door", "mq/pool/pool.py", "from mpim_lab import MessageQueue"),
     "two files in a circle": (
         "no-cycles",

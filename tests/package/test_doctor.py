@@ -1,4 +1,4 @@
-"""The doctor says what is there and what to do, and its exit status says whether the lab can run."""
+"""The doctor says what is there and what to do; its exit status, whether the lab can run."""
 
 import pytest
 from redis.asyncio import Redis

@@ -1,4 +1,4 @@
-"""Events: the name of a message in a trace decides whether it arrived, so no two messages have the same."""
+"""Events: a message is known by its name in a trace, so no two messages have the same."""
 
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,4 +1,4 @@
-"""No call of a queue waits for longer than its limits, and none that is cancelled leaves anything behind."""
+"""No call of a queue waits for longer than its limits, nor leaves anything when cancelled."""
 
 import asyncio
 import contextlib
@@ -47,7 +47,7 @@ async def fill(mq, admin, channel, count=6):
 
 
 async def test_leaving_a_listen_whose_buffer_is_full_holds_up_nothing(server):
-    """Its messages are nobody's any more, so the connection is read again, and every other call ends as usual."""
+    """Its messages are nobody's any more, so the connection is read again, and other calls end."""
     async with MessageQueue(server.url) as admin, MessageQueue(server.url) as mq:
         got = []
         async with asyncio.timeout(SLACK_S):
@@ -66,7 +66,7 @@ async def test_leaving_a_listen_whose_buffer_is_full_holds_up_nothing(server):
 
 @pytest.mark.parametrize("how", ["handler", "listen"])
 async def test_a_reader_that_does_nothing_holds_up_no_call_for_longer_than_its_limit(server, how):
-    """While a full buffer keeps the connection from being read, each call ends with a named error in its time."""
+    """While a full buffer keeps the connection from being read, each call ends with an error."""
     never = asyncio.Event()
 
     async def hangs(message):
@@ -126,9 +126,11 @@ async def test_every_call_ends_when_the_server_stands_still_or_is_gone(one_serve
     getattr(one_server, fault)()
     try:
         calls = [
-            mq.publish("a", b"x"), mq.subscribe("a", print), mq.subscriber_count("a"), mq.drain(), mq.unsubscribe("here"),
-            stream.add(b"x"), stream.add_many([b"x", b"y"]), stream.read(), stream.wait(timeout_ms=100), stream.length(),
-            stream.trim(max_entries=1), stream.group("h"), group.pending(), group.ack("1-1"), group.lag(),
+            mq.publish("a", b"x"), mq.subscribe("a", print), mq.subscriber_count("a"),
+            mq.drain(), mq.unsubscribe("here"), stream.add(b"x"), stream.add_many([b"x", b"y"]),
+            stream.read(), stream.wait(timeout_ms=100), stream.length(),
+            stream.trim(max_entries=1), stream.group("h"), group.pending(), group.ack("1-1"),
+            group.lag(),
         ]  # fmt: skip
         outcomes = await asyncio.gather(*map(ends, calls))
         assert all(outcome is None or isinstance(outcome, MpimError) for outcome in outcomes)
@@ -254,7 +256,7 @@ CALLS = {
 
 @pytest.mark.parametrize("name", CALLS)
 async def test_a_call_that_is_cancelled_at_any_moment_leaves_the_queue_as_it_was(one_server, name):
-    """The next caller is served, and the server knows of no subscription that the queue does not know of."""
+    """The next caller is served, and the server knows of no subscription but the queue's."""
     async with MessageQueue(one_server.url) as admin:
         for turns in (*range(12), 20, 40, 80):
             mq = MessageQueue(

@@ -29,7 +29,8 @@ start = threading.Thread.start
 
 
 def on_event(event, values):
-    if event.startswith(("socket.", "subprocess.", "os.fork", *FILES)) or event == "open" and (values[2] or 0) & 3:
+    is_write = event == "open" and (values[2] or 0) & 3
+    if is_write or event.startswith(("socket.", "subprocess.", "os.fork", *FILES)):
         print(event, values, file=sys.stderr)
 
 
@@ -69,7 +70,7 @@ def run(program, *arguments):
     ],
 )
 def test_an_import_brings_in_nothing_from_above(name, below):
-    """Whoever imports the ground floor gets the ground floor, and no library of the floors above."""
+    """Whoever imports the ground floor gets that, and no library of the floors above."""
     modules = json.loads(run(IMPORT_ALL, name).stdout)
     ours = {
         each.partition(".")[2].partition(".")[0] or each
@@ -90,7 +91,7 @@ def test_an_import_brings_in_nothing_from_above(name, below):
 
 
 def test_an_import_makes_nothing():
-    """No module opens a socket, starts a thread or a process, or writes a file when it is imported."""
+    """No module opens a socket, starts a thread or a process, or writes a file at import."""
     done = run(WATCH + IMPORT_ALL, "mpim_lab")
     assert done.stderr == ""
     assert "mpim_lab.cli" in done.stdout

@@ -1,4 +1,4 @@
-"""Keys: different names give different keys, one atomic step has one slot, and nobody else makes keys."""
+"""Keys: different names give different keys, one atomic step has one slot, made in one place."""
 
 import ast
 from enum import StrEnum
@@ -286,12 +286,13 @@ _MAY = {
     "lab/server/run_keys.py",
     "load/load.py",
     "bench/limit.py",
-    "chapters/ch08_im/solutions.py",  # a learner's class: the harness puts the run's prefix before its keys
+    # a learner's class: the harness puts the run's prefix before its keys
+    "chapters/ch08_im/solutions.py",
     "soak/api/data_invariants.py",  # what a user's effects write
     "soak/api/senders.py",
-    "soak/api/work.py",
-    "bench/streams.py",
-    "bench/gateway_servers.py",
+    "soak/api/effects.py",
+    "bench/comparison.py",
+    "bench/gateway/servers.py",
     "keys.py",
 }
 

@@ -1,4 +1,4 @@
-"""The layout of the keys: a queue's first command that uses keys looks at it, and what is not known is not touched."""
+"""The layout of the keys: a queue looks at it first, and touches nothing that it does not know."""
 
 import asyncio
 
@@ -42,7 +42,7 @@ async def test_the_first_command_that_uses_keys_names_the_layout(server, raw):
 
 @pytest.mark.parametrize("other", ["1", "3", "", "x" * 100, None])
 async def test_another_layout_is_not_touched(server, raw, other):
-    """Every part that uses keys says so by name, nothing is read or written, and Pub/Sub goes on."""
+    """Every part that uses keys says so, nothing is read or written, and Pub/Sub goes on."""
     await (raw("SET", KEY, other) if other is not None else raw("RPUSH", KEY, "no text"))
     async with MessageQueue(server.url, prefix="p:") as mq:
         stream, orders = mq.stream("orders"), PartitionedStream(mq, "orders", partitions=1)
@@ -132,7 +132,7 @@ async def test_a_user_without_the_right_to_that_key_goes_on_without(server, raw,
 
 async def test_a_server_that_takes_no_writes_now_is_looked_at_again(server, raw, monkeypatch):
     """Reads go on meanwhile; a refused write is refused by the server itself."""
-    monkeypatch.setattr("mpim_lab.mq.connection.layout_check._RECHECK_S", 0.0)
+    monkeypatch.setattr("mpim_lab.mq.connection.context._RECHECK_S", 0.0)
     async with MessageQueue(server.url, prefix="p:") as mq:
         await raw("REPLICAOF", "127.0.0.1", "1")
         assert await mq.stream("orders").length() == 0

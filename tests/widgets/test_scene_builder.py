@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from mpim_lab.events import Event, EventKind
 from mpim_lab.lab.trace.trace import Trace
-from mpim_lab.widgets import im_scene_builder, scene_builder
-from mpim_lab.widgets.scene import Band, Leg
-from mpim_lab.widgets.scene_builder import build_scene
-from mpim_lab.widgets.svg import space_time_svg
+from mpim_lab.widgets.scenes import builder as scene_builder
+from mpim_lab.widgets.scenes import im_builder as im_scene_builder
+from mpim_lab.widgets.scenes.builder import build_scene
+from mpim_lab.widgets.scenes.scene import Band, Leg
+from mpim_lab.widgets.scenes.svg import space_time_svg
 from tests.traces import (
     BOB_LISTENS,
     CHANNEL,
@@ -245,7 +246,7 @@ def confirmed(chance, message):
 
 
 def told_anyhow(chance):
-    """A naive version's message, one lost during a fault, a confirmed one that was repeated, and another."""
+    """A naive version's message, one lost during a fault, a confirmed one repeated, and another."""
     yield BOB_LISTENS
     yield sent("m1")[0]
     yield from merged(chance, [*sent("m1")[1:], *told("m1")], handled("m1"))
@@ -256,7 +257,7 @@ def told_anyhow(chance):
 
 @given(st.integers(0, 10**9))
 def test_the_picture_does_not_depend_on_which_connection_heard_first(seed):
-    """Everything but the words of a message's log, which keep the order in which things were heard of."""
+    """Everything but the words of a message's log, which keep the order of the events."""
     trace, ordered = (
         trace_of(*told_anyhow(random.Random(seed))),
         trace_of(*told_anyhow(random.Random(0))),

@@ -3,9 +3,9 @@
 import pytest
 
 from mpim_lab.events import Event, EventKind
-from mpim_lab.widgets.scene import Band, Leg
-from mpim_lab.widgets.scene_builder import build_scene
-from mpim_lab.widgets.svg import space_time_svg
+from mpim_lab.widgets.scenes.builder import build_scene
+from mpim_lab.widgets.scenes.scene import Band, Leg
+from mpim_lab.widgets.scenes.svg import space_time_svg
 from tests.traces import fault, trace_of
 
 STREAM = "orders"

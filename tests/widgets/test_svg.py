@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpim_lab.lab.trace.trace import Trace
-from mpim_lab.widgets.chart_svg import MAX_MARKS, PALETTE, bars_svg, lines_svg, ticks
-from mpim_lab.widgets.scene import FATES, Band, Leg, MessageHistory, Scene
-from mpim_lab.widgets.scene_builder import build_scene
-from mpim_lab.widgets.svg import LANE, LEFT, STEP, TOP, shape, space_time_svg
+from mpim_lab.widgets.chart_svg import MAX_MARKS, bars_svg, lines_svg, ticks
+from mpim_lab.widgets.scenes.builder import build_scene
+from mpim_lab.widgets.scenes.scene import FATES, Band, Leg, MessageHistory, Scene
+from mpim_lab.widgets.scenes.svg import LANE, LEFT, STEP, TOP, shape, space_time_svg
+from mpim_lab.widgets.static_picture import PALETTE
 from tests.traces import BOB_LISTENS, CHANNEL, delivered, duplicated, fault, lost, sent, trace_of
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -1,4 +1,4 @@
-"""The widgets' Python side: what they send to the page, and what they leave for readers without a kernel."""
+"""The widgets' Python side: what they send to the page, and what they leave without a kernel."""
 
 import asyncio
 import threading

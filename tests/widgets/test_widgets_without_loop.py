@@ -10,7 +10,7 @@ from mpim_lab.errors import WrongLoop
 from mpim_lab.lab.exercise.questions import load_questions
 from mpim_lab.load.load import start_load
 from mpim_lab.widgets import FlowView, LiveCharts, Panel, Quiz, SweepPanel
-from mpim_lab.widgets.buttons import Buttons
+from mpim_lab.widgets.controls import Buttons
 from tests.support import wait_until
 
 AXES = {"x": "n", "y": "rate"}

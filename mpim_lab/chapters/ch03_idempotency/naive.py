@@ -26,7 +26,7 @@ from redis.exceptions import RedisError
 
 from mpim_lab.errors import CommandTimeout, MpimError
 from mpim_lab.events import EventKind
-from mpim_lab.mq.connection.ids import new_message_id
+from mpim_lab.mq.connection.encoding import new_message_id
 from mpim_lab.mq.idempotency.effects import AtomicEffects
 from mpim_lab.mq.idempotency.store import Work
 from mpim_lab.mq.pubsub.queue import MessageQueue

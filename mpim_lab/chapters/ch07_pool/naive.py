@@ -21,23 +21,32 @@ code:
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from typing import Self
+from typing import Any, Self
 
+from mpim_lab.errors import MpimError
 from mpim_lab.events import now
+from mpim_lab.latency_histogram import LatencyHistogram
 from mpim_lab.mq.connection.address import Address
-from mpim_lab.mq.pool.pooled_connection import PooledConnection
+from mpim_lab.mq.pool.command_state import Word, blocking_seconds
 from mpim_lab.mq.pool.raw_connection import RawConnection
-from mpim_lab.mq.pool.stats import PoolStats, QueueStats, ServerStats, WaitHistogram, pool_stats
+from mpim_lab.mq.pool.stats import PoolStats, QueueStats, ServerStats, pool_stats
 
 
-class NaiveConnection(PooledConnection):
-    """The same connection with the guard taken off.
+class NaiveConnection:
+    """A connection without a guard: a reply that is still to come stops nobody from sending."""
 
-    A reply that is still to come stops nobody from sending.
-    """
+    def __init__(self, raw: RawConnection, call_timeout_s: float) -> None:
+        self.raw = raw
+        self._call_timeout_s = call_timeout_s
 
-    def _check_usable(self) -> None:
-        """Anything goes."""
+    async def call(self, *words: Word, timeout_s: float | None = None) -> Any:
+        """Send one command and await the next reply, whosever it is."""
+        if timeout_s is None:
+            timeout_s = self._call_timeout_s + blocking_seconds(words)
+        (reply,) = await self.raw.execute([words], timeout_s)
+        if isinstance(reply, MpimError):
+            raise reply
+        return reply
 
 
 class NaivePool:
@@ -59,7 +68,7 @@ class NaivePool:
         self._free: list[NaiveConnection] = []
         self._freed = asyncio.Condition()
         self._waiting = 0
-        self._waits = WaitHistogram()
+        self._waits = LatencyHistogram()
 
     async def __aenter__(self) -> Self:
         try:
@@ -84,7 +93,7 @@ class NaivePool:
                     await self._freed.wait()
             finally:
                 self._waiting -= 1
-            self._waits.record(now() - asked_at)
+            self._waits.add(now() - asked_at)
             return self._free.pop()
 
     async def put(self, connection: NaiveConnection) -> None:
@@ -111,7 +120,7 @@ class NaivePool:
         in_use = len(self._all) - len(self._free)
         server = ServerStats(in_use, len(self._free), opened=len(self._all))
         line = QueueStats(in_use, self._waiting, timed_out=0, refused=0)
-        return pool_stats(line, self._waits, {self._all[0].server: server})
+        return pool_stats(line, self._waits, {str(self._all[0].raw.address): server})
 
     async def close(self) -> None:
         """Close all; whoever waits goes on waiting."""

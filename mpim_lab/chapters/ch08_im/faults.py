@@ -134,7 +134,7 @@ class ImFaults:
         await client.abort()
         gateway = self._scenario.system.gateways[RECEIVER]
         await wait_until(
-            lambda: not gateway.sessions.sessions_of(self._reader.uid),
+            lambda: not gateway.sessions.by_user.get(self._reader.uid),
             "the gateway's notice of the broken connection",
         )
         await self._reconnect_readers()

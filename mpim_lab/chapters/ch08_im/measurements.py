@@ -21,8 +21,7 @@ from mpim_lab.im.services.offline import OfflineStore
 from mpim_lab.lab.faults.latency_proxy import LatencyProxy
 from mpim_lab.lab.server.embedded import open_server
 from mpim_lab.mq.connection.bounds import check_bounds
-from mpim_lab.mq.connection.encoding import Message
-from mpim_lab.mq.connection.ids import new_message_id
+from mpim_lab.mq.connection.encoding import Message, new_message_id
 from mpim_lab.mq.idempotency.sql_database import SqlDatabase
 from mpim_lab.mq.pubsub.queue import MessageQueue
 

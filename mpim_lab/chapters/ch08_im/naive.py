@@ -38,7 +38,7 @@ from mpim_lab.im.protocol.requests import (
 from mpim_lab.im.services.groups import GroupService
 from mpim_lab.im.services.offline import OfflineStore
 from mpim_lab.keys import status_channel, user_channel
-from mpim_lab.mq.connection.ids import new_message_id
+from mpim_lab.mq.connection.encoding import new_message_id
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 ROUTE_TTL_S = 3_600.0

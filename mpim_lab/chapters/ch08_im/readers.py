@@ -64,7 +64,7 @@ class SimulatedReader:
 
     def _session_gone(self, gateway: Gateway) -> Callable[[], bool]:
         """Return a function that says whether the sessions of now are gone at the gateway."""
-        mine = {session.ws for session in gateway.sessions.sessions_of(self.uid)}
+        mine = {session.ws for session in gateway.sessions.by_user.get(self.uid, ())}
         return lambda: not mine & gateway.connections
 
     async def _is_unsubscribed(self) -> bool:

@@ -245,9 +245,7 @@ class _FaultyMessages(MessageService):
         super().__init__(*services, **options)
         self._scenario = scenario
 
-    def append_nowait(
-        self, message: ChatMessage, receivers: Sequence[str], sink: ReplySink
-    ) -> bool:
+    def append_nowait(self, message: ChatMessage, to: str, sink: ReplySink) -> bool:
         """Each step is waited for: a fault may come before it."""
         return False
 

@@ -9,7 +9,6 @@ from mpim_lab.mq.connection.retry import Backoff, RetryPolicy
 from mpim_lab.mq.idempotency.effects import AtomicEffects
 from mpim_lab.mq.idempotency.producer import IdempotentProducer
 from mpim_lab.mq.idempotency.store import IdempotencyStore
-from mpim_lab.mq.ordering.ordered_worker import OrderedWorker
 from mpim_lab.mq.ordering.partitioned_stream import PartitionedStream, PartitionEntry
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from mpim_lab.mq.streams.entries import Entry
@@ -110,13 +109,11 @@ def group_worker(
 
 
 def ordered_worker(
-    kind: type[OrderedWorker], *, retry: RetryPolicy = RETRY, batch_size: int = 1
+    kind: Callable[..., Any], *, retry: RetryPolicy = RETRY, batch_size: int = 1
 ) -> WorkerFactory:
     """Return a factory of workers that own partitions, or believe it."""
 
-    def make_worker(
-        context: DesignContext, queue: MessageQueue, name: str, work: Work
-    ) -> OrderedWorker:
+    def make_worker(context: DesignContext, queue: MessageQueue, name: str, work: Work) -> Any:
         async def handle(entry: PartitionEntry, effects: AtomicEffects) -> None:
             await work(entry.data, effects)
 

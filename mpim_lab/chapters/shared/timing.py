@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from mpim_lab.events import now
 from mpim_lab.terminal import first_error
 
@@ -56,5 +58,4 @@ def quantile_ms(seconds: Sequence[float], share: float) -> float:
     >>> quantile_ms([0.001, 0.002, 0.003, 0.004], 0.5)
     2.0
     """
-    ordered = sorted(seconds)
-    return ordered[max(0, -int(-len(ordered) * share // 1) - 1)] * 1e3 if ordered else 0.0
+    return float(np.quantile(seconds, share, method="inverted_cdf")) * 1e3 if seconds else 0.0

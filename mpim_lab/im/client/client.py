@@ -11,14 +11,11 @@ and fills gaps by asking for the numbers.
 Exactly once, in effect, is a matter of where the position is kept: a message counts as read when
 the next one is asked for (`messages`), or when `receive` returns it; `positions` is then one
 further. Keep it where the effects are kept, and a client that dies begins again where they end.
-
-ClientTracer: what a client reports of its messages to a trace. Nothing is built where nobody
-observes.
 """
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Container, MutableMapping, Sequence
+from collections.abc import AsyncIterator, Callable, MutableMapping, Sequence
 from typing import Any, Self
 
 from mpim_lab.errors import GatewayClosed, InvalidParameter, MpimError, NotConnected
@@ -39,54 +36,15 @@ from mpim_lab.im.protocol.frames import (
     Sent,
     WatchPresence,
     Welcome,
+    correlation_id,
     validated,
 )
 from mpim_lab.im.protocol.periodic import run_periodically
 from mpim_lab.im.protocol.requests import ChatMessage, checked_name, group_conversation
 from mpim_lab.mq.connection.bounds import MAX_INT, check_bounds, check_times
+from mpim_lab.mq.connection.encoding import new_message_id
 from mpim_lab.mq.connection.handler import LoopAffinity, check_handler, is_async
-from mpim_lab.mq.connection.ids import new_message_id
 from mpim_lab.mq.connection.retry import Backoff
-
-
-class ClientTracer:
-    """The trace events of one client."""
-
-    def __init__(self, name: str, observer: Observer | None) -> None:
-        self._name, self._reporter = name, Reporter(name, observer)
-
-    def on_accepted(self, frame: Send) -> None:
-        """Trace that the application sent a message."""
-        self._trace(EventKind.ACCEPTED, frame)
-
-    def on_outcome(self, frame: Send, what: str) -> None:
-        """Trace what the application learned of it: a status, or the name of an error."""
-        self._trace(EventKind.OUTCOME, frame, outcome=what)
-
-    def _trace(self, kind: EventKind, frame: Send, *, outcome: str = "") -> None:
-        if self._reporter.is_on:
-            channel = f"user:{frame.to}" if frame.to is not None else f"group:{frame.group}"
-            self._reporter.message(kind, frame.id.encode(), channel, outcome=outcome)
-
-    def on_received(self, frame: FromGateway, gateway: str, sent_ids: Container[str]) -> None:
-        """Trace a push or a page that arrived, without the messages that were sent from here."""
-        if self._reporter.is_on:
-            arrived = (
-                frame.messages
-                if isinstance(frame, Page)
-                else [frame]
-                if isinstance(frame, ChatMessage)
-                else []
-            )
-            for message in arrived:
-                if message.id not in sent_ids:
-                    self._reporter.hop(message.id, self._name, source=gateway)
-
-    def on_read(self, message: ChatMessage) -> None:
-        """Trace that the application has read a message."""
-        if self._reporter.is_on:
-            self._reporter.message(EventKind.EFFECT, message.id.encode(), message.conversation)
-
 
 _MAX_SENT_IDS = 10_000
 _HOUSEKEEPING_INTERVAL_S = 0.05
@@ -94,15 +52,28 @@ _CLOSE_TIMEOUT_S = 3.0  # closing takes a second; a token that is being made may
 
 
 class Client:
-    """One device of one user.
+    """One device of one user: `async with Client(address, token) as alice`. It is used once.
 
-    `token()` makes a token for each connection; gateways: one address or several.
+    Before it is opened its methods raise NotConnected, afterwards GatewayClosed, and in another
+    event loop WrongLoop.
 
-    positions: how far each conversation was read; give your own mapping to keep it.
-    response_timeout_s: how long an answer may take before a message is sent again. timeout_s: after
-    which `send` gives up. max_buffered: messages read ahead of `receive`. Of one event loop:
-    WrongLoop elsewhere. Before it is opened its methods raise NotConnected, afterwards
-    GatewayClosed.
+    Args:
+        gateways: One gateway's address or several, tried one after another.
+        token: Is called for each connection, and returns or awaits a token.
+        name: Of this client, in errors and traces.
+        device: Which of the user's devices it is; another connection of it is replaced.
+        positions: How far each conversation was read; give your own mapping to keep it.
+        response_timeout_s: Seconds that an answer may take before a message is sent again.
+        timeout_s: Seconds after which `send` gives up.
+        backoff: The pauses before it connects again.
+        max_buffered: Messages read ahead of `receive`.
+        observer: Gets an event for each step of a message.
+        on_broadcast: Is called with each system notice.
+        on_presence: Is called with each status of a watched user.
+
+    Raises:
+        InvalidParameter: An address, a name, a number or a callback makes no sense.
+        GatewayClosed: No gateway let it in within `timeout_s`, or it is opened once more.
     """
 
     def __init__(
@@ -121,7 +92,7 @@ class Client:
         on_broadcast: Callable[[Broadcast], None] = lambda notice: None,
         on_presence: Callable[[PresenceChanged], None] = lambda status: None,
     ) -> None:
-        self.name, self._tracer = name, ClientTracer(name, observer)
+        self.name, self._reporter = name, Reporter(name, observer)
         checked_name("device", device)
         check_times(response_timeout_s=response_timeout_s, timeout_s=timeout_s)
         for callback in (on_broadcast, on_presence):
@@ -130,25 +101,28 @@ class Client:
                 raise InvalidParameter(
                     f"{callback!r} is async: a plain function is called, and may begin a task"
                 )
-        self._home, self._is_opened, self._is_closed = LoopAffinity(f"client {name}"), False, False
+        self._home = LoopAffinity(f"client {name}")
+        self._is_opened = self._is_closed = False
         self.positions: MutableMapping[str, int] = {} if positions is None else positions
         for conversation, number in self.positions.items():
             check_bounds(0, MAX_INT, **{f"positions[{conversation!r}]": number})
-        self._timeout_s, self._on_broadcast, self._on_presence = (
-            timeout_s,
-            on_broadcast,
-            on_presence,
-        )
+        self._timeout_s = timeout_s
+        self._on_broadcast, self._on_presence = on_broadcast, on_presence
         self.connection = GatewayConnection(
-            [gateways] if isinstance(gateways, str) else list(gateways), token, device,
-            on_welcome=self._on_welcome, on_frame=self._on_frame, backoff=backoff or Backoff(0.05, 2.0), timeout_s=5.0,
-        )  # fmt: skip
+            [gateways] if isinstance(gateways, str) else list(gateways),
+            token,
+            device,
+            on_welcome=self._on_welcome,
+            on_frame=self._on_frame,
+            backoff=backoff or Backoff(0.05, 2.0),
+            timeout_s=5.0,
+        )
         self._inbox = ConversationInbox(self.positions, max_buffered)
         self._requests = RequestTracker(self.connection, response_timeout_s, timeout_s)
-        self._sent_ids: OrderedDict[str, None] = (
-            OrderedDict()
-        )  # ids sent from here: not delivered again
-        self._watched, self._welcome, self.gateway, self.uid = set[str](), asyncio.Event(), "", ""
+        # ids sent from here: not delivered again
+        self._sent_ids: OrderedDict[str, None] = OrderedDict()
+        self._watched, self._welcome = set[str](), asyncio.Event()
+        self.gateway = self.uid = ""
         self._tasks, self._send_tasks = list[asyncio.Task[None]](), set[asyncio.Task[Any]]()
 
     # Life
@@ -183,12 +157,13 @@ class Client:
         await self.close()
 
     async def close(self) -> None:
-        """Say what is due, and leave.
+        """Send what is due, and disconnect. Idempotent.
 
-        Whoever still waits for an answer gets GatewayClosed. Twice is harmless.
+        Whoever still waits for an answer gets GatewayClosed. It takes at most four seconds,
+        whatever the gateway and callbacks do.
 
-        Takes a second for what is due, and at most `_CLOSE_TIMEOUT_S` for the rest, whatever the
-        gateway and callbacks do.
+        Raises:
+            WrongLoop: It is used in another event loop or process.
         """
         self._home.check()
         try:
@@ -201,7 +176,11 @@ class Client:
             await self.abort()
 
     async def abort(self) -> None:
-        """Leave without a word, as a process does that is killed."""
+        """Disconnect without a word, as a process does that is killed.
+
+        Raises:
+            WrongLoop: It is used in another event loop or process.
+        """
         self._home.check()
         self._is_closed = True
         self._welcome.set()  # whoever opens it waits no longer
@@ -213,8 +192,11 @@ class Client:
         if tasks:
             await asyncio.wait(tasks, timeout=_CLOSE_TIMEOUT_S)
 
-    def _check_open(self) -> None:
+    def _check_open(self, *, to_read: bool = False) -> None:
+        """Refuse to send unless open; what has arrived may be read after the end."""
         self._home.check()
+        if self._is_closed and to_read:
+            return
         if self._is_closed:
             raise closed_before_sending(f"the client {self.name} is closed")
         if not self._is_opened:
@@ -225,15 +207,39 @@ class Client:
     # Sending
 
     async def send(self, to: str, text: str, *, id: str | None = None) -> Sent:
-        """Send to a user; returns when the message is kept. The same id again is the same message.
+        """Send a message to a user. It is kept when this returns.
 
-        Raises InvalidMessage, TooFast when it stays too fast, Unconfirmed when no answer came in
-        time: it may be kept.
+        Args:
+            to: The user.
+            text: 1 to 4,000 characters.
+            id: The message's id; the same id again is the same message. None: a new one.
+
+        Returns:
+            Its conversation, its number, and its status: "pushed", "stored" or "known".
+
+        Raises:
+            InvalidMessage: No gateway would accept it.
+            TooFast: It was refused for `timeout_s`, as too many were sent.
+            Unconfirmed: No answer came in time; it may be kept.
         """
         return await self._deliver(Send(new_message_id() if id is None else id, text, to=to))
 
     async def send_to_group(self, group: str, text: str, *, id: str | None = None) -> Sent:
-        """Send to a group. Raises NoSuchGroup, NotAMember, and as `send`."""
+        """Send a message to a group. It is kept when this returns.
+
+        Args:
+            group: The group.
+            text: 1 to 4,000 characters.
+            id: The message's id; the same id again is the same message. None: a new one.
+
+        Returns:
+            Its conversation, its number, and its status: "pushed", "stored" or "known".
+
+        Raises:
+            NoSuchGroup: There is no such group.
+            NotAMember: The user is not in it.
+            MpimError: As `send`.
+        """
         return await self._deliver(Send(new_message_id() if id is None else id, text, group=group))
 
     async def _deliver(self, frame: Send) -> Sent:
@@ -242,32 +248,83 @@ class Client:
         self._sent_ids[frame.id] = None
         if len(self._sent_ids) > _MAX_SENT_IDS:
             self._sent_ids.popitem(last=False)
-        self._tracer.on_accepted(frame)
+        if self._reporter.is_on:
+            self._trace(EventKind.ACCEPTED, frame)
         try:
-            sent = await self._requests.request(frame)
+            sent = await self._requests.request(frame.id, frame)
         except MpimError as error:
-            self._tracer.on_outcome(frame, type(error).__name__)
+            if self._reporter.is_on:
+                self._trace(EventKind.OUTCOME, frame, type(error).__name__)
             raise
         assert isinstance(sent, Sent)
-        self._tracer.on_outcome(frame, sent.status)
+        if self._reporter.is_on:
+            self._trace(EventKind.OUTCOME, frame, sent.status)
         return sent
+
+    def _trace(self, kind: EventKind, frame: Send, outcome: str = "") -> None:
+        """Report that the application sent a message, or what it learned of it."""
+        channel = f"user:{frame.to}" if frame.to is not None else f"group:{frame.group}"
+        self._reporter.message(kind, frame.id.encode(), channel, outcome=outcome)
 
     # Groups and presence
 
     async def create_group(self, group: str, *members: str) -> tuple[str, ...]:
-        """Create a group of me and these; return its members. Raises GroupExists."""
+        """Create a group of this user and others.
+
+        Args:
+            group: Its name.
+            members: The others.
+
+        Returns:
+            All members, sorted.
+
+        Raises:
+            GroupExists: There is one of this name.
+            InvalidMessage: A name is none, or there are more than 200.
+        """
         return await self._group_request(Group(group, "create", members))
 
     async def join(self, group: str) -> tuple[str, ...]:
-        """Join a group, from its next message on. Raises NoSuchGroup."""
+        """Join a group, from its next message on.
+
+        Args:
+            group: The group.
+
+        Returns:
+            All members, sorted.
+
+        Raises:
+            NoSuchGroup: There is no such group.
+        """
         return await self._group_request(Group(group, "join"))
 
     async def leave(self, group: str) -> tuple[str, ...]:
-        """Leave a group."""
+        """Leave a group.
+
+        Args:
+            group: The group.
+
+        Returns:
+            The members that are left, sorted.
+
+        Raises:
+            NoSuchGroup: There is no such group.
+        """
         return await self._group_request(Group(group, "leave"))
 
     async def members(self, group: str) -> tuple[str, ...]:
-        """Return who is in a group of mine now. Raises NoSuchGroup, NotAMember."""
+        """Return who is in a group now.
+
+        Args:
+            group: A group of this user.
+
+        Returns:
+            All members, sorted.
+
+        Raises:
+            NoSuchGroup: There is no such group.
+            NotAMember: The user is not in it.
+        """
         return await self._group_request(Group(group, "members"))
 
     async def _group_request(self, frame: Group) -> tuple[str, ...]:
@@ -276,30 +333,37 @@ class Client:
         with self._inbox.joining(
             group_conversation(frame.group) if frame.action == "join" else None
         ):
-            answer = await self._requests.request(frame)
+            answer = await self._requests.request(correlation_id(frame), frame)
         assert isinstance(answer, Members)
         return answer.members
 
     async def watch(self, *uids: str) -> None:
         """Have `on_presence` called with each user's status, now and whenever it changes.
 
-        InvalidMessage: more than 200.
+        Args:
+            uids: The users, in addition to those who are watched already.
+
+        Raises:
+            InvalidMessage: A name is none, or there are more than 200.
         """
         self._check_open()
         validated(WatchPresence(tuple(self._watched | set(uids))))
         self._watched.update(uids)
-        await self.connection.send(
-            WatchPresence(uids)
-        )  # if it cannot be sent, it is sent to the next gateway
+        # if it cannot be sent, it is sent to the next gateway
+        await self.connection.send(WatchPresence(uids))
 
     # Reading
 
     async def receive(self) -> ChatMessage:
         """Return the next message; it counts as read.
 
-        Raises GatewayClosed once the client is closed.
+        Returns:
+            A message that somebody else sent, or another device of this user.
+
+        Raises:
+            GatewayClosed: The client is closed, and everything was read.
         """
-        self._check_reading()
+        self._check_open(to_read=True)
         message = await self._inbox.next()
         self._mark_read(message)
         return message
@@ -308,8 +372,11 @@ class Client:
         """Iterate over the messages until the client is closed.
 
         One counts as read when the next is asked for.
+
+        Yields:
+            Each message, once and in the order of its conversation.
         """
-        self._check_reading()
+        self._check_open(to_read=True)
         while True:
             try:
                 message = await self._inbox.next()
@@ -318,28 +385,22 @@ class Client:
             yield message
             self._mark_read(message)
 
-    def _check_reading(self) -> None:
-        """Allow reading after the client is closed: what has arrived is still read."""
-        self._home.check()
-        if not self._is_closed:
-            self._check_open()
+    def _mark_read(self, message: ChatMessage) -> None:
+        if self._reporter.is_on:
+            self._reporter.message(EventKind.EFFECT, message.id.encode(), message.conversation)
+        self._inbox.mark_read(message)
 
     @property
     def missing(self) -> list[MissingRange]:
         """Sequence numbers that are lost for good."""
         return self._inbox.missing
 
-    def _mark_read(self, message: ChatMessage) -> None:
-        self._tracer.on_read(message)
-        self._inbox.mark_read(message)
-
     # Frames from the gateway
 
     def _on_welcome(self, welcome: Welcome) -> None:
         self.gateway, self.uid = welcome.gateway, welcome.uid
-        self._inbox.on_welcome(welcome, now())
-        self._request_missing()
-        for frame in self._requests.pending:
+        self._inbox.on_welcome(welcome)
+        for frame in (*self._inbox.due_syncs(now()), *self._requests.pending):
             self._send_soon(frame)
         if self._watched:
             self._send_soon(WatchPresence(tuple(self._watched)))
@@ -347,13 +408,13 @@ class Client:
 
     def _on_frame(self, frame: FromGateway) -> None:
         if isinstance(frame, Sent):
-            self._inbox.on_sent(frame, now(), self._sent_ids)
-            self._requests.on_response(frame)
+            self._inbox.on_frame(frame, now(), self._sent_ids)
+            self._requests.on_response(frame.id, frame)
         elif isinstance(frame, Members):
             self._inbox.on_membership(
                 group_conversation(frame.group), frame.last, is_in=self.uid in frame.members
             )
-            self._requests.on_response(frame)
+            self._requests.on_response(correlation_id(frame), frame)
         elif isinstance(frame, ErrorFrame):
             self._requests.on_error(frame)
             self._inbox.on_error(frame, now())
@@ -362,15 +423,21 @@ class Client:
         elif isinstance(frame, PresenceChanged):
             call_safely(self._on_presence, frame)
         else:
-            self._tracer.on_received(frame, self.gateway, self._sent_ids)
-            self._inbox.on_frame(frame, now(), self._sent_ids)
-            self._request_missing()
+            if self._reporter.is_on:
+                self._trace_received(frame)
+            moment = now()
+            self._inbox.on_frame(frame, moment, self._sent_ids)
+            for sync in self._inbox.due_syncs(moment):
+                self._send_soon(sync)
+
+    def _trace_received(self, frame: FromGateway) -> None:
+        """Report a push or a page that arrived, without the messages that were sent from here."""
+        arrived = frame.messages if isinstance(frame, Page) else [frame]
+        for message in arrived:
+            if isinstance(message, ChatMessage) and message.id not in self._sent_ids:
+                self._reporter.hop(message.id, self.name, source=self.gateway)
 
     # Housekeeping
-
-    def _request_missing(self) -> None:
-        for frame in self._inbox.due_syncs(now()):
-            self._send_soon(frame)
 
     def _send_soon(self, frame: Any) -> None:
         task = asyncio.create_task(self.connection.send(frame))

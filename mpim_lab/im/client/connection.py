@@ -49,13 +49,16 @@ class GatewayConnection:
     gateways: WebSocket addresses, tried one after another. token: makes a new one, for each
         attempt.
 
-    | the gateway ...                                     | then                                            |
-    |-----------------------------------------------------|-------------------------------------------------|
-    | does not answer, or not with a welcome              | given up after `timeout_s`, and the next is tried |
-    | sends bye, breaks the connection, or sends nonsense | likewise, at once                               |
-    | is silent for its own idle timeout                  | likewise                                        |
-    | does not read what is sent to it, for `timeout_s`   | likewise; what was sent is sent again           |
-    | does any of this while we close                     | its socket is released all the same             |
+    | the gateway ...                              | then                                          |
+    |----------------------------------------------|-----------------------------------------------|
+    | does not answer, or not with a welcome       | given up after `timeout_s`, and the next is   |
+    |                                              | tried                                         |
+    | sends bye, breaks the connection, or sends   | likewise, at once                             |
+    | nonsense                                     |                                               |
+    | is silent for its own idle timeout           | likewise                                      |
+    | does not read what is sent to it, for        | likewise; what was sent is sent again         |
+    | `timeout_s`                                  |                                               |
+    | does any of this while we close              | its socket is released all the same           |
     """
 
     def __init__(
@@ -133,10 +136,8 @@ class GatewayConnection:
             except (OSError, TimeoutError, WebSocketException, MpimError) as error:
                 self.last_error = f"{type(error).__name__}: {error}"
                 _log.debug("no connection: %s", self.last_error)
-            except (
-                Exception,
-                asyncio.CancelledError,
-            ) as error:  # a mistake: it ends this connection, and not the client
+            except (Exception, asyncio.CancelledError) as error:
+                # a mistake: it ends this connection, and not the client
                 if cancellations.was_requested:
                     self._ws = None
                     raise
@@ -163,26 +164,23 @@ class GatewayConnection:
                 proxy=None,
             )
         try:
-            await self._read(ws, hello)
+            async with asyncio.timeout(self._timeout_s):
+                await ws.send(encode(hello), text=True)
+                raw = await ws.recv()
+            while True:
+                for frame in [decode_gateway(raw)] if isinstance(raw, str) else self._unpack(raw):
+                    if self._ws is None:
+                        self._on_first_frame(ws, frame)
+                    elif isinstance(frame, Close):
+                        self.last_error = frame.reason
+                        return
+                    else:
+                        self._on_frame(frame)
+                async with asyncio.timeout(self.idle_timeout_s):
+                    raw = await ws.recv()
+                self._last_received_at = now()
         finally:
             await close_or_abort(ws, _NORMAL_CLOSURE, "", _CLOSE_TIMEOUT_S)
-
-    async def _read(self, ws: ClientConnection, hello: Hello) -> None:
-        async with asyncio.timeout(self._timeout_s):
-            await ws.send(encode(hello), text=True)
-            frames = self._decode(await ws.recv())
-        self._on_first_frame(ws, frames.pop(0))
-        for frame in frames:
-            self._on_frame(frame)
-        while True:
-            async with asyncio.timeout(self.idle_timeout_s):
-                raw = await ws.recv()
-            self._last_received_at = now()
-            for frame in self._decode(raw):
-                if isinstance(frame, Close):
-                    self.last_error = frame.reason
-                    return
-                self._on_frame(frame)
 
     async def _new_token(self) -> str:
         cancellations = TaskCancellation()
@@ -202,16 +200,13 @@ class GatewayConnection:
             raise exception_from_frame(first)
         if not isinstance(first, Welcome):
             raise CorruptPayload(f"the gateway began with {type(first).__name__}")
-        self._ws, self.idle_timeout_s, self.last_error = (
-            ws,
-            first.idle_timeout_s,
-            "the gateway is silent",
-        )
+        self._ws, self.idle_timeout_s = ws, first.idle_timeout_s
+        self.last_error = "the gateway is silent"
         self._welcomed_at = self._last_received_at = now()
         self._on_welcome(first)
 
-    def _decode(self, raw: str | bytes) -> list[FromGateway]:
-        if isinstance(raw, str) or frame_type(raw) is None:
+    def _unpack(self, raw: bytes) -> list[FromGateway]:
+        if frame_type(raw) is None:
             return [decode_gateway(raw)]
         frames = [decode_gateway(each) for each in decode_messages(self._codec.decompress(raw))]
         if not frames:

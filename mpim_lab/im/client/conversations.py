@@ -1,4 +1,7 @@
-"""ConversationInbox: all conversations of one client: what may be delivered, what to sync, what to acknowledge."""
+"""ConversationInbox: all conversations of one client.
+
+It says what may be delivered, what to sync, and what to acknowledge.
+"""
 
 import asyncio
 import contextlib
@@ -36,9 +39,8 @@ class ConversationInbox:
         check_bounds(1, MAX_INT, max_buffered=max_buffered)
         self._positions, self._max_buffered = positions, max_buffered
         self._sequencers: dict[str, ConversationSequencer] = {}
-        self._maybe_behind: dict[
-            str, None
-        ] = {}  # the others, which may be thousands, need not be looked at
+        # the others, which may be thousands, need not be looked at
+        self._maybe_behind: dict[str, None] = {}
         self._ready: deque[tuple[ChatMessage, bool]] = deque()  # and whether it was sent from here
         self._delivered_unread = False  # one was delivered and is not read yet
         self._uid = ""
@@ -53,11 +55,6 @@ class ConversationInbox:
     def missing(self) -> list[MissingRange]:
         """Sequence numbers that are lost for good."""
         return [each for sequencer in self._sequencers.values() for each in sequencer.missing]
-
-    def start(self, conversation: str, after: int) -> None:
-        """Read a conversation from number `after` on, unless it is being read, or was read further."""
-        if conversation not in self._sequencers:
-            self._start(conversation, self._positions.get(conversation, after))
 
     def _start(self, conversation: str, after: int) -> None:
         """Begin after number `after`, or before the lowest number that was pushed meanwhile."""
@@ -79,7 +76,8 @@ class ConversationInbox:
 
     def _sequencer(self, conversation: str, after: int = 0) -> ConversationSequencer:
         """Return the sequencer of a conversation, which may have something to sync afterwards."""
-        self.start(conversation, after)
+        if conversation not in self._sequencers:
+            self._start(conversation, self._positions.get(conversation, after))
         self._maybe_behind[conversation] = None
         return self._sequencers[conversation]
 
@@ -93,7 +91,7 @@ class ConversationInbox:
             self._joining.discard(conversation)
 
     def on_membership(self, conversation: str, last: int, *, is_in: bool) -> None:
-        """Take note that the user is in a group, and reads what comes after its number `last`; or is in it no more."""
+        """Note that the user is in a group, and reads what comes after number `last`; or is not."""
         self._joining.discard(conversation)
         if not is_in:
             self._leave(conversation)
@@ -122,7 +120,7 @@ class ConversationInbox:
         elif frame.error in (NotAMember.__name__, NoSuchGroup.__name__):
             self._leave(conversation)
 
-    def on_welcome(self, welcome: Welcome, now: float) -> None:
+    def on_welcome(self, welcome: Welcome) -> None:
         """Handle the first frame of a connection.
 
         The read position and last number of each conversation.
@@ -133,13 +131,11 @@ class ConversationInbox:
         self._left.difference_update(welcome.conversations)
         for name, (acked, last) in (dict.fromkeys(lost, (0, 0)) | welcome.conversations).items():
             sequencer = self._sequencer(name, acked)
-            sequencer.requested_at = (
-                None  # what was asked over the connection before is not answered any more
-            )
+            # what was asked over the connection before is not answered any more
+            sequencer.requested_at = None
             if sequencer.reset_if_rewound(acked, last):
-                self._positions[name] = (
-                    sequencer.position
-                )  # and not what the next messages will be numbered
+                # and not what the next messages will be numbered
+                self._positions[name] = sequencer.position
             else:
                 sequencer.advance_last_known(last)
             if self._positions.get(name, 0) > acked:
@@ -147,67 +143,68 @@ class ConversationInbox:
         for unknown in self._unknown_starts.values():
             unknown.requested_at = None
 
-    def on_sent(self, sent: Sent, now: float, sent_ids: Container[str]) -> None:
-        """Skip a message that was sent from here and is stored: it is not pushed to us."""
-        if self._is_ordered:
-            self.on_frame(
-                ChatMessage(sent.conversation, sent.sequence, sent.id, self._uid, ""), now, sent_ids
-            )
-
     def on_frame(self, frame: FromGateway, now: float, sent_ids: Container[str]) -> None:
-        """Handle a push, a page or a sync hint; `sent_ids`: the ids of messages sent from here."""
-        if isinstance(frame, ChatMessage) and not self._is_ordered:
-            self._enqueue([frame], sent_ids)
-        elif isinstance(frame, ChatMessage | Page) and self._should_ignore(frame.conversation):
-            return
-        elif isinstance(frame, ChatMessage):
-            if not self._start_is_known(frame.conversation, frame.sequence, frame.sequence):
+        """Handle a push, a page or a sync hint; `sent_ids`: the ids of messages sent from here.
+
+        A `Sent` counts as the push of that message: it is not pushed to us, and is skipped.
+        """
+        if isinstance(frame, Sent):
+            if not self._is_ordered:
                 return
-            sequencer = self._sequencer(frame.conversation)
-            if len(self._ready) < self._max_buffered:
-                self._enqueue(sequencer.on_push(frame, now), sent_ids)
-            else:
-                sequencer.advance_last_known(frame.sequence)
+            uid = self._uid
+            frame = ChatMessage(frame.conversation, frame.sequence, frame.id, uid, "")
+        if isinstance(frame, ChatMessage):
+            self._on_push(frame, now, sent_ids)
         elif isinstance(frame, Page):
-            sequencer = self._sequencer(frame.conversation, frame.after)
-            self._enqueue(
-                sequencer.on_page(frame.messages, frame.last, frame.missing, now), sent_ids
-            )
-            if not frame.messages and frame.missing is None:
-                sequencer.requested_at = (
-                    now  # there is nothing, whatever was said before: do not ask again at once
-                )
+            if frame.conversation not in self._joining | self._left:
+                self._on_page(frame, now, sent_ids)
         elif isinstance(frame, SyncHint) and self._is_ordered:
             for name, last in frame.conversations.items():
                 if name in self._left or not self._start_is_known(name, math.inf, last):
                     continue
                 if not self._sequencer(name).advance_last_known(last):
-                    self._acks[name] = self._positions.get(
-                        name, 0
-                    )  # the acknowledgement was lost, or is not due yet
+                    # the acknowledgement was lost, or is not due yet
+                    self._acks[name] = self._positions.get(name, 0)
 
-    def _should_ignore(self, conversation: str) -> bool:
-        return conversation in self._joining or conversation in self._left
+    def _on_push(self, message: ChatMessage, now: float, sent_ids: Container[str]) -> None:
+        name, sequence = message.conversation, message.sequence
+        if not self._is_ordered:
+            return self._enqueue([message], sent_ids)
+        if name in self._joining or name in self._left:
+            return None
+        sequencer = self._sequencers.get(name)
+        if sequencer is None:
+            if not self._start_is_known(name, sequence, sequence):
+                return None
+            sequencer = self._sequencer(name)
+        if len(self._ready) >= self._max_buffered:
+            self._maybe_behind[name] = None
+            sequencer.advance_last_known(sequence)
+            return None
+        released = sequencer.on_push(message, now)
+        if not released or sequence < sequencer.last_known:
+            self._maybe_behind[name] = None
+        return self._enqueue(released, sent_ids)
+
+    def _on_page(self, page: Page, now: float, sent_ids: Container[str]) -> None:
+        sequencer = self._sequencer(page.conversation, page.after)
+        self._enqueue(sequencer.on_page(page.messages, page.last, page.missing, now), sent_ids)
+        if not page.messages and page.missing is None:
+            # there is nothing, whatever was said before: do not ask again at once
+            sequencer.requested_at = now
 
     def _enqueue(self, messages: list[ChatMessage], sent_ids: Container[str]) -> None:
-        self._ready += [(each, self._is_own(each, sent_ids)) for each in messages]
+        for each in messages:
+            is_own = each.id in sent_ids and each.sender == (self._uid or each.sender)
+            self._ready.append((each, is_own))
         if not self._delivered_unread:
-            self._skip_own()
+            self.mark_read()
         if self._ready:
             self._available.set()
 
-    def _is_own(self, message: ChatMessage, sent_ids: Container[str]) -> bool:
-        return message.id in sent_ids and message.sender == (self._uid or message.sender)
-
-    def _skip_own(self) -> None:
-        """Skip what was sent from here: it counts as read after the messages before it."""
-        while self._ready and self._ready[0][1]:
-            self._advance(self._ready.popleft()[0])
-
     async def next(self) -> ChatMessage:
         """Return the next message. Raises GatewayClosed once closed."""
-        self._delivered_unread = False
-        self._skip_own()
+        self.mark_read()
         while not self._ready:
             if self._is_closed:
                 raise GatewayClosed("the client is closed")
@@ -216,37 +213,36 @@ class ConversationInbox:
         self._delivered_unread = True
         return self._ready.popleft()[0]
 
-    def mark_read(self, message: ChatMessage) -> None:
-        """Count a message as read: the position advances, and is to be acknowledged."""
-        self._delivered_unread = False
-        self._advance(message)
-        self._skip_own()
+    def mark_read(self, message: ChatMessage | None = None) -> None:
+        """Count a message as read: the position advances, and is to be acknowledged.
 
-    def _advance(self, message: ChatMessage) -> None:
-        if self._is_ordered:
-            self._positions[message.conversation] = self._acks[message.conversation] = (
-                message.sequence
-            )
+        What was sent from here counts as read after the messages before it.
+        """
+        self._delivered_unread = False
+        while message is not None or (self._ready and self._ready[0][1]):
+            if message is None:
+                message, _ = self._ready.popleft()
+            if self._is_ordered:
+                name = message.conversation
+                self._positions[name] = self._acks[name] = message.sequence
+            message = None
 
     def due_syncs(self, now: float) -> Iterator[Sync]:
         """Iterate over the syncs to send now."""
         if len(self._ready) >= self._max_buffered or now < self._paused_until:
             return
-        allowed = 1 if now < self._paused_until + _RATE_LIMIT_PAUSE_S else _MAX_PENDING_SYNCS
-        found = [
-            (name, sequencer)
+        if not self._maybe_behind and not self._unknown_starts:
+            return
+        behind = {
+            name: sequencer
             for name in self._maybe_behind
-            if (sequencer := self._sequencers.get(name)) is not None
-        ]
-        sequencers = {
-            name: sequencer for name, sequencer in found if not sequencer.is_up_to_date(now)
+            if (sequencer := self._sequencers.get(name)) and not sequencer.is_up_to_date(now)
         }
-        self._maybe_behind = dict.fromkeys(sequencers)
-        room = allowed - sum(
-            asked.is_pending(now)
-            for asked in (*sequencers.values(), *self._unknown_starts.values())
-        )
-        for name, sequencer in sequencers.items():
+        self._maybe_behind = dict.fromkeys(behind)
+        asked = (*behind.values(), *self._unknown_starts.values())
+        allowed = 1 if now < self._paused_until + _RATE_LIMIT_PAUSE_S else _MAX_PENDING_SYNCS
+        room = allowed - sum(each.is_pending(now) for each in asked)
+        for name, sequencer in behind.items():
             if room <= 0:
                 return
             if (after := sequencer.next_sync(now)) is not None:

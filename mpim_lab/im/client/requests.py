@@ -1,19 +1,23 @@
-"""RequestTracker: a request is sent until it is answered, over as many connections as that takes, always with the same id."""
+"""RequestTracker: a request is sent until it is answered, always with the same id.
+
+That may take several connections.
+"""
 
 import asyncio
+import contextlib
 import random
 
 from mpim_lab.errors import GatewayClosed, MpimError, TooFast, Unconfirmed
 from mpim_lab.events import now
 from mpim_lab.im.client.connection import GatewayConnection, exception_from_frame
-from mpim_lab.im.protocol.frames import ErrorFrame, Group, Members, Send, Sent, correlation_id
+from mpim_lab.im.protocol.frames import ErrorFrame, Group, Members, Send, Sent
 from mpim_lab.mq.connection.retry import Backoff
 
 _BACKOFF = Backoff(0.05, 1.0)
-_MAX_IN_FLIGHT = (
-    32  # a gateway answers one client's requests in turn, and above its rate not at all
-)
+# a gateway answers one client's requests in turn, and above its rate not at all
+_MAX_IN_FLIGHT = 32
 _RATE_LIMIT_PAUSE_S = 1.0
+_AT_ONCE = contextlib.nullcontext()
 
 
 class RequestTracker:
@@ -35,11 +39,8 @@ class RequestTracker:
     def __init__(
         self, connection: GatewayConnection, response_timeout_s: float, timeout_s: float
     ) -> None:
-        self._connection, self._response_timeout_s, self._timeout_s = (
-            connection,
-            response_timeout_s,
-            timeout_s,
-        )
+        self._connection = connection
+        self._response_timeout_s, self._timeout_s = response_timeout_s, timeout_s
         self._pending: dict[str, tuple[Send | Group, asyncio.Future[Sent | Members]]] = {}
         self._permits, self._one_by_one = asyncio.Semaphore(_MAX_IN_FLIGHT), asyncio.Lock()
         self._paused_until = 0.0
@@ -47,87 +48,73 @@ class RequestTracker:
 
     @property
     def pending(self) -> list[Send | Group]:
-        """The requests to send again over a new connection, in the order in which they were sent first."""
+        """The requests to send again over a new connection, the oldest first."""
         return [frame for frame, _ in self._pending.values()]
 
-    async def request(self, frame: Send | Group) -> Sent | Members:
-        """Send a request until it is answered.
+    async def request(self, key: str, frame: Send | Group) -> Sent | Members:
+        """Send a request until it is answered; `key`: its `correlation_id`.
 
         Raises what the gateway answered, and Unconfirmed if nothing came in time.
 
         TooFast: it was refused as often as it was sent.
         """
-        deadline, failed = now() + self._timeout_s, list[MpimError]()
+        begun, failed = now(), list[MpimError]()
         try:
             async with asyncio.timeout(self._timeout_s), self._permits:
-                return await self._attempt_until_done(frame, failed)
+                while not self._is_closed:
+                    try:
+                        return await self._attempt(key, frame, failed)
+                    except TimeoutError:
+                        failed[-1] = GatewayClosed(f"no answer; {self._connection.last_error}")
+                        self._connection.check_liveness(2 * self._response_timeout_s)
+                    except TooFast as error:
+                        failed.append(error)
+                        self._paused_until = now() + _RATE_LIMIT_PAUSE_S
+                    except MpimError as error:
+                        failed.append(error)
+                        if not error.transient:
+                            raise
+                        await asyncio.sleep(_BACKOFF.delay_s(len(failed), random.random()))
         except TimeoutError:
             pass
         if self._is_closed:
             raise _closed_error()
         if failed and all(error.definite for error in failed):
             raise failed[-1]
-        detail = (
-            f"{type(failed[-1]).__name__}: {failed[-1]}"
-            if failed
-            else f"no answer; {self._connection.last_error}"
-        )
-        raise Unconfirmed(
-            f"no gateway answered within {now() - deadline + self._timeout_s:.1f} s: {detail}"
-        )
+        last = failed[-1] if failed else None
+        detail = f"{type(last).__name__}: {last}" if last else self._connection.last_error
+        raise Unconfirmed(f"no gateway answered within {now() - begun:.1f} s: {detail}")
 
-    async def _attempt_until_done(
-        self, frame: Send | Group, failed: list[MpimError]
+    async def _attempt(
+        self, key: str, frame: Send | Group, failed: list[MpimError]
     ) -> Sent | Members:
-        while not self._is_closed:
-            try:
-                return await self._attempt(frame, failed)
-            except TimeoutError:
-                failed[-1] = GatewayClosed(f"no answer; {self._connection.last_error}")
-                self._connection.check_liveness(2 * self._response_timeout_s)
-            except TooFast as error:
-                failed.append(error)
-                self._paused_until = now() + _RATE_LIMIT_PAUSE_S
-            except MpimError as error:
-                failed.append(error)
-                if not error.transient:
-                    raise
-                await asyncio.sleep(_BACKOFF.delay_s(len(failed), random.random()))
-        raise _closed_error()
-
-    async def _attempt(self, frame: Send | Group, failed: list[MpimError]) -> Sent | Members:
-        key = correlation_id(frame)
         while key in self._pending:  # one with this id is in flight: one after the other
             await asyncio.wait([self._pending[key][1]])
             await asyncio.sleep(0)
-        if now() > self._paused_until + _RATE_LIMIT_PAUSE_S:
-            return await self._send(key, frame, failed)
-        async with self._one_by_one:
-            await asyncio.sleep(self._paused_until - now())
-            return await self._send(key, frame, failed)
+        is_slow = now() <= self._paused_until + _RATE_LIMIT_PAUSE_S
+        async with self._one_by_one if is_slow else _AT_ONCE:
+            if is_slow:
+                await asyncio.sleep(self._paused_until - now())
+            if self._is_closed:  # while this was waiting for a permit
+                raise _closed_error()
+            answer: asyncio.Future[Sent | Members] = asyncio.get_running_loop().create_future()
+            self._pending[key] = frame, answer
+            # as long as there is no answer: whatever ends the wait, it is not definite
+            failed.append(GatewayClosed("no answer"))
+            try:
+                async with asyncio.timeout(self._response_timeout_s):
+                    await self._connection.send(frame)
+                    return await answer
+            except MpimError:
+                failed.pop()
+                raise
+            finally:
+                del self._pending[key]
+                answer.cancel()  # whoever waits for its end goes on
 
-    async def _send(self, key: str, frame: Send | Group, failed: list[MpimError]) -> Sent | Members:
-        if self._is_closed:  # while this was waiting for a permit
-            raise _closed_error()
-        answer: asyncio.Future[Sent | Members] = asyncio.get_running_loop().create_future()
-        self._pending[key] = frame, answer
-        failed.append(
-            GatewayClosed("no answer")
-        )  # as long as there is none: whatever ends the wait, it is not definite
-        try:
-            async with asyncio.timeout(self._response_timeout_s):
-                await self._connection.send(frame)
-                return await answer
-        except MpimError:
-            failed.pop()
-            raise
-        finally:
-            del self._pending[key]
-            answer.cancel()  # whoever waits for its end goes on
-
-    def on_response(self, response: Sent | Members) -> None:
+    def on_response(self, key: str, response: Sent | Members) -> None:
         """Resolve the request that this answers."""
-        waiting = self._pending.get(correlation_id(response))
+        waiting = self._pending.get(key)
         if waiting is not None and not waiting[1].done():
             waiting[1].set_result(response)
 

@@ -39,7 +39,10 @@ class PendingSync:
 
 
 class UnknownStart(PendingSync):
-    """A conversation whose first number is not known yet; `first`: the lowest number that was pushed."""
+    """A conversation whose first number is not known yet.
+
+    `first`: the lowest number that was pushed.
+    """
 
     first = math.inf
 
@@ -51,12 +54,13 @@ class ConversationSequencer(PendingSync):
 
     >>> m1, m2, m3 = (ChatMessage("alice:bob", n, f"m{n}", "alice", "hi") for n in (1, 2, 3))
     >>> sequencer = ConversationSequencer("alice:bob", after=0)
-    >>> sequencer.on_push(m1, now=0.0), sequencer.on_push(m3, now=0.1), sequencer.next_sync(now=0.2)
-    ([ChatMessage(conversation='alice:bob', sequence=1, id='m1', sender='alice', text='hi', at_ms=0)], [], None)
-    >>> sequencer.next_sync(now=0.4)
-    1
-    >>> [each.id for each in sequencer.on_page((m2,), last=3, missing=None, now=0.5)], sequencer.next_sync(now=0.9)
-    (['m2', 'm3'], None)
+    >>> [each.id for each in sequencer.on_push(m1, now=0.0)], sequencer.on_push(m3, now=0.1)
+    (['m1'], [])
+    >>> sequencer.next_sync(now=0.2), sequencer.next_sync(now=0.4)
+    (None, 1)
+    >>> [each.id for each in sequencer.on_page((m2,), last=3, missing=None, now=0.5)]
+    ['m2', 'm3']
+    >>> sequencer.next_sync(now=0.9)
     """
 
     def __init__(
@@ -79,9 +83,8 @@ class ConversationSequencer(PendingSync):
             limit=self._max_buffered, next=after + 1
         )
         self.requested_at = None
-        self._sync_again = (
-            False  # a page brought something, and more is missing: sync again at once
-        )
+        # a page brought something, and more is missing: sync again at once
+        self._sync_again = False
 
     @property
     def position(self) -> int:

@@ -1,4 +1,7 @@
-"""AckBuffer: acknowledgements wait a moment and are written together; 10,000 clients' acks are a few commands a second."""
+"""AckBuffer: acknowledgements wait a moment and are written together.
+
+Those of 10,000 clients are a few commands a second.
+"""
 
 import asyncio
 import logging
@@ -17,18 +20,19 @@ _log = logging.getLogger(__name__)
 
 
 class AckBuffer:
-    """A write-behind buffer of read positions: `async with AckBuffer(messages, interval_s=0.02) as acks`.
+    """A write-behind buffer of read positions.
 
-    Leaving it flushes the rest. An ack that is lost with its gateway costs a repeated pull, and
-    nothing else.
+    Use: `async with AckBuffer(messages, interval_s=0.02) as acks`. Leaving it flushes the rest.
+    An ack that is lost with its gateway costs a repeated pull, and nothing else.
 
-    | a flush ...                              | then its acks                                        |
-    |------------------------------------------|------------------------------------------------------|
-    | succeeds                                 | are done                                             |
-    | fails for now, or raises anything        | wait, with what comes meanwhile; the pauses grow     |
-    | is refused for good                      | are written one by one; the one at fault is dropped  |
-    | is cancelled, because the gateway closes | are written once more, by `__aexit__`                |
-    | is aborted                               | are lost with the gateway                            |
+    | a flush ...                              | then its acks                                     |
+    |------------------------------------------|---------------------------------------------------|
+    | succeeds                                 | are done                                          |
+    | fails for now, or raises anything        | wait, with what comes meanwhile; the pauses grow  |
+    | is refused for good                      | are written one by one; the one at fault is       |
+    |                                          | dropped                                           |
+    | is cancelled, because the gateway closes | are written once more, by `__aexit__`             |
+    | is aborted                               | are lost with the gateway                         |
     """
 
     def __init__(self, messages: MessageService, interval_s: float) -> None:

@@ -1,4 +1,6 @@
-"""FastServerConnection: a gateway's WebSocket with a fast path: the usual frame is parsed, unmasked and handled in one go.
+"""FastServerConnection: a gateway's WebSocket with a fast path for the usual frame.
+
+It is parsed, unmasked and handled in one go.
 
 The library parses a frame in a generator, queues it and wakes the task that reads the connection.
 That is right for every frame there is, and most of what a message costs a gateway. Nearly all
@@ -9,8 +11,6 @@ not handle; those that come after it wait behind it in the library's queue, so o
 answers put back-pressure on their client.
 
 Source: RFC 6455, section 5.2.
-
-encode_frame_header: what a WebSocket frame begins with, by the same section.
 """
 
 from collections.abc import Callable, Iterable
@@ -23,18 +23,10 @@ from websockets.speedups import apply_mask
 
 from mpim_lab.im.protocol.frames import MAX_FRAME_BYTES
 
-TEXT, BINARY, CLOSE, PING, PONG = (
-    0x81,
-    0x82,
-    0x88,
-    0x89,
-    0x8A,
-)  # the first byte: the last fragment, and what it is
-MASKED, TWO_BYTES, EIGHT_BYTES = (
-    0x80,
-    126,
-    127,
-)  # the second byte: its first bit, and where a larger size is
+# The first byte: the last fragment, and what it is.
+TEXT, BINARY, CLOSE, PING, PONG = 0x81, 0x82, 0x88, 0x89, 0x8A
+# The second byte: its first bit, and where a larger size is.
+MASKED, TWO_BYTES, EIGHT_BYTES = 0x80, 126, 127
 
 
 def encode_frame_header(first: int, size: int, mask: int = 0) -> bytes:
@@ -85,9 +77,8 @@ class FastServerConnection(ServerConnection):
         super().__init__(*arguments, **options)
         self.on_frame: Callable[[bytes], bool] | None = None
         self.unread_frames = self.idle_frames = 0
-        self._handshake_tail = (
-            b""  # the last bytes of the handshake's request, as far as it has come
-        )
+        # the last bytes of the handshake's request, as far as it has come
+        self._handshake_tail = b""
         self._in_handshake = True
         self._fast_path = False
         self._partial_frame = b""  # a frame that is not whole yet
@@ -114,18 +105,16 @@ class FastServerConnection(ServerConnection):
         self._handshake_tail = ending[-3:] if self._in_handshake else b""
 
     def _parse_frames(self, data: bytes) -> None:
-        at, end, on_frame = 0, len(data), self.on_frame or _reject
+        at, end, on_frame = 0, len(data), self.on_frame
         while end - at >= 2:
             first, size, begin = data[at], data[at + 1] - MASKED, at + 6
             if size >= TWO_BYTES:
-                size, begin = (
-                    int.from_bytes(data[at + 2 : at + 4], "big") if size == TWO_BYTES else -1,
-                    at + 8,
-                )
+                size = int.from_bytes(data[at + 2 : at + 4], "big") if size == TWO_BYTES else -1
+                begin = at + 8
             if (
                 (first != TEXT and first not in _CONTROL)
                 or not 0 <= size <= MAX_FRAME_BYTES
-                or not self._is_open()
+                or self.protocol.state is not State.OPEN
             ):
                 return self._fall_back(data[at:])
             stop = begin + size
@@ -133,8 +122,10 @@ class FastServerConnection(ServerConnection):
                 break
             if first != TEXT:
                 super().data_received(data[at:stop])
-            elif self.unread_frames or not on_frame(
-                apply_mask(data[begin:stop], data[begin - 4 : begin])
+            elif (
+                on_frame is None  # not welcome yet
+                or self.unread_frames
+                or not on_frame(apply_mask(data[begin:stop], data[begin - 4 : begin]))
             ):
                 self.unread_frames += 1
                 super().data_received(data[at:stop])
@@ -151,40 +142,19 @@ class FastServerConnection(ServerConnection):
         """Count idle frames. Too many of them end the connection, before hello as well."""
         if isinstance(event, Frame) and (event.opcode in _IDLE or not event.fin):
             self.idle_frames += 1
-            if self.idle_frames > _MAX_IDLE_FRAMES and self._is_open():
+            if self.idle_frames > _MAX_IDLE_FRAMES and self.protocol.state is State.OPEN:
                 self.protocol.fail(CloseCode.POLICY_VIOLATION, "too many frames that say nothing")
                 self.send_data()
                 self._fall_back(b"")
         super().process_event(event)
 
-    def write(self, frames: Iterable[bytes]) -> None:
-        """Write text frames, all at once; nothing if the connection is closing.
+    def write(self, frames: Iterable[bytes], kind: int = TEXT) -> None:
+        """Write frames of a kind, all at once; nothing if the connection is closing.
 
         Never waits: the caller has limits.
         """
-        self._write(
-            b"".join(
-                [
-                    part
-                    for frame in frames
-                    for part in (encode_frame_header(TEXT, len(frame)), frame)
-                ]
-            )
-        )
-
-    def write_batch(self, batch: bytes) -> None:
-        """Write one binary frame, likewise."""
-        self._write(encode_frame_header(BINARY, len(batch)) + batch)
-
-    def _write(self, raw: bytes) -> None:
-        if self._is_open() and not self.transport.is_closing():
-            self.transport.write(raw)
-
-    def _is_open(self) -> bool:
-        """Return whether neither end has sent a close frame."""
-        return self.protocol.state is State.OPEN
-
-
-def _reject(payload: bytes) -> bool:
-    """Handle nothing at once before the client is welcome."""
-    return False
+        if self.protocol.state is State.OPEN and not self.transport.is_closing():
+            parts: list[bytes] = []
+            for frame in frames:
+                parts += encode_frame_header(kind, len(frame)), frame
+            self.transport.write(b"".join(parts))

@@ -1,9 +1,10 @@
-"""FastSender: a direct message without a task of its own: for nearly every one the atomic step is all there is to do.
+"""FastSender: a direct message without a task of its own.
 
-The command is written, the gateway reads the client's next frame, and the answer calls back. What
-is not so simple (an error, a receiver who is away) goes on in a task, by the message service's own
-methods. After an error a message is sent again, with its id; those of one client one after another,
-and what it sends meanwhile waits, so that its messages keep their order.
+For nearly every one the atomic step is all there is to do. The command is written, the gateway
+reads the client's next frame, and the answer calls back. What is not so simple (an error, a
+receiver who is away) goes on in a task, by the message service's own methods. After an error a
+message is sent again, with its id; those of one client one after another, and what it sends
+meanwhile waits, so that its messages keep their order.
 """
 
 import asyncio
@@ -15,8 +16,13 @@ from typing import Any
 from mpim_lab.errors import Unconfirmed
 from mpim_lab.im.gateway.session import Session
 from mpim_lab.im.protocol.frames import Send
-from mpim_lab.im.protocol.requests import SendMessageRequest, SendMessageResponse
-from mpim_lab.im.services.message_log import AppendResult, parse_append, sender_status
+from mpim_lab.im.protocol.requests import (
+    ChatMessage,
+    SendMessageRequest,
+    SendMessageResponse,
+    direct_conversation,
+)
+from mpim_lab.im.services.message_log import AppendResult, parse_append
 from mpim_lab.im.services.messages import MessageService
 from mpim_lab.mq.connection.handler import TaskCancellation
 
@@ -40,11 +46,10 @@ class FastSender:
 
         Return False if not possible now: then `wait_for_retries`, and `send_message`.
         """
-        if not self.messages.ordered or frame.to is None or session in self._retries:
+        if frame.to is None or not self.messages.ordered or session in self._retries:
             return False
-        request = SendMessageRequest(frame.id, session.route.uid, frame.to, frame.text)
-        pending = PendingSend(self, session, frame, request)
-        return self.messages.append_nowait(pending.message, (request.to, request.sender), pending)
+        pending = PendingSend(self, session, frame, frame.to)
+        return self.messages.append_nowait(pending.message, frame.to, pending)
 
     async def wait_for_retries(self, session: Session) -> None:
         """Wait until no message of a client is to be sent again."""
@@ -61,20 +66,17 @@ class FastSender:
         for task in tuple(self._tasks):
             task.cancel()
 
-    def finish_in_task(self, pending: "PendingSend", appended: AppendResult) -> None:
-        """Do what follows the atomic step, in a task."""
-        self._start(self._finish(pending, appended))
-
     def schedule_retry(self, pending: "PendingSend") -> None:
-        """Send a message again, after those of the same client that are to be sent again already."""
+        """Send a message again, after those of the same client that wait for it already."""
         queue = self._retries.get(pending.session)
         if queue is None:
             queue = self._retries[pending.session] = deque()
-            self._start(self._retry_in_order(pending.session, queue))
+            self.start(self._retry_in_order(pending.session, queue))
         queue.append(pending)
 
-    async def _finish(self, pending: "PendingSend", appended: AppendResult) -> None:
-        outcome = await _outcome(self.messages.complete_send(pending.request, appended))
+    async def finish(self, pending: "PendingSend", appended: AppendResult) -> None:
+        """Do what follows the atomic step."""
+        outcome = await _outcome(self.messages.complete_send(pending.to, appended))
         self.on_done(pending.session, pending.frame, outcome)
 
     async def _retry_in_order(self, session: Session, queue: "deque[PendingSend]") -> None:
@@ -87,7 +89,11 @@ class FastSender:
             while queue:
                 pending = queue.popleft()
                 if not isinstance(outcome, Exception):
-                    outcome = await _outcome(self.messages.send_message(pending.request))
+                    message = pending.message
+                    request = SendMessageRequest(
+                        message.id, message.sender, pending.to, message.text
+                    )
+                    outcome = await _outcome(self.messages.send_message(request))
                 result = (
                     pending.error_for_sender(outcome) if isinstance(outcome, Exception) else outcome
                 )
@@ -95,7 +101,8 @@ class FastSender:
         finally:
             del self._retries[session]
 
-    def _start(self, work: Coroutine[Any, Any, Any]) -> None:
+    def start(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Run something in a task, for which the gateway's end waits."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -119,13 +126,12 @@ class PendingSend:
     It waits for the reply in a future's place, and costs half of what a future does.
     """
 
-    __slots__ = ("_error", "_is_done", "_sender", "frame", "message", "request", "session")
+    __slots__ = ("_error", "_is_done", "_sender", "frame", "message", "session", "to")
 
-    def __init__(
-        self, sender: FastSender, session: Session, frame: Send, request: SendMessageRequest
-    ) -> None:
-        self._sender, self.session, self.frame = sender, session, frame
-        self.request, self.message = request, request.message
+    def __init__(self, sender: FastSender, session: Session, frame: Send, to: str) -> None:
+        self._sender, self.session, self.frame, self.to = sender, session, frame, to
+        uid = session.route.uid
+        self.message = ChatMessage(direct_conversation(uid, to), 0, frame.id, uid, frame.text)
         self._is_done = False
         self._error: BaseException | None = None
 
@@ -140,33 +146,20 @@ class PendingSend:
         """
         if self._is_done:
             return
+        self._is_done, sender, message = True, self._sender, self.message
         try:
-            self._is_done = True
-            self._on_appended(*reply)
+            sequence, is_new, subscriber_count, _, _ = reply
+            sender.messages.report_appended(message, self.to, is_new, subscriber_count)
+            if is_new and not subscriber_count:
+                sender.start(sender.finish(self, parse_append(message, reply)))
+            else:
+                status = "pushed" if is_new else "known"
+                response = SendMessageResponse(message.id, message.conversation, sequence, status)
+                sender.on_done(self.session, self.frame, response)
         except Exception as error:  # another script's answer, or somebody else's keys
-            _log.exception("%s: not what was asked for: %r", self.message.id, reply)
+            _log.exception("%s: not what was asked for: %r", message.id, reply)
             self._error = Unconfirmed(f"not what was asked for: {reply!r} ({error})")
-            self._sender.schedule_retry(self)
-
-    def _on_appended(
-        self, sequence: int, is_new: int, subscriber_count: int, outbox_entry: bytes, at_ms: int
-    ) -> None:
-        self._sender.messages.report_appended(
-            self.message, self.request.to, is_new, subscriber_count
-        )
-        status = sender_status(is_new, subscriber_count)
-        if status == "stored":
-            self._sender.finish_in_task(
-                self,
-                parse_append(
-                    self.message, (sequence, is_new, subscriber_count, outbox_entry, at_ms)
-                ),
-            )
-        else:
-            response = SendMessageResponse(
-                self.message.id, self.message.conversation, sequence, status
-            )
-            self._sender.on_done(self.session, self.frame, response)
+            sender.schedule_retry(self)
 
     def set_exception(self, error: Any, /) -> None:
         """Handle an error: the message may have been stored, or not."""

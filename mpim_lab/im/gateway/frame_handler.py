@@ -1,6 +1,8 @@
-"""FrameHandler: dispatches the frames of clients.
+"""FrameHandler: what a gateway does with the frames of clients.
 
-What each frame means is in `protocol/frames.py`.
+What each frame means is in `protocol/frames.py`. A frame is decoded and charged once, in
+`_process`, which also handles what needs no waiting. What is left is for `handle`, in the
+connection's task.
 """
 
 import asyncio
@@ -23,12 +25,14 @@ from mpim_lab.im.gateway.ack_buffer import AckBuffer
 from mpim_lab.im.gateway.config import GatewayConfig, GatewayServices
 from mpim_lab.im.gateway.fast_send import FastSender
 from mpim_lab.im.gateway.metrics import GatewayMetrics
+from mpim_lab.im.gateway.presence_watcher import PresenceWatcher
 from mpim_lab.im.gateway.session import Session
-from mpim_lab.im.gateway.session_registry import PresenceWatcher
 from mpim_lab.im.protocol.frames import (
     Ack,
     ErrorFrame,
+    FromClient,
     Group,
+    Hello,
     Members,
     Page,
     Ping,
@@ -79,83 +83,112 @@ class FrameHandler:
         self._metrics, self._config, self._presence_watcher = metrics, config, presence_watcher
         self.fast_sender = FastSender(services.messages, self._on_send_done)
         self._handlers: dict[type, Callable[[Session, Any], Awaitable[None]]] = {
-            Send: self._send, Sync: self._sync, WatchPresence: self._watch, Group: self._group, Ping: self._ping
-        }  # fmt: skip
+            Send: self._send,
+            Sync: self._sync,
+            WatchPresence: self._watch,
+            Group: self._group,
+            Ping: self._ping,
+        }
 
-    def try_handle_sync(self, session: Session, raw: bytes) -> bool:
-        """Handle what needs no waiting: an acknowledgement, a direct message.
-
-        Return False if not: use `handle`.
-        """
+    def on_frame(self, session: Session, raw: bytes) -> bool:
+        """Handle a frame at once. Return False if it has to wait: then `handle` goes on with it."""
         try:
-            frame = decode_client(raw.decode())
-        except (InvalidMessage, UnicodeDecodeError):
+            text = raw.decode()
+        except UnicodeDecodeError:  # the library ends the connection for it
             return False
-        if type(frame) is Send:
-            is_done = self._try_send_sync(session, frame)
-        else:
-            is_done = type(frame) is Ack and self._try_ack_sync(session, frame)
-        if is_done:
-            self._metrics.received += 1
-            session.last_received_at = now()
-        return is_done
+        session.undone = self._process(session, text)
+        return session.undone is None
 
-    def _try_send_sync(self, session: Session, frame: Send) -> bool:
-        if (
-            frame.to is None
-            or session.is_over_limit(self._config.max_send_buffer_bytes)
-            or not session.bucket.try_acquire(now())
-        ):
-            return False
-        if not self._try_send(session, frame):
-            session.bucket.refund()
-            return False
-        session.note_sent(frame.id)
-        return True
+    async def handle(self, session: Session, raw: bytes | str) -> None:
+        """Handle one frame. Raises TooManyViolations when the connection is to be closed."""
+        frame = session.undone or self._process(session, raw)
+        session.undone = None
+        if frame is None:
+            return
+        if isinstance(frame, ErrorFrame):
+            session.violations += 1
+            session.enqueue(encode(frame))
+            if session.violations > self._config.max_violations:
+                raise TooManyViolations(frame.error)
+            return
+        cancellations = TaskCancellation()
+        try:
+            await self._handlers[type(frame)](session, frame)
+        except (Exception, asyncio.CancelledError) as error:
+            if cancellations.was_requested:
+                raise
+            self._send_error(session, frame, error)
 
-    def _try_ack_sync(self, session: Session, frame: Ack) -> bool:
-        conversation, sequence = frame.conversation, frame.sequence
-        if session.ack_count >= self._config.max_acks or not takes_part(
-            session.route.uid, conversation
-        ):
-            return False
+    def _process(self, session: Session, raw: bytes | str) -> FromClient | ErrorFrame | None:
+        """Decode a frame, charge it, and do what needs no waiting.
+
+        Return what is left to do: the frame, or an error, which counts as a violation.
+        """
+        self._metrics.received += 1
+        session.last_received_at = moment = now()
+        try:
+            frame = decode_client(raw)
+        except InvalidMessage as error:
+            self._metrics.unreadable += 1
+            return error_frame(error)
+        if type(frame) is Ack:
+            return self._ack(session, frame)
+        if not session.bucket.try_acquire(moment):
+            self._metrics.too_fast += 1
+            text = f"at most {self._config.rate_per_s:g} frames a second; wait and ask again"
+            return error_frame(TooFast(text), correlation_id(frame))
+        if type(frame) is Send and self._try_send(session, frame):
+            return None
+        if type(frame) is Hello:
+            return error_frame(InvalidMessage("hello is sent once, as the first frame"))
+        return frame
+
+    def _ack(self, session: Session, frame: Ack) -> ErrorFrame | None:
         session.ack_count += 1
+        if session.ack_count > self._config.max_acks:
+            self._metrics.too_fast += 1
+            return error_frame(TooFast(f"at most {self._config.max_acks} acks at once"))
+        uid, conversation, sequence = session.route.uid, frame.conversation, frame.sequence
+        if not takes_part(uid, conversation):
+            return error_frame(AccessDenied("that is no conversation of yours"))
         session.on_ack(conversation, sequence)
         stored = session.offline
         is_stored = stored is not None and conversation in stored
         if stored is not None and is_stored and sequence >= stored[conversation]:
             del stored[conversation]  # what comes now is pushed
-        self._acks.add(session.route.uid, conversation, sequence, is_stored=is_stored)
+        self._acks.add(uid, conversation, sequence, is_stored=is_stored)
+        return None
+
+    def _try_send(self, session: Session, frame: Send) -> bool:
+        """Send a message to one user without waiting for the reply.
+
+        Return False if not possible now.
+        """
+        if (
+            frame.to is None
+            or session.in_flight >= _MAX_IN_FLIGHT
+            or session.is_over_limit(self._config.max_send_buffer_bytes)
+            or not self.fast_sender.try_send(session, frame)
+        ):
+            return False
+        session.in_flight += 1
+        session.note_sent(frame.id)
+        if self._reporter.is_on:
+            self._trace(frame, session.route.uid)
         return True
 
-    async def handle(self, session: Session, raw: bytes | str) -> None:
-        """Handle one frame. Raises TooManyViolations when the connection is to be closed."""
-        self._metrics.received += 1
-        session.last_received_at = now()
-        cancellations = TaskCancellation()
-        try:
-            frame = decode_client(raw)
-        except InvalidMessage as error:
-            self._metrics.unreadable += 1
-            return self._violation(session, error_frame(error))
-        if type(frame) is Ack:
-            return self._ack(session, frame)
-        if not session.bucket.try_acquire(session.last_received_at):
-            self._metrics.too_fast += 1
-            text = f"at most {self._config.rate_per_s:g} frames a second; wait and ask again"
-            return self._violation(session, error_frame(TooFast(text), correlation_id(frame)))
-        handler = self._handlers.get(type(frame))
-        if handler is None:
-            return self._violation(
-                session, error_frame(InvalidMessage("hello is sent once, as the first frame"))
-            )
-        try:
-            await handler(session, frame)
-        except (Exception, asyncio.CancelledError) as error:
-            if cancellations.was_requested:
-                raise
-            self._send_error(session, frame, error)
-        return None
+    async def _send(self, session: Session, frame: Send) -> None:
+        """Send what has to wait: a group's message, or one that cannot be written now."""
+        messages, sender = self._services.messages, session.route.uid
+        await self.fast_sender.wait_for_retries(session)
+        session.note_sent(frame.id)
+        self._trace(frame, sender)
+        if frame.to is not None:
+            request = SendMessageRequest(frame.id, sender, frame.to, frame.text)
+            self._send_receipt(session, await messages.send_message(request))
+        else:
+            to_all = SendGroupMessageRequest(frame.id, sender, str(frame.group), frame.text)
+            self._send_receipt(session, await messages.send_group_message(to_all))
 
     def _send_error(self, session: Session, frame: Any, error: BaseException) -> None:
         """Send an error to a client.
@@ -167,39 +200,6 @@ class FrameHandler:
             _log.error("%s of %s", type(frame).__name__, session.route.uid, exc_info=error)
             error = Unconfirmed(f"{type(error).__name__}: {error}")
         session.enqueue(encode(error_frame(error, correlation_id(frame))))
-
-    def _violation(self, session: Session, error: ErrorFrame) -> None:
-        session.violations += 1
-        session.enqueue(encode(error))
-        if session.violations > self._config.max_violations:
-            raise TooManyViolations(error.error)
-
-    async def _send(self, session: Session, frame: Send) -> None:
-        messages, sender = self._services.messages, session.route.uid
-        await self.fast_sender.wait_for_retries(session)
-        session.note_sent(frame.id)
-        if frame.to is not None:
-            if self._try_send(session, frame):
-                return
-            self._trace(frame, sender)
-            request = SendMessageRequest(frame.id, sender, frame.to, frame.text)
-            self._send_receipt(session, await messages.send_message(request))
-        else:
-            self._trace(frame, sender)
-            to_all = SendGroupMessageRequest(frame.id, sender, str(frame.group), frame.text)
-            self._send_receipt(session, await messages.send_group_message(to_all))
-
-    def _try_send(self, session: Session, frame: Send) -> bool:
-        """Send a message to one user without waiting for the reply.
-
-        Return False if not possible now.
-        """
-        if session.in_flight >= _MAX_IN_FLIGHT or not self.fast_sender.try_send(session, frame):
-            return False
-        session.in_flight += 1
-        if self._reporter.is_on:
-            self._trace(frame, session.route.uid)
-        return True
 
     def _on_send_done(
         self, session: Session, frame: Send, outcome: SendMessageResponse | BaseException
@@ -220,19 +220,6 @@ class FrameHandler:
         self._metrics.sent += 1
         session.enqueue(
             encode(Sent(response.id, response.conversation, response.sequence, response.status))
-        )
-
-    def _ack(self, session: Session, frame: Ack) -> None:
-        if self._try_ack_sync(session, frame):
-            return None
-        session.ack_count += 1
-        if session.ack_count > self._config.max_acks:
-            self._metrics.too_fast += 1
-            return self._violation(
-                session, error_frame(TooFast(f"at most {self._config.max_acks} acks at once"))
-            )
-        return self._violation(
-            session, error_frame(AccessDenied("that is no conversation of yours"))
         )
 
     async def _sync(self, session: Session, frame: Sync) -> None:

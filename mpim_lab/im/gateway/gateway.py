@@ -2,8 +2,8 @@
 
 It calls the services for them, and passes pushes on to them.
 
-A client's message: `FastServerConnection`, `FrameHandler.try_handle_sync`, `FastSender`, one script
-on the server; or, if it needs more, `_read_loop` here, `FrameHandler.handle`,
+A client's message: `FastServerConnection`, `FrameHandler.on_frame`, `FastSender`, one script on the
+server. If it has to wait, `_read_loop` here goes on with it: `FrameHandler.handle`,
 `MessageService.send_message`, the same script. A push: the server, `_on_push` here, `Session.push`,
 the client. A gateway subscribes to the channels of its own clients and to nobody else's; any number
 of them work side by side over one server, and know nothing of each other.
@@ -15,6 +15,7 @@ import logging
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Self, cast
+from weakref import WeakSet
 
 from websockets.asyncio.server import Server, serve
 from websockets.exceptions import ConnectionClosed
@@ -25,12 +26,13 @@ from mpim_lab.im.gateway.ack_buffer import AckBuffer
 from mpim_lab.im.gateway.config import GatewayConfig, GatewayServices
 from mpim_lab.im.gateway.fast_connection import FastServerConnection
 from mpim_lab.im.gateway.frame_handler import FrameHandler, TooManyViolations
-from mpim_lab.im.gateway.handshake import Handshake, PendingHandshakes, is_client_error
+from mpim_lab.im.gateway.handshake import Handshake, is_client_error
 from mpim_lab.im.gateway.http import HttpRoutes
 from mpim_lab.im.gateway.maintenance import GatewayMaintenance
 from mpim_lab.im.gateway.metrics import GatewayMetrics, MetricsCollector, render_metrics
-from mpim_lab.im.gateway.session import Session, WriteCoalescer, wait_until_idle
-from mpim_lab.im.gateway.session_registry import PresenceWatcher, SessionRegistry
+from mpim_lab.im.gateway.presence_watcher import PresenceWatcher
+from mpim_lab.im.gateway.session import Session, wait_until_idle
+from mpim_lab.im.gateway.session_registry import SessionRegistry
 from mpim_lab.im.protocol.closing import (
     GOING_AWAY,
     POLICY_VIOLATION,
@@ -49,20 +51,36 @@ _log = logging.getLogger(__name__)
 
 
 class Gateway:
-    """One gateway: `async with Gateway("gw-1", services) as gateway` listens on loopback until the block ends, then drains.
+    """One gateway, to which clients connect.
 
-    port 0: any that is free. allow_login: hand out tokens to whoever names a user: for the lab
-    alone.
-    name: for clients and metrics. Two gateways of one name do not take each other's pushes or
-    routes, which go by user and by connection; only their metrics cannot be told apart.
+    `async with Gateway("gw-1", services) as gateway` listens until the block ends, then drains. It
+    is used once.
 
-    | it ends by ...               | connections          | routes, subscriptions | acknowledgements | socket, tasks  |
-    |------------------------------|----------------------|-----------------------|------------------|----------------|
-    | `drain`                      | bye, then closed     | released              | written          | released       |
-    | `drain`, server or peers     | bye, then aborted    | expire                | lost: pulled     | released       |
-    | hang; or it is cancelled     |                      |                       | once more        |                |
-    | a start that failed          | none                 | released              | none             | released       |
-    | `abort`                      | aborted              | expire                | lost             | released       |
+    | it ends by ...    | connections       | routes, channels | acks              | socket, tasks |
+    |-------------------|-------------------|------------------|-------------------|---------------|
+    | `drain`           | bye, then closed  | released         | written           | released      |
+    | `drain`, and the  | bye, then aborted | expire           | lost: pulled once | released      |
+    | server or peers   |                   |                  | more              |               |
+    | hang, or it is    |                   |                  |                   |               |
+    | cancelled         |                   |                  |                   |               |
+    | a start that      | none              | released         | none              | released      |
+    | failed            |                   |                  |                   |               |
+    | `abort`           | aborted           | expire           | lost              | released      |
+
+    Args:
+        name: For clients and metrics. Two gateways may share one; pushes and routes go by user and
+            connection, so only their metrics cannot be told apart.
+        services: What it calls for its clients.
+        host: The address to listen on.
+        port: The port to listen on; 0: any that is free.
+        config: Its limits and times.
+        allow_login: Hand out tokens to whoever names a user. For the lab alone.
+        observer: Gets an event for each step of a message.
+
+    Raises:
+        InvalidParameter: `name` is no name, or `port` no port.
+        GatewayClosed: It is opened once more.
+        ServerFailed: It cannot listen there.
     """
 
     def __init__(
@@ -78,24 +96,18 @@ class Gateway:
     ) -> None:
         check_bounds(0, 65_535, port=port)  # 0: any that is free
         self._reporter = reporter = Reporter(name, observer)
-        self.name, self.services, self.host, self.port = (
-            checked_name("gateway", name),
-            services,
-            host,
-            port,
-        )
+        self.name, self.services = checked_name("gateway", name), services
+        self.host, self.port = host, port
         self.config, self.metrics = config or GatewayConfig(), GatewayMetrics()
-        self.sessions = SessionRegistry(services.queue, self._on_push, self._on_status)
+        self.sessions = SessionRegistry(services.queue, self._on_push)
         self._acks = AckBuffer(services.messages, self.config.ack_flush_interval_s)
-        presence_watcher = PresenceWatcher(self.sessions, services.presence)
+        self.presence_watcher = watcher = PresenceWatcher(self.sessions, services.presence)
         self._frame_handler = FrameHandler(
-            services, presence_watcher, self._acks, self.metrics, self.config, reporter
+            services, watcher, self._acks, self.metrics, self.config, reporter
         )
-        self._handshake = Handshake(
-            name, services, self.sessions, self.config, WriteCoalescer().schedule
-        )
+        self._handshake = Handshake(name, services, self.sessions, watcher, self.config)
         self.maintenance = GatewayMaintenance(
-            services, self.sessions, presence_watcher, self.metrics, self.config, self.close_session
+            services, self.sessions, watcher, self.metrics, self.config, self.close_session
         )
         self._routes = HttpRoutes(
             login=services.tokens.issue if allow_login else None,
@@ -105,10 +117,10 @@ class Gateway:
         self._tasks: set[asyncio.Task[None]] = set()
         self._home = LoopAffinity(f"gateway {name}")
         self._handlers: set[asyncio.Task[Any]] = set()  # one for each connection
-        self._stack, self._pending_handshakes = contextlib.AsyncExitStack(), PendingHandshakes()
-        self.connections: set[FastServerConnection] = (
-            set()
-        )  # also those before hello and after their session
+        self._stack = contextlib.AsyncExitStack()
+        # before the WebSocket handshake is done; then, also before hello and after the session
+        self._opening: WeakSet[FastServerConnection] = WeakSet()
+        self.connections: set[FastServerConnection] = set()
         self._server: Server | None = None
         self._draining = self._dead = False
 
@@ -120,14 +132,19 @@ class Gateway:
         return f"ws://{self.host}:{self.port}/ws"
 
     def is_healthy(self) -> bool:
-        """Return whether it can do its work.
+        """Check whether it can do its work.
 
-        It is not closing, and the connections to the server are up.
+        Returns:
+            True while it is not closing, and the connections to the server are up.
         """
         return not self._draining and self.services.queue.is_connected
 
     def render_metrics(self) -> bytes:
-        """Return its metrics, as Prometheus reads them."""
+        """Render its metrics.
+
+        Returns:
+            The text that Prometheus reads.
+        """
         return render_metrics(
             MetricsCollector(self.name, self.metrics, lambda: len(self.sessions), self.is_healthy)
         )
@@ -170,15 +187,28 @@ class Gateway:
             self.host,
             self.port,
             process_request=self._routes.handle,
-            create_connection=cast(Any, self._pending_handshakes.create),  # it calls like the class
+            create_connection=cast(Any, self._create_connection),  # it calls like the class
             max_size=MAX_FRAME_BYTES,
-            compression=None,  # packed frames are compressed by us, and a context a client would cost 64 KiB
-            ping_interval=None,  # maintenance knows who is silent, without a task a client
+            # packed frames are compressed by us, and a context a client would cost 64 KiB
+            compression=None,
+            # maintenance knows who is silent, without a task a client
+            ping_interval=None,
             max_queue=8,
             close_timeout=2,
             open_timeout=self.config.handshake_timeout_s,
             backlog=1_024,
         )
+
+    def _create_connection(self, *arguments: Any, **options: Any) -> FastServerConnection:
+        ws = FastServerConnection(*arguments, **options)
+        self._opening.add(ws)
+        return ws
+
+    def _abort_opening(self) -> None:
+        """Abort handshakes: a silent one would delay the end."""
+        for ws in list(self._opening):
+            if hasattr(ws, "transport"):  # it has one as soon as the loop has given it its socket
+                ws.transport.abort()
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self.drain()
@@ -186,11 +216,12 @@ class Gateway:
     async def drain(self) -> None:
         """Accept nobody new, finish what was begun, send everybody elsewhere, flush what is due.
 
-        Idempotent.
+        Idempotent. It takes `drain_timeout_s` for what is in flight and `close_timeout_s` for the
+        rest, whatever clients and server do. Each client adds two milliseconds, so that ten
+        thousand that close in good order are not aborted.
 
-        Takes `drain_timeout_s` for what is in flight and `close_timeout_s` for the rest, whatever
-        clients and server do; and two milliseconds a client, so that ten thousand that close in
-        good order are not aborted.
+        Raises:
+            WrongLoop: It is used in another event loop or process.
         """
         self._home.check()
         if self._draining:
@@ -216,7 +247,7 @@ class Gateway:
         await asyncio.gather(
             *(close_or_abort(ws, GOING_AWAY, "the gateway closes") for ws in list(self.connections))
         )
-        self._pending_handshakes.abort_all()
+        self._abort_opening()
         await server.wait_closed()
         for task in list(self._tasks):
             task.cancel()
@@ -228,7 +259,7 @@ class Gateway:
         """Release what is left, without waiting for anything."""
         for ws in self.connections:
             ws.transport.abort()
-        self._pending_handshakes.abort_all()
+        self._abort_opening()
         self._frame_handler.fast_sender.abort()
         self._acks.abort()
         self.sessions.channels.abort()
@@ -236,7 +267,11 @@ class Gateway:
             task.cancel()
 
     async def abort(self) -> None:
-        """End at once, like a killed process: no bye, no unbinding, nothing flushed."""
+        """End at once, like a killed process: no bye, no unbinding, nothing flushed.
+
+        Raises:
+            WrongLoop: It is used in another event loop or process.
+        """
         self._home.check()
         self._draining = self._dead = True
         if self._server is not None:
@@ -250,7 +285,7 @@ class Gateway:
             return await ws.close(TRY_AGAIN_LATER, "connect to another gateway")
         self.connections.add(ws)
         self._handlers.add(task := cast("asyncio.Task[Any]", asyncio.current_task()))
-        self._pending_handshakes.completed(ws)
+        self._opening.discard(ws)
         try:
             session = await self._handshake.accept(ws)
             self.metrics.welcomed += 1
@@ -280,7 +315,7 @@ class Gateway:
     async def _read_loop(self, session: Session) -> None:
         ws = session.ws
         ws.unread_frames -= 1  # hello
-        ws.on_frame = partial(self._frame_handler.try_handle_sync, session)
+        ws.on_frame = partial(self._frame_handler.on_frame, session)
         try:
             async for frame in ws:
                 if self._draining:  # it will send this again, elsewhere
@@ -303,7 +338,12 @@ class Gateway:
             ws.on_frame = None
 
     def close_session(self, session: Session, reason: str) -> None:
-        """Close a session, once, with a reason."""
+        """Close a session, once.
+
+        Args:
+            session: The client to close.
+            reason: What its `bye` says.
+        """
         if not session.is_ending:
             session.is_ending = True
             session.enqueue(encode(Close(reason)))
@@ -314,19 +354,15 @@ class Gateway:
     def _on_push(self, message: Message) -> None:
         message_id, conversation, sequence, frame = decode_push(message.payload)
         channel: Any = message.channel  # text: user names are ASCII
-        self._reporter.hop(message_id, self.name, source=channel)
-        for session in self.sessions.sessions_of(channel[5:]):  # what follows "user:"
+        if self._reporter.is_on:
+            self._reporter.hop(message_id, self.name, source=channel)
+        for session in self.sessions.by_user.get(channel[5:], ()):  # what follows "user:"
             if session.push(
                 message_id, conversation, sequence, frame, self.config.max_push_buffer_bytes
             ):
                 self.metrics.pushed += 1
             else:
                 self.metrics.held_back += 1
-
-    def _on_status(self, message: Message) -> None:
-        uid = str(message.channel).removeprefix("user:status:")
-        self.sessions.note_status(uid)
-        self.maintenance.broadcast_status(uid, message.text.partition(":")[0])
 
     def _on_broadcast(self, message: Message) -> None:
         frame = message.payload.partition(b" ")[2]
@@ -336,7 +372,7 @@ class Gateway:
 
     def _on_control_message(self, message: Message) -> None:
         word, _, connection = message.text.partition(" ")
-        session = self.sessions.by_connection(connection)
+        session = self.sessions.by_connection.get(connection)
         if word == "replaced" and session is not None:
             self.metrics.replaced += 1
             self.close_session(session, "replaced: this device is connected elsewhere")
@@ -344,7 +380,8 @@ class Gateway:
     def on_gap(self, gap_s: float) -> None:
         """Note that the connection from the server was down: pushes were lost.
 
-        For the queue's `on_gap`.
+        Args:
+            gap_s: For how many seconds. The queue's `on_gap` calls this.
         """
         _log.info("%s: nothing was received for %.2f s", self.name, gap_s)
         self.maintenance.note_gap()  # its next round notifies them

@@ -1,15 +1,9 @@
-"""Handshake: from hello to a session (who is it, what has it missed), and the end of the session.
-
-PendingHandshakes: connections of a gateway before their first frame.
-"""
+"""Handshake: from hello to a session (who is it, what has it missed), and its end."""
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
 from itertools import islice
-from typing import Any
-from weakref import WeakSet
 
 from websockets.exceptions import ConnectionClosed
 
@@ -17,44 +11,16 @@ from mpim_lab.errors import InvalidMessage, InvalidToken, MpimError, NotConnecte
 from mpim_lab.events import now
 from mpim_lab.im.gateway.config import GatewayConfig, GatewayServices
 from mpim_lab.im.gateway.fast_connection import FastServerConnection
-from mpim_lab.im.gateway.rate_limit import TokenBucket
-from mpim_lab.im.gateway.session import Session
+from mpim_lab.im.gateway.presence_watcher import PresenceWatcher
+from mpim_lab.im.gateway.session import Session, TokenBucket, WriteCoalescer
 from mpim_lab.im.gateway.session_registry import SessionRegistry
 from mpim_lab.im.protocol.closing import POLICY_VIOLATION, TRY_AGAIN_LATER, close_or_abort
 from mpim_lab.im.protocol.frames import Hello, Welcome, decode_client, encode, error_frame
 from mpim_lab.im.protocol.requests import BindRouteRequest
-from mpim_lab.mq.connection.ids import new_message_id
+from mpim_lab.mq.connection.encoding import new_message_id
 
-
-class PendingHandshakes:
-    """Connections before the WebSocket handshake is done.
-
-    `create` is for `serve(create_connection=…)`.
-    """
-
-    def __init__(self) -> None:
-        self._pending: WeakSet[FastServerConnection] = WeakSet()
-
-    def create(self, *arguments: Any, **options: Any) -> FastServerConnection:
-        """Create a connection for a socket that was just accepted."""
-        ws = FastServerConnection(*arguments, **options)
-        self._pending.add(ws)
-        return ws
-
-    def completed(self, ws: FastServerConnection) -> None:
-        """Note that the handshake is done."""
-        self._pending.discard(ws)
-
-    def abort_all(self) -> None:
-        """Abort those that are not done: a silent one would delay a gateway that closes."""
-        for ws in list(self._pending):
-            if hasattr(ws, "transport"):  # it has one as soon as the loop has given it its socket
-                ws.transport.abort()
-
-
-MAX_CONVERSATIONS = (
-    10_000  # that a welcome names; of the others, those with news get a sync hint right after it
-)
+# that a welcome names; of the others, those with news get a sync hint right after it
+MAX_CONVERSATIONS = 10_000
 _log = logging.getLogger(__name__)
 
 
@@ -66,11 +32,12 @@ class Handshake:
         gateway: str,
         services: GatewayServices,
         sessions: SessionRegistry,
+        presence_watcher: PresenceWatcher,
         config: GatewayConfig,
-        on_dirty: Callable[[Session], None],
     ) -> None:
         self._gateway, self._services, self._sessions = gateway, services, sessions
-        self._config, self._on_dirty = config, on_dirty
+        self._presence_watcher, self._config = presence_watcher, config
+        self._coalescer = WriteCoalescer()
 
     async def accept(self, ws: FastServerConnection) -> Session:
         """Accept a client.
@@ -92,7 +59,9 @@ class Handshake:
         """Open a session completely, or release what was acquired by then."""
         uid = await self._services.tokens.redeem(hello.token, self._services.queue)
         route = BindRouteRequest(uid, hello.device, self._gateway, new_message_id())
-        session = Session(ws, route, self._on_dirty, self._bucket())
+        config = self._config
+        bucket = TokenBucket(rate_per_s=config.rate_per_s, burst=config.burst, now=now())
+        session = Session(ws, route, self._coalescer, bucket)
         session.packed, session.sent_ids = hello.packed, None if hello.echo else {}
         try:
             await self._sessions.add(session)
@@ -144,7 +113,7 @@ class Handshake:
 
     async def disconnect(self, session: Session) -> None:
         """Delete the route of a client that is gone, and unsubscribe from its channel."""
-        unneeded = self._sessions.discard(session)
+        unneeded = self._sessions.discard(session) + self._presence_watcher.discard(session)
         work = (
             self._sessions.channels.unsubscribe(*unneeded),
             self._services.presence.unbind_route(session.route),
@@ -154,9 +123,6 @@ class Handshake:
                 _log.info("%s: what it had is released later: %s", session.route.uid, error)
             elif isinstance(error, BaseException):
                 raise error
-
-    def _bucket(self) -> TokenBucket:
-        return TokenBucket(rate_per_s=self._config.rate_per_s, burst=self._config.burst, now=now())
 
 
 def is_client_error(error: Exception) -> bool:

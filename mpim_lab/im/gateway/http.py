@@ -1,12 +1,13 @@
-"""HttpRoutes: what a gateway answers to a plain HTTP request: the web page, a login for the lab, its health, its metrics.
+"""HttpRoutes: what a gateway answers to a plain HTTP request.
 
-| path        | answer                                                                                   |
-|-------------|------------------------------------------------------------------------------------------|
-| `/`         | the web page; its parts are beside it (`/mpim.js`, …)                                    |
-| `/ws`       | the WebSocket (`protocol/frames.py`)                                                     |
-| `/login`    | a token for `?user=…`, where logging in by name alone is allowed (never outside the lab) |
-| `/healthz`  | 200 while the gateway can do its work, 503 otherwise                                     |
-| `/metrics`  | metrics for Prometheus                                                                   |
+| path       | answer                                                                              |
+|------------|-------------------------------------------------------------------------------------|
+| `/`        | the web page; its parts are beside it (`/mpim.js`, …)                               |
+| `/ws`      | the WebSocket (`protocol/frames.py`)                                                |
+| `/login`   | a token for `?user=…`, where logging in by name alone is allowed (never outside the |
+|            | lab)                                                                                |
+| `/healthz` | 200 while the gateway can do its work, 503 otherwise                                |
+| `/metrics` | metrics for Prometheus                                                              |
 
 A page of another site that is open in the same browser must not get in: a request that names an
 `Origin` other than its own host, or (DNS rebinding) a host that is neither an address nor
@@ -35,7 +36,8 @@ _TYPES = {
     ".svg": "image/svg+xml",
 }
 _HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; connect-src 'self' ws: wss:; base-uri 'none'; frame-ancestors 'none'",
+    "Content-Security-Policy": "default-src 'self'; connect-src 'self' ws: wss:; "
+    "base-uri 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",

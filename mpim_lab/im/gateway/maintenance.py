@@ -1,4 +1,7 @@
-"""GatewayMaintenance: the periodic checks of a gateway: idle and slow clients, unacknowledged pushes, routes, presence."""
+"""GatewayMaintenance: the periodic checks of a gateway.
+
+They are about idle and slow clients, unacknowledged pushes, routes and presence.
+"""
 
 import asyncio
 from collections.abc import Callable
@@ -6,9 +9,9 @@ from collections.abc import Callable
 from mpim_lab.events import now
 from mpim_lab.im.gateway.config import GatewayConfig, GatewayServices
 from mpim_lab.im.gateway.metrics import GatewayMetrics
+from mpim_lab.im.gateway.presence_watcher import PresenceWatcher
 from mpim_lab.im.gateway.session import Session
-from mpim_lab.im.gateway.session_registry import PresenceWatcher, SessionRegistry
-from mpim_lab.im.protocol.frames import PresenceChanged, encode
+from mpim_lab.im.gateway.session_registry import SessionRegistry
 from mpim_lab.im.protocol.periodic import run_periodically
 
 _SESSIONS_PER_TICK = 250
@@ -28,12 +31,8 @@ class GatewayMaintenance:
         config: GatewayConfig,
         close_session: Callable[[Session, str], None],
     ) -> None:
-        self._services, self._sessions, self._metrics, self._config = (
-            services,
-            sessions,
-            metrics,
-            config,
-        )
+        self._services, self._sessions = services, sessions
+        self._metrics, self._config = metrics, config
         self._close_session = close_session
         self._routes_renewed_at, self._presence_refreshed_at = now(), now()
         self._presence_watcher = presence_watcher
@@ -59,15 +58,17 @@ class GatewayMaintenance:
         )
 
     async def check_sessions(self) -> None:
-        """Close idle and slow clients, resume pushes to those that caught up, remind those that have not acknowledged."""
+        """Close idle and slow clients, and push again to those that caught up.
+
+        Remind those that have not acknowledged.
+        """
         sessions = list(self._sessions)
         for begin in range(0, len(sessions), _SESSIONS_PER_TICK):
             for session in sessions[begin : begin + _SESSIONS_PER_TICK]:
                 if not session.is_ending:
                     self._check_session(session, now())
-            await asyncio.sleep(
-                0
-            )  # ten thousand would delay everybody's messages for some milliseconds
+            # ten thousand would delay everybody's messages for some milliseconds
+            await asyncio.sleep(0)
 
     def _check_session(self, session: Session, moment: float) -> None:
         config = self._config
@@ -123,9 +124,8 @@ class GatewayMaintenance:
             )
         self._routes_renewed_at = now()
         for session in here:
-            if (
-                session not in self._sessions
-            ):  # it may have been removed meanwhile, and its route been stored again
+            if session not in self._sessions:
+                # it may have been removed meanwhile, and its route been stored again
                 await presence.unbind_route(session.route)
 
     async def refresh_presence(self) -> None:
@@ -137,15 +137,7 @@ class GatewayMaintenance:
             return
         await self._presence_watcher.retry_pending()
         self._presence_refreshed_at = now()
-        statuses = await self._services.presence.statuses(self._sessions.watched)
-        for uid, status in statuses.items():
-            if self._sessions.last_status.get(uid) not in (None, status):
-                self.broadcast_status(uid, status)
-
-    def broadcast_status(self, uid: str, status: str) -> None:
-        """Send a user's status to all who watch."""
-        for session in self._sessions.record_status(uid, status):
-            session.enqueue(encode(PresenceChanged(uid, status)))
+        await self._presence_watcher.refresh()
 
     def note_gap(self) -> None:
         """Note that pushes to every session were lost: the connection from the server was down."""

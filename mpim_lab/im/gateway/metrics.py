@@ -17,7 +17,7 @@ _HELP = {
     "sent": "messages that clients sent and the service took",
     "failed": "messages of clients that were answered with an error",
     "pushed": "messages pushed to clients",
-    "held_back": "messages not pushed because their client was too slow; it gets a hint to pull them",
+    "held_back": "messages not pushed, as their client was too slow; it gets a hint to pull",
     "reminded": "clients that were reminded of messages they had not acknowledged",
     "too_fast": "frames refused because their client asked too often",
     "unreadable": "frames that could not be read",
@@ -56,12 +56,8 @@ class MetricsCollector(Collector):
         connected: Callable[[], int],
         is_up: Callable[[], bool],
     ) -> None:
-        self._gateway, self._metrics, self._connected, self._is_up = (
-            gateway,
-            metrics,
-            connected,
-            is_up,
-        )
+        self._gateway, self._metrics = gateway, metrics
+        self._connected, self._is_up = connected, is_up
 
     def collect(self) -> Iterator[Metric]:
         """Return the metrics; Prometheus calls this."""

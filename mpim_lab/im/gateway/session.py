@@ -1,4 +1,6 @@
-"""Session: one client's connection at a gateway: what is on its way to it, and what it has not acknowledged.
+"""Session: one client's connection at a gateway.
+
+It knows what is on its way to the client, and what that has not acknowledged.
 
 A client that reads slowly must cost nothing but itself. What waits for it here is bounded: above
 the limit nothing more is pushed, only the numbers are noted; when it has read what there was, one
@@ -7,30 +9,63 @@ source of truth, a push is only fast.
 
 WriteCoalescer: what a gateway sends within one event-loop iteration leaves at its end, together for
 each client.
+
+TokenBucket: how much one client may request.
 """
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import islice
 
 from mpim_lab.events import now
-from mpim_lab.im.gateway.fast_connection import FastServerConnection
-from mpim_lab.im.gateway.rate_limit import TokenBucket
-from mpim_lab.im.protocol.frames import SyncHint, encode
+from mpim_lab.im.gateway.fast_connection import BINARY, FastServerConnection
+from mpim_lab.im.protocol.frames import ErrorFrame, FromClient, SyncHint, encode
 from mpim_lab.im.protocol.requests import BindRouteRequest
 from mpim_lab.mq.compression.codec import Codec
 from mpim_lab.mq.compression.framing import MAX_MESSAGES, encode_batch
 
 _log = logging.getLogger(__name__)
-_COMPRESSION_THRESHOLD_BYTES = (
-    1_024  # below it a few bytes are saved, and the time of a push is spent
-)
+# below it a few bytes are saved, and the time of a push is spent
+_COMPRESSION_THRESHOLD_BYTES = 1_024
+_MAX_CONVERSATIONS = 10_000  # in one frame
+_MAX_SENT_IDS = 128  # more than may be in flight
+_MAX_BATCH_BYTES = 512 * 1024
+
+
+class TokenBucket:
+    """A rate limit: `rate_per_s` requests a second, and `burst` at once after a rest.
+
+    A rule without a clock: time is passed in.
+
+        >>> bucket = TokenBucket(rate_per_s=10, burst=2)
+        >>> [bucket.try_acquire(now=0.0) for _ in range(3)]
+        [True, True, False]
+        >>> bucket.try_acquire(now=0.1), bucket.try_acquire(now=0.1)
+        (True, False)
+
+    Source: "token bucket", RFC 2697's single rate meter without its colours.
+    """
+
+    __slots__ = ("_burst", "_rate", "_tokens", "_updated_at")
+
+    def __init__(self, *, rate_per_s: float, burst: float, now: float = 0.0) -> None:
+        self._rate, self._burst = rate_per_s, burst
+        self._tokens, self._updated_at = burst, now
+
+    def try_acquire(self, now: float) -> bool:
+        """Take a token. Return False if there is none: the request must not pass now."""
+        self._tokens = min(self._burst, self._tokens + (now - self._updated_at) * self._rate)
+        self._updated_at = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
 
 
 class WriteCoalescer:
-    """The coalescer of a gateway's writes; `schedule` is each session's `on_dirty`."""
+    """The coalescer of the writes of one gateway's sessions."""
 
     def __init__(self) -> None:
         self._codec = Codec(threshold_bytes=_COMPRESSION_THRESHOLD_BYTES)
@@ -43,31 +78,36 @@ class WriteCoalescer:
         self._dirty.append(session)
 
     def _flush(self) -> None:
+        """Write what there is.
+
+        To a client that can read it, many frames as one batch, compressed if that pays.
+        """
         dirty, self._dirty = self._dirty, []
         for session in dirty:
+            frames, session.outgoing = session.outgoing, []
             try:
-                session.flush(self._codec)
+                if (
+                    session.packed
+                    and 1 < len(frames) <= MAX_MESSAGES
+                    and sum(map(len, frames)) <= _MAX_BATCH_BYTES
+                ):
+                    session.ws.write([self._codec.compress(encode_batch(frames))], BINARY)
+                else:
+                    session.ws.write(frames)
             except Exception:  # of one connection, and of no other
                 _log.exception("%s is aborted", session.route.uid)
                 session.ws.transport.abort()
 
 
-_MAX_CONVERSATIONS = 10_000  # in one frame
-_MAX_SENT_IDS = 128  # more than may be in flight
-_MAX_BATCH_BYTES = 512 * 1024
-
-
 class Session:
     """The connection of one client: what is in flight to it, and what it has not acknowledged.
 
-    Use from the gateway's event loop. `on_dirty(session)`: there is something to flush at the end
-    of this iteration.
+    Use from the gateway's event loop.
     """
 
     # ten thousand of them: without a dictionary each
     __slots__ = (
-        "_on_dirty",
-        "_outgoing",
+        "_coalescer",
         "ack_count",
         "bucket",
         "in_flight",
@@ -76,11 +116,13 @@ class Session:
         "lagging",
         "last_received_at",
         "offline",
+        "outgoing",
         "packed",
         "pushed_at",
         "route",
         "sent_ids",
         "unacked",
+        "undone",
         "violations",
         "watched",
         "ws",
@@ -90,22 +132,23 @@ class Session:
         self,
         ws: FastServerConnection,
         route: BindRouteRequest,
-        on_dirty: Callable[["Session"], None],
+        coalescer: WriteCoalescer,
         bucket: TokenBucket,
     ) -> None:
-        self.ws, self.route, self._on_dirty, self.bucket = ws, route, on_dirty, bucket
+        self.ws, self.route, self._coalescer, self.bucket = ws, route, coalescer, bucket
         self.packed = self.is_welcome = self.is_ending = False
         self.last_received_at = now()
         self.violations = 0.0  # frames that could not be read, or came too fast; they decay
         self.ack_count = 0  # since the last maintenance round
-        self._outgoing: list[bytes] = []
+        self.outgoing: list[bytes] = []  # leaves at the end of this iteration
+        # A frame that is decoded and charged, and has to wait; or the error that answers it.
+        self.undone: FromClient | ErrorFrame | None = None
         # conversation → the last number that was not pushed; None: everything is. At first there
         # was no welcome yet
         self.lagging: dict[str, int] | None = {}
         self.unacked: dict[str, int] | None = None  # conversation → the number pushed last
-        self.pushed_at = (
-            0.0  # when the oldest of those was pushed, or it last acknowledged, or fell behind
-        )
+        # when the oldest of those was pushed, or it last acknowledged, or fell behind
+        self.pushed_at = 0.0
         self.watched: set[str] | None = None
         self.in_flight = 0  # frames that are not answered yet
         # messages sent from here, of which it wants no echo; None: it does
@@ -116,8 +159,8 @@ class Session:
 
     @property
     def buffered_bytes(self) -> int:
-        """What the operating system has not accepted yet, and what waits for the end of the iteration."""
-        return self.ws.transport.get_write_buffer_size() + sum(map(len, self._outgoing))
+        """What waits for the operating system, and for the end of this iteration."""
+        return self.ws.transport.get_write_buffer_size() + sum(map(len, self.outgoing))
 
     def is_over_limit(self, max_bytes: int) -> bool:
         """Return whether more than this waits for the operating system."""
@@ -128,12 +171,12 @@ class Session:
 
         It leaves at the end of this event-loop iteration, with what else there is by then.
         """
-        if not self._outgoing:
-            self._on_dirty(self)
-        self._outgoing.append(frame)
+        if not self.outgoing:
+            self._coalescer.schedule(self)
+        self.outgoing.append(frame)
 
     def note_sent(self, id: str) -> None:
-        """Note a message sent from here: `sent` will have its number, and the client wants no echo."""
+        """Note a message sent from here, of which the client may want no echo."""
         if self.sent_ids is not None:
             self.sent_ids[id] = None
             if len(self.sent_ids) > _MAX_SENT_IDS:
@@ -144,12 +187,10 @@ class Session:
 
         Return whether it was pushed.
         """
-        if (
-            self.sent_ids
-            and id in self.sent_ids
-            and b'"sender":"%b"' % self.route.uid.encode() in frame
-        ):  # no text has bare quotes
-            del self.sent_ids[id]
+        own = self.sent_ids
+        # no text has bare quotes
+        if own and id in own and b'"sender":"%b"' % self.route.uid.encode() in frame:
+            del own[id]
             return True
         if self.lagging is None and self.is_over_limit(max_bytes):
             self.lagging, self.pushed_at = {}, now()
@@ -197,20 +238,6 @@ class Session:
         if self.unacked:
             self.pushed_at = now()
             self.send_hints(self.unacked)
-
-    def flush(self, codec: Codec) -> None:
-        """Write what there is.
-
-        To a client that can read it, many frames as one batch, compressed if that pays.
-        """
-        outgoing, self._outgoing = self._outgoing, []
-        if (
-            self.packed
-            and 1 < len(outgoing) <= MAX_MESSAGES
-            and sum(map(len, outgoing)) <= _MAX_BATCH_BYTES
-        ):
-            return self.ws.write_batch(codec.compress(encode_batch(outgoing)))
-        return self.ws.write(outgoing)
 
 
 async def wait_until_idle(sessions: Iterable[Session], timeout_s: float) -> None:

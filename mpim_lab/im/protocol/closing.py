@@ -4,11 +4,8 @@ import asyncio
 
 from websockets.asyncio.connection import Connection
 
-GOING_AWAY, POLICY_VIOLATION, TRY_AGAIN_LATER = (
-    1001,
-    1008,
-    1013,
-)  # RFC 6455, section 7.4.1, and its registry
+# RFC 6455, section 7.4.1, and its registry
+GOING_AWAY, POLICY_VIOLATION, TRY_AGAIN_LATER = 1001, 1008, 1013
 _CLOSE_TIMEOUT_S = 2.0
 
 
@@ -17,11 +14,11 @@ async def close_or_abort(
 ) -> None:
     """Close a WebSocket; abort it if the other end does not answer in time.
 
-    | the other end ...                            | then                                                |
-    |----------------------------------------------|-----------------------------------------------------|
-    | closes as well                               | returns                                             |
-    | reads or sends nothing for `timeout_s`       | the socket is released without its consent          |
-    | and the caller is cancelled meanwhile        | the same, at once                                   |
+    | the other end ...                      | then                                       |
+    |----------------------------------------|--------------------------------------------|
+    | closes as well                         | returns                                    |
+    | reads or sends nothing for `timeout_s` | the socket is released without its consent |
+    | and the caller is cancelled meanwhile  | the same, at once                          |
     """
     try:
         await asyncio.sleep(0)  # what was sent leaves first

@@ -4,32 +4,45 @@ Each frame is one JSON object in a text message; `t` is its type. A frame that i
 breaks a limit, is answered by `error`; unknown members are passed over, so that newer clients can
 talk to older gateways.
 
-| from client | members                      | gateway answers                                                              |
-|-------------|------------------------------|------------------------------------------------------------------------------|
-| `hello`     | token, device, packed, echo  | `welcome`, or `error` and the end of the connection; must be the first frame |
-| `send`      | id, text, to or group        | `sent`, or `error` with the id; the same id again is the same message        |
-| `ack`       | conversation, sequence       | nothing: "I have everything up to this number"                               |
-| `sync`      | conversation, after          | `page`: at most 100 messages after that number; none: after my last `ack`    |
-| `presence`  | users                        | a `presence` for each, and another one whenever it changes                   |
-| `group`     | group, action, members       | `group` with its members; action: "create" (with members), "join", "leave",  |
-|             |                              | "members" (asks only)                                                        |
-| `ping`      |                              | `pong`; a client that is silent for too long is taken for gone               |
+| from client | members                     | gateway answers                                      |
+|-------------|-----------------------------|------------------------------------------------------|
+| `hello`     | token, device, packed, echo | `welcome`, or `error` and the end; must be the first |
+|             |                             | frame                                                |
+| `send`      | id, text, to or group       | `sent`, or `error` with the id; the same id again is |
+|             |                             | the same message                                     |
+| `ack`       | conversation, sequence      | nothing: "I have everything up to this number"       |
+| `sync`      | conversation, after         | `page`: at most 100 messages after that number, or   |
+|             |                             | after my last `ack`                                  |
+| `presence`  | users                       | a `presence` for each, and another one whenever it   |
+|             |                             | changes                                              |
+| `group`     | group, action, members      | `group` with its members; action: "create" (with     |
+|             |                             | members), "join", "leave", "members" (asks only)     |
+| `ping`      |                             | `pong`; a client that is silent for too long is      |
+|             |                             | taken for gone                                       |
 
-| from gateway | members                                                | meaning                                           |
-|--------------|--------------------------------------------------------|---------------------------------------------------|
-| `welcome`    | uid, gateway, conversations {name: [acked, last]}, ordered, silent_s, whole | begins; who is behind syncs  |
-| `push`       | conversation, sequence, id, sender, text, at_ms        | a message; acknowledge it                         |
-| `sent`       | id, conversation, sequence, told                       | your message is kept, under this number           |
-| `page`       | conversation, messages, last, missing, after           | the answer to `sync`; `missing` is gone for good  |
-| `behind`     | conversations {name: last}                             | there is more than was pushed to you: sync        |
-| `presence`   | uid, status                                            | "online" or "offline"                             |
-| `group`      | group, members, last                                   | who is in a group now, and its last number        |
-| `notice`     | id, text                                               | from the operator, to everybody                   |
-| `error`      | error, text, id, definite, transient                   | `error`: a class of `errors.py`; `id`: a          |
-|              |                                                        | message's, or "group <name>", or none;            |
-|              |                                                        | `transient`: ask again later, with the same id    |
-| `bye`        | reason                                                 | the gateway closes; connect again, elsewhere      |
-| `pong`       |                                                        |                                                   |
+| from gateway | members                                 | meaning                                 |
+|--------------|-----------------------------------------|-----------------------------------------|
+| `welcome`    | uid, gateway, conversations {name:      | begins; who is behind syncs             |
+|              | [acked, last]}, ordered, silent_s,      |                                         |
+|              | whole                                   |                                         |
+| `push`       | conversation, sequence, id, sender,     | a message; acknowledge it               |
+|              | text, at_ms                             |                                         |
+| `sent`       | id, conversation, sequence, told        | your message is kept, under this number |
+| `page`       | conversation, messages, last, missing,  | the answer to `sync`; `missing` is gone |
+|              | after                                   | for good                                |
+| `behind`     | conversations {name: last}              | there is more than was pushed to you:   |
+|              |                                         | sync                                    |
+| `presence`   | uid, status                             | "online" or "offline"                   |
+| `group`      | group, members, last                    | who is in a group now, and its last     |
+|              |                                         | number                                  |
+| `notice`     | id, text                                | from the operator, to everybody         |
+| `error`      | error, text, id, definite, transient    | `error`: a class of `errors.py`; `id`:  |
+|              |                                         | a message's, or "group <name>", or      |
+|              |                                         | none; `transient`: ask again later,     |
+|              |                                         | with the same id                        |
+| `bye`        | reason                                  | the gateway closes; connect again,      |
+|              |                                         | elsewhere                               |
+| `pong`       |                                         |                                         |
 
 An `error` about a `sync` has the id "sync <conversation>". `whole` false: there are more
 conversations than were named.
@@ -138,15 +151,17 @@ class Ping(Struct, frozen=True, tag="ping", tag_field="t"):
 
 
 class Welcome(Struct, frozen=True, tag="welcome", tag_field="t"):
-    """Each conversation's [how far you have acknowledged, its last number], or of many (not `whole`) the liveliest."""
+    """For each conversation: how far you have acknowledged, and its last number.
+
+    If there are many (not `whole`), the liveliest alone.
+    """
 
     uid: str
     gateway: str
     conversations: dict[str, tuple[int, int]]
     ordered: bool = True
-    idle_timeout_s: float = field(
-        default=60.0, name="silent_s"
-    )  # silent for so long: taken for gone
+    # silent for so long: taken for gone
+    idle_timeout_s: float = field(default=60.0, name="silent_s")
     complete: bool = field(default=True, name="whole")
 
 
@@ -198,9 +213,9 @@ class Broadcast(Struct, frozen=True, tag="notice", tag_field="t"):
 
 
 class ErrorFrame(Struct, frozen=True, tag="error", tag_field="t"):
-    """An error: a request was not done, or (`definite` false) may not have been; `error` names a class of `errors.py`.
+    """An error: a request was not done, or (`definite` false) may not have been.
 
-    transient: the same request may succeed later.
+    `error` names a class of `errors.py`. transient: the same request may succeed later.
     """
 
     error: str
@@ -259,11 +274,8 @@ def decode_client(frame: bytes | str) -> FromClient:
     """
     try:
         return _decode_client(frame)
-    except (
-        msgspec.DecodeError,
-        UnicodeDecodeError,
-        RecursionError,
-    ) as error:  # the last: nested thousands deep
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        # the last: nested thousands deep
         raise InvalidMessage(str(error)) from error
 
 

@@ -1,4 +1,4 @@
-"""Periodic work: it runs again and again for as long as its owner lives, whatever happens in one round."""
+"""Periodic work: it runs for as long as its owner lives, whatever happens in one round."""
 
 import asyncio
 import logging

@@ -1,14 +1,21 @@
-"""Requests and responses of MPIM's services, by the names of the design notes, and the message they carry.
+"""Requests and responses of MPIM's services, and the message they carry.
 
-| request                         | from        | handled by                                | what it does                   |
-|---------------------------------|-------------|-------------------------------------------|--------------------------------|
-| `BindRouteRequest`              | a gateway   | `Presence.bind_route`                     | stores where a device connects |
-| `DeliverRequest`                | a service   | `Presence.deliver`                        | pushes to a user's channel     |
-| `SendMessageRequest`            | a gateway   | `MessageService.send_message`             | numbers, stores and pushes     |
-| `SendGroupMessageRequest`       | a gateway   | `MessageService.send_group_message`       | the same, to a group's members |
-| `PullOfflineRequest`            | a gateway   | `MessageService.pull_offline`             | returns what follows a number  |
-| `AckRequest`                    | a gateway   | `MessageService.ack`                      | moves the read position        |
-| `BroadcastSystemMessageRequest` | an operator | `MessageService.broadcast_system_message` | a notice to everybody online   |
+An operator sends the last kind; gateways send the others.
+
+| request                         | handled by                          | what it does             |
+|---------------------------------|-------------------------------------|--------------------------|
+| `BindRouteRequest`              | `Presence.bind_route`               | stores where a device    |
+|                                 |                                     | connects                 |
+| `DeliverRequest`                | `Presence.deliver`                  | pushes to a user's       |
+|                                 |                                     | channel                  |
+| `SendMessageRequest`            | `MessageService.send_message`       | numbers, stores and      |
+|                                 |                                     | pushes                   |
+| `SendGroupMessageRequest`       | `MessageService.send_group_message` | the same, to a group's   |
+|                                 |                                     | members                  |
+| `PullOfflineRequest`            | `MessageService.pull_offline`       | returns what follows a   |
+|                                 |                                     | number                   |
+| `AckRequest`                    | `MessageService.ack`                | moves the read position  |
+| `BroadcastSystemMessageRequest` | `.broadcast_system_message`         | a notice to all online   |
 
 A user's id (`uid`), a device and a group are names of 1 to 64 letters, digits, "_", "." or "-". A
 conversation is "alice:bob" (the two ids, sorted) or "#tea" (a group). A message's id is made once,
@@ -29,20 +36,24 @@ MAX_ID_CHARS = 64
 NAME_PATTERN = r"^[A-Za-z0-9_.\-]{1,64}\Z"
 Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
 MESSAGE_ID_PATTERN = r"^[!-~]{1,64}\Z"
-MessageId = Annotated[
-    str, Meta(pattern=MESSAGE_ID_PATTERN)
-]  # printable, no blank: it is the first word on a channel
+# printable, no blank: it is the first word on a channel
+MessageId = Annotated[str, Meta(pattern=MESSAGE_ID_PATTERN)]
 Text = Annotated[str, Meta(min_length=1, max_length=MAX_TEXT_CHARS)]
-SequenceNumber = Annotated[
-    int, Meta(ge=0, le=2**53)
-]  # what JSON's numbers hold exactly in every language
+# what JSON's numbers hold exactly in every language
+SequenceNumber = Annotated[int, Meta(ge=0, le=2**53)]
 _NAME, _MESSAGE_ID = re.compile(NAME_PATTERN), re.compile(MESSAGE_ID_PATTERN)
 
 
 class ChatMessage(Struct, frozen=True, tag="push", tag_field="t"):
     """One message of a conversation.
 
-    Its sequence number, id, sender, text and time (ms since 1970).
+    Args:
+        conversation: Its name: "alice:bob" (two users, sorted) or "#tea" (a group).
+        sequence: Its number in the conversation, from 1; 0 before it has one.
+        id: Its id, made once by the client that sends it.
+        sender: The user who sent it.
+        text: 1 to 4,000 characters.
+        at_ms: When the server numbered it, in milliseconds since 1970.
     """
 
     conversation: str
@@ -66,7 +77,10 @@ class BindRouteRequest(Struct, frozen=True):
 
 
 class BindRouteResponse(Struct, frozen=True):
-    """The routes that were replaced: "gateway connection" of each older connection of the device, to be closed."""
+    """The routes that were replaced, to be closed.
+
+    "gateway connection" of each older connection of the device.
+    """
 
     replaced: tuple[str, ...] = ()
 
@@ -79,7 +93,10 @@ class DeliverRequest(Struct, frozen=True):
 
 
 class DeliverResponse(Struct, frozen=True):
-    """How many gateways the server handed the message to; 0: nobody listens, whatever the route says."""
+    """How many gateways the server handed the message to.
+
+    0: nobody listens, whatever the route says.
+    """
 
     gateways: int
 
@@ -131,7 +148,10 @@ class SendGroupMessageRequest(Struct, frozen=True):
 
 
 class SendGroupMessageResponse(Struct, frozen=True):
-    """How many members' gateways have it, for how many it waits, and to whom it could not be pushed yet (it will be)."""
+    """The outcome of a group's message: how many members' gateways have it, for how many it waits.
+
+    `failed`: to whom it could not be pushed yet; it will be.
+    """
 
     id: str
     conversation: str
@@ -220,7 +240,8 @@ def checked_id(id: str) -> str:
     """
     if not isinstance(id, str) or _MESSAGE_ID.match(id) is None:
         raise InvalidMessage(
-            f"a message id is 1 to {MAX_ID_CHARS} printable ASCII characters without a blank, not {id!r:.100}"
+            f"a message id is 1 to {MAX_ID_CHARS} printable ASCII characters without a blank, "
+            f"not {id!r:.100}"
         )
     return id
 
@@ -242,9 +263,19 @@ def checked_text(text: str, max_chars: int = MAX_TEXT_CHARS) -> str:
 
 @lru_cache(16_384)
 def direct_conversation(one: str, other: str) -> str:
-    """Name the conversation of two users, whoever writes first. Raises InvalidParameter.
+    """Name the conversation of two users, whoever writes first.
 
     No other two have it: a user's id holds no ":".
+
+    Args:
+        one: A user.
+        other: Another one, or the same.
+
+    Returns:
+        The two names, sorted, with ":" between them.
+
+    Raises:
+        InvalidParameter: One of them is no name.
 
     >>> direct_conversation("bob", "alice")
     'alice:bob'
@@ -253,7 +284,16 @@ def direct_conversation(one: str, other: str) -> str:
 
 
 def group_conversation(group: str) -> str:
-    """Name the conversation of a group. Raises InvalidParameter.
+    """Name the conversation of a group.
+
+    Args:
+        group: The group's name.
+
+    Returns:
+        The name after "#".
+
+    Raises:
+        InvalidParameter: It is no name.
 
     >>> group_conversation("tea")
     '#tea'
@@ -277,10 +317,10 @@ def takes_part(uid: str, conversation: str) -> bool:
 
     Whether a user is a member of the group is for `GroupService` to say.
 
-    >>> takes_part("bob", "alice:bob"), takes_part("eve", "alice:bob"), takes_part("bob", "bob:alice")
-    (True, False, False)
-    >>> takes_part("eve", "#tea")
-    True
+    >>> takes_part("bob", "alice:bob"), takes_part("eve", "alice:bob"), takes_part("eve", "#tea")
+    (True, False, True)
+    >>> takes_part("bob", "bob:alice")
+    False
     """
     group = group_of(conversation)
     if group is not None:

@@ -1,1 +1,1 @@
-"""The services behind a gateway: messages and their log, groups, presence, the offline store, tokens."""
+"""The services behind a gateway: messages, groups, presence, the offline store, tokens."""

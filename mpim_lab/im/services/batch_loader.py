@@ -12,12 +12,13 @@ from typing import Generic, TypeVar
 
 from mpim_lab.errors import StoreFailed
 from mpim_lab.mq.connection.handler import TaskCancellation
+from mpim_lab.mq.connection.resp import ignore_result
 
 Answer = TypeVar("Answer")
 
 
 class BatchLoader(Generic[Answer]):
-    """A DataLoader: `BatchLoader(batch_fn, max_batch=500)` calls `batch_fn` for at most 500 names at a time.
+    """A DataLoader: it calls `batch_fn` for at most `max_batch` names at a time.
 
     `batch_fn(names)` returns the answers by name. What waits is at most one lookup for each
     different name.
@@ -47,7 +48,7 @@ class BatchLoader(Generic[Answer]):
         answer = self._waiting.get(name)
         if answer is None:
             answer = self._waiting[name] = asyncio.get_running_loop().create_future()
-            answer.add_done_callback(_retrieved)
+            answer.add_done_callback(ignore_result)
         if self._task is None:
             self._task = asyncio.create_task(self._load_all())
         return await asyncio.shield(answer)  # others may wait for the same
@@ -82,9 +83,3 @@ class BatchLoader(Generic[Answer]):
         else:
             for name, answer in asked.items():
                 answer.set_result(answers[name])
-
-
-def _retrieved(answer: "asyncio.Future[Answer | None]") -> None:
-    """Retrieve an error even if every caller has gone: otherwise the loop reports it as lost."""
-    if not answer.cancelled():
-        answer.exception()

@@ -1,12 +1,15 @@
 """GroupMembersCache: a cache in Redis of who is in a group, which cannot stay stale.
 
-| what goes wrong                                               | why it cannot stay                                     |
-|---------------------------------------------------------------|--------------------------------------------------------|
-| a reader reads the database, a change follows, and only then  | the change raised the version: the entry is set only   |
-| does the reader set its entry                                 | if the version is what it was before the reading       |
-| a crash after a change's commit, before the entry is deleted  | the entry expires `cache_ttl_s` after it was set       |
-| the server forgets the version                                | it begins again at the server's clock, above old ones  |
-| the server is not there, or answers nonsense                  | then there is no entry: the database answers           |
+| what goes wrong                                | why it cannot stay                              |
+|------------------------------------------------|-------------------------------------------------|
+| a reader reads the database, a change follows, | the change raised the version: the entry is set |
+| and only then does the reader set its entry    | only if the version is what it was before the   |
+|                                                | reading                                         |
+| a crash after a change's commit, before the    | the entry expires `cache_ttl_s` after it was    |
+| entry is deleted                               | set                                             |
+| the server forgets the version                 | it begins again at the server's clock, above    |
+|                                                | old ones                                        |
+| the server is not there, or answers nonsense   | then there is no entry: the database answers    |
 
 Source: Nishtala and others, "Scaling Memcache at Facebook", 2013, section 3.2.1 (leases against
 stale sets).
@@ -69,7 +72,7 @@ class GroupMembersCache:
     async def set_if_unchanged(
         self, group: str, members: tuple[str, ...], version: bytes | None
     ) -> None:
-        """Set what was read from the database after `version`, unless the group was changed meanwhile."""
+        """Set what was read after `version`, unless the group was changed meanwhile."""
         if version is not None and self._connection.is_connected:
             try:
                 await CACHE_MEMBERS.run(

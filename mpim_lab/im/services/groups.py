@@ -47,10 +47,18 @@ MEMBERS = Table(
 
 
 class GroupService:
-    """The group service: `GroupService(store, queue)`, over an SQL database and a Redis that need not be there.
+    """The group service, over an SQL database and a Redis that need not be there.
 
-    cache_ttl_s: for how long a cached list of members is used. max_members: of one group.
     All methods raise InvalidParameter (a name that is none), StoreFailed and StoreUncertain.
+
+    Args:
+        store: The database.
+        queue: Whose server has the cache.
+        cache_ttl_s: Seconds for which a cached list of members is used.
+        max_members: Members of one group.
+
+    Raises:
+        InvalidParameter: A number makes no sense.
     """
 
     def __init__(
@@ -70,9 +78,19 @@ class GroupService:
     # Changes
 
     async def create(self, group: str, owner: str, members: Sequence[str] = ()) -> tuple[str, ...]:
-        """Create a group of its owner and `members`; return all of them, sorted.
+        """Create a group.
 
-        Raises GroupExists, InvalidParameter.
+        Args:
+            group: Its name.
+            owner: The user who makes it, and is a member.
+            members: The other members.
+
+        Returns:
+            All members, sorted.
+
+        Raises:
+            GroupExists: There is one of this name.
+            InvalidParameter: There are too many members.
         """
         checked_name("group", group)
         everybody = tuple(sorted({checked_name("uid", uid) for uid in (owner, *members)}))
@@ -95,14 +113,34 @@ class GroupService:
         return await self._commit_and_invalidate(group, work)
 
     async def join(self, group: str, uid: str) -> tuple[str, ...]:
-        """Add a user to a group; return its members. Idempotent. Raises NoSuchGroup.
+        """Add a user to a group. Idempotent.
 
-        InvalidParameter: the group is full.
+        Args:
+            group: The group.
+            uid: The user.
+
+        Returns:
+            All members, sorted.
+
+        Raises:
+            NoSuchGroup: There is none of this name.
+            InvalidParameter: The group is full.
         """
         return await self._update_membership("join", group, uid)
 
     async def leave(self, group: str, uid: str) -> tuple[str, ...]:
-        """Remove a user from a group; return its members. Idempotent. Raises NoSuchGroup."""
+        """Remove a user from a group. Idempotent.
+
+        Args:
+            group: The group.
+            uid: The user.
+
+        Returns:
+            The members that are left, sorted.
+
+        Raises:
+            NoSuchGroup: There is none of this name.
+        """
         return await self._update_membership("leave", group, uid)
 
     async def _update_membership(
@@ -164,9 +202,16 @@ class GroupService:
     # Questions
 
     async def members(self, group: str) -> tuple[str, ...]:
-        """Return who is in a group, sorted: from the cache, or from the database.
+        """Return who is in a group, from the cache or from the database.
 
-        Raises NoSuchGroup.
+        Args:
+            group: The group.
+
+        Returns:
+            All members, sorted.
+
+        Raises:
+            NoSuchGroup: There is none of this name.
         """
         cached = await self._cache.get(checked_name("group", group))
         if cached.members is not None:
@@ -187,14 +232,19 @@ class GroupService:
         )
         if not rows:
             raise _not_found(group)
-        return tuple(
-            sorted(uid for uid in rows if uid is not None)
-        )  # a group that all have left has one row, without one
+        # a group that all have left has one row, without one
+        return tuple(sorted(uid for uid in rows if uid is not None))
 
     async def groups_of(self, uid: str) -> tuple[str, ...]:
-        """Return the groups a user is in, sorted, from the database.
+        """Return the groups a user is in, from the database.
 
         Concurrent calls share a query: 10,000 clients that connect at once cost 20 queries.
+
+        Args:
+            uid: The user.
+
+        Returns:
+            The groups' names, sorted.
         """
         return tuple(sorted(await self._groups_loader.load(checked_name("uid", uid)) or ()))
 

@@ -1,7 +1,7 @@
-"""MessageLog: the conversations on the server: their logs, sequence numbers, members and read positions. The source of truth.
+"""MessageLog: the conversations on the server, the source of truth.
 
-All of it is written in atomic steps (lua/append_and_push.lua, lua/acknowledge.lua); this is the
-thin layer that calls them.
+It has their logs, sequence numbers, members and read positions. All of it is written in atomic
+steps (lua/append_and_push.lua, lua/acknowledge.lua); this is the thin layer that calls them.
 
 PreparedAppend: the call of append_and_push.lua for one sender's messages in one conversation, as
 far as it is constant.
@@ -57,15 +57,12 @@ class PreparedAppend:
 
 
 LOG_NAME = "chat"  # the name of these conversations
-MESSAGE_ID_TTL_S = (
-    3_600  # of the idempotency record of a message id: longer than any client retries
-)
+# of the idempotency record of a message id: longer than any client retries
+MESSAGE_ID_TTL_S = 3_600
 TRIM_EVERY = 256  # messages
 _MAX_PREPARED = 16_384  # senders in conversations, of some 800 bytes
-APPEND_AND_PUSH, ACKNOWLEDGE = (
-    LuaScript("im/services/lua/append_and_push.lua"),
-    LuaScript("im/services/lua/acknowledge.lua"),
-)
+APPEND_AND_PUSH = LuaScript("im/services/lua/append_and_push.lua")
+ACKNOWLEDGE = LuaScript("im/services/lua/acknowledge.lua")
 
 
 class AppendResult(NamedTuple):
@@ -81,8 +78,8 @@ class AppendResult(NamedTuple):
 
     @property
     def status(self) -> str:
-        """The status for the sender of a direct message."""
-        return sender_status(self.is_new, self.subscriber_count)
+        """The status of a direct message: "pushed", "stored" (nobody is subscribed) or "known"."""
+        return "known" if not self.is_new else "pushed" if self.subscriber_count else "stored"
 
 
 class OutboxEntry(NamedTuple):
@@ -95,16 +92,23 @@ class OutboxEntry(NamedTuple):
 
 
 class MessageLog:
-    """The log of all conversations on one server. Raises what the connection raises.
+    """The log of all conversations on one server.
 
-    trim_every: after so many messages a conversation's log is looked at for trimming.
+    Every method raises what the connection raises.
+
+    Args:
+        queue: Over which it talks to the server.
+        trim_every: After so many messages a conversation's log is looked at for trimming.
+
+    Raises:
+        InvalidParameter: `trim_every` is below 1.
     """
 
     def __init__(self, queue: MessageQueue, *, trim_every: int = TRIM_EVERY) -> None:
         if trim_every < 1:
             raise InvalidParameter(f"trim_every={trim_every}: at least 1")
         self.queue, self._keys, self._trim_every = queue, queue.keys, str(trim_every)
-        self.commands = queue.context(LOG_NAME).connection
+        self.commands, self._link = queue.context(LOG_NAME).connection, queue.connection
         self.outbox = self._keys.outbox
         self._message_id_ttl_ms = ttl_ms(MESSAGE_ID_TTL_S)
         self._script_loaded_on: RespConnection | None = None  # whose server has append_and_push.lua
@@ -115,7 +119,13 @@ class MessageLog:
     ) -> AppendResult:
         """Number, append and push a message, unless its id was sent before.
 
-        The first of `receivers` decides the status.
+        Args:
+            message: The message, which has no number yet.
+            receivers: The users to push to; the first one decides the status.
+            is_group: Whether it goes to the outbox, which pushes to the group's members.
+
+        Returns:
+            The message with its number and time, and whether it is new.
         """
         keys, words = self._append_arguments(message, receivers, is_group)
         connection = self.commands.connection
@@ -123,29 +133,33 @@ class MessageLog:
         self._script_loaded_on = connection
         return appended
 
-    def append_nowait(
-        self, message: ChatMessage, receivers: Sequence[str], sink: ReplySink
-    ) -> bool:
+    def append_nowait(self, message: ChatMessage, to: str, sink: ReplySink) -> bool:
         """Append a direct message without waiting.
 
-        Return False if that is not possible now: then use `append`.
+        On each new connection the first message goes by `append`, which checks the layout and loads
+        the script.
 
-        `sink` gets the reply, which is for `parse_append`. On each new connection the first message
-        goes by `append`, which loads the script.
+        Args:
+            message: The message, which has no number yet.
+            to: Its receiver.
+            sink: Gets the reply, which is for `parse_append`.
+
+        Returns:
+            False if that is not possible now: then use `append`.
         """
-        connection = self.commands.connection
+        connection = self._link.connection
         if connection.is_blocked or connection is not self._script_loaded_on:
             return False
-        prepared = self._prepared.get((message.sender, message.conversation)) or self._prepare(
-            message, receivers
-        )
+        prepared = self._prepared.get((message.sender, message.conversation))
+        if prepared is None:
+            prepared = self._prepare(message, to)
         connection.send_to(sink, prepared.pack(message))
         return True
 
-    def _prepare(self, message: ChatMessage, receivers: Sequence[str]) -> PreparedAppend:
+    def _prepare(self, message: ChatMessage, to: str) -> PreparedAppend:
         if len(self._prepared) >= _MAX_PREPARED:
             del self._prepared[next(iter(self._prepared))]
-        keys, words = self._append_arguments(message, receivers, is_group=False)
+        keys, words = self._append_arguments(message, [to, message.sender], is_group=False)
         prepared = self._prepared[message.sender, message.conversation] = PreparedAppend(
             APPEND_AND_PUSH, message, keys, words
         )
@@ -187,7 +201,17 @@ class MessageLog:
     async def read_range(
         self, conversation: str, first: int, last: int | None, count: int
     ) -> list[ChatMessage]:
-        """Return what the log still has from number `first` to `last` (None: to its end), at most `count`."""
+        """Return what the log still has from one number to another.
+
+        Args:
+            conversation: Whose log.
+            first: The first number.
+            last: The last number; None: to the end.
+            count: At most so many messages.
+
+        Returns:
+            The messages, in order.
+        """
         end = "+" if last is None else f"{last}-0"
         raws = await self.commands.call(
             "XRANGE", self._log_key(conversation), f"{first}-0", end, "COUNT", str(count)
@@ -195,13 +219,27 @@ class MessageLog:
         return [_parse_message(raw[1][3]) for raw in raws]
 
     async def last_sequence(self, conversation: str) -> int:
-        """Return the number of a conversation's last message."""
+        """Return the number of a conversation's last message.
+
+        Args:
+            conversation: The conversation.
+
+        Returns:
+            The number; 0: there was no message.
+        """
         return int(
             await self.commands.call("GET", self._keys.sequence(LOG_NAME, conversation)) or 0
         )
 
     async def last_sequences(self, conversations: Sequence[str]) -> dict[str, int]:
-        """Return the last numbers of several conversations."""
+        """Return the last numbers of several conversations.
+
+        Args:
+            conversations: The conversations.
+
+        Returns:
+            The number of the last message by conversation; 0: there was none.
+        """
         if not conversations:
             return {}
         keys = [self._keys.sequence(LOG_NAME, each) for each in conversations]
@@ -209,11 +247,26 @@ class MessageLog:
         return {each: int(number or 0) for each, number in zip(conversations, numbers, strict=True)}
 
     async def length(self, conversation: str) -> int:
-        """Return how many messages the log of a conversation holds."""
+        """Return how many messages the log of a conversation holds.
+
+        Args:
+            conversation: The conversation.
+
+        Returns:
+            How many messages.
+        """
         return int(await self.commands.call("XLEN", self._log_key(conversation)))
 
     async def trim(self, conversation: str, before: int) -> int:
-        """Delete what comes before number `before`. Return how many messages that were."""
+        """Delete the beginning of a log.
+
+        Args:
+            conversation: Whose log.
+            before: The first number that stays.
+
+        Returns:
+            How many messages were deleted.
+        """
         return int(
             await self.commands.call(
                 "XTRIM", self._log_key(conversation), "MINID", "=", f"{before}-0"
@@ -221,19 +274,41 @@ class MessageLog:
         )
 
     async def direct_conversations(self, uid: str) -> list[str]:
-        """Return the direct conversations of a user."""
+        """Return the direct conversations of a user.
+
+        Args:
+            uid: The user.
+
+        Returns:
+            Their names.
+        """
         return [
             raw.decode()
             for raw in await self.commands.call("SMEMBERS", self._keys.direct_conversations(uid))
         ]
 
     async def read_positions(self, uid: str) -> dict[str, int]:
-        """Return how far a user has acknowledged each conversation."""
+        """Return how far a user has acknowledged each conversation.
+
+        Args:
+            uid: The user.
+
+        Returns:
+            The number acknowledged last, by conversation.
+        """
         pairs = await self.commands.call("HGETALL", self._keys.acked(uid))
         return {name.decode(): int(number) for name, number in dict(pairs).items()}
 
     async def positions_of(self, uids: Sequence[str], conversation: str) -> dict[str, int]:
-        """Return how far each of several users has acknowledged one conversation."""
+        """Return how far each of several users has acknowledged one conversation.
+
+        Args:
+            uids: The users.
+            conversation: The conversation.
+
+        Returns:
+            The number acknowledged last, by user; 0: none.
+        """
         commands = [
             encode_command(b"HGET", self._keys.acked(uid), conversation.encode()) for uid in uids
         ]
@@ -248,7 +323,11 @@ class MessageLog:
     async def ack(self, requests: Sequence[AckRequest]) -> list[int]:
         """Advance read positions: forward only, never beyond the last message.
 
-        Return the positions now.
+        Args:
+            requests: Who has read which conversation up to where.
+
+        Returns:
+            The positions now, in the same order.
         """
         if not requests:
             return []
@@ -269,11 +348,15 @@ class MessageLog:
     async def due_entries(
         self, min_age_ms: int, *, after: bytes = b"", count: int = 100
     ) -> list[OutboxEntry]:
-        """Return the entries at least this old, by the server's clock.
+        """Return the entries at least this old: the service that wrote them has died.
 
-        The service that wrote them has died.
+        Args:
+            min_age_ms: Milliseconds, by the server's clock.
+            after: The entry after which to begin; from the first one if none is given.
+            count: At most so many entries.
 
-        after: the entry after which to begin; from the first one if none is given.
+        Returns:
+            The entries, the oldest first.
         """
         seconds, micros = await self.commands.call("TIME")
         end = int(seconds) * 1_000 + int(micros) // 1_000 - min_age_ms
@@ -282,20 +365,15 @@ class MessageLog:
         return [_parse_entry(entry_id, fields) for entry_id, fields in raws]
 
     async def remove(self, entry_id: bytes) -> None:
-        """Remove an entry from the outbox."""
+        """Remove an entry from the outbox.
+
+        Args:
+            entry_id: The entry's id.
+        """
         await self.commands.call("XDEL", self.outbox, entry_id)
 
     def _log_key(self, conversation: str) -> bytes:
         return self._keys.log(LOG_NAME, conversation)
-
-
-def sender_status(is_new: object, subscriber_count: int) -> str:
-    """Return the status of a direct message: "pushed", "stored" (nobody is subscribed), or "known".
-
-    >>> sender_status(True, 1), sender_status(True, 0), sender_status(False, 0)
-    ('pushed', 'stored', 'known')
-    """
-    return "known" if not is_new else "pushed" if subscriber_count else "stored"
 
 
 def parse_append(message: ChatMessage, reply: Sequence[Any]) -> AppendResult:

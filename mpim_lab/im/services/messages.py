@@ -2,14 +2,16 @@
 
 A message it has acknowledged is delivered once and in order, whoever dies.
 
-| step | what                                                           | if the service dies after it                       |
-|------|----------------------------------------------------------------|----------------------------------------------------|
-| 1    | one atomic step: known? otherwise number, append to the log,   | the client sends again with the same id, and gets  |
-|      | push to the receiver; of a group's message, add to the outbox  | "known"; the outbox pushes to a group              |
-| 2    | for whom nobody is subscribed: into the offline store          | the log has it; it is archived before it is        |
-|      |                                                                | trimmed                                            |
-| 3    | of a group's message: remove it from the outbox                | it is pushed again; clients know its number        |
-| 4    | acknowledge it to the sender                                   | as after step 1                                    |
+| step | what                                        | if the service dies after it                |
+|------|---------------------------------------------|---------------------------------------------|
+| 1    | one atomic step: known? otherwise number,   | the client sends again with the same id,    |
+|      | append to the log, push to the receiver; of | and gets "known"; the outbox pushes to a    |
+|      | a group's message, add to the outbox        | group                                       |
+| 2    | for whom nobody is subscribed: into the     | the log has it; it is archived before it is |
+|      | offline store                               | trimmed                                     |
+| 3    | of a group's message: remove it from the    | it is pushed again; clients know its number |
+|      | outbox                                      |                                             |
+| 4    | acknowledge it to the sender                | as after step 1                             |
 
 A push may be lost on its way (Pub/Sub is at most once). The receiving client acknowledges numbers,
 sees gaps, and pulls by
@@ -76,7 +78,14 @@ class FanOutResult(NamedTuple):
 class MessageService:
     """The message service over one server and one database.
 
-    Raises what the connection raises: then send again, with the same id.
+    Every method raises what the connection raises: then send again, with the same id.
+
+    Args:
+        queue: Over which it talks to the server.
+        groups: Who is in which group.
+        offline: What waits for users who are away.
+        log: The log of all conversations; None: one over `queue`.
+        observer: Gets an event for each step of a message.
     """
 
     ordered: ClassVar[bool] = True
@@ -96,30 +105,53 @@ class MessageService:
     # Sending
 
     async def send_message(self, request: SendMessageRequest) -> SendMessageResponse:
-        """Append a message for one user and push it. The same id again is the same message."""
-        return await self.complete_send(
-            request, await self.append(request.message, [request.to, request.sender])
-        )
+        """Append a message for one user and push it. The same id again is the same message.
 
-    async def complete_send(
-        self, request: SendMessageRequest, appended: AppendResult
-    ) -> SendMessageResponse:
+        Args:
+            request: The message.
+
+        Returns:
+            Its number, and its status: "pushed", "stored" or "known".
+
+        Raises:
+            InvalidMessage: Its id or its text is none.
+            InvalidParameter: One of the users' names is none.
+        """
+        appended = await self.append(request.message, [request.to, request.sender])
+        return await self.complete_send(request.to, appended)
+
+    async def complete_send(self, to: str, appended: AppendResult) -> SendMessageResponse:
         """Return the response for the sender.
 
         If nobody was subscribed, store the message first (step 2).
+
+        Args:
+            to: The receiver.
+            appended: The result of step 1.
+
+        Returns:
+            What `send_message` returns.
         """
-        if appended.status == "stored":
-            await self.store_offline([request.to], appended.message)
-        return SendMessageResponse(
-            request.id, appended.message.conversation, appended.message.sequence, appended.status
-        )
+        message, status = appended.message, appended.status
+        if status == "stored":
+            await self.store_offline([to], message)
+        return SendMessageResponse(message.id, message.conversation, message.sequence, status)
 
     async def send_group_message(
         self, request: SendGroupMessageRequest
     ) -> SendGroupMessageResponse:
         """Append a message for a group and push it to its members.
 
-        Raises NoSuchGroup, NotAMember.
+        Args:
+            request: The message.
+
+        Returns:
+            Its number, its status, and how many members it was pushed to.
+
+        Raises:
+            NoSuchGroup: There is no such group.
+            NotAMember: The sender is not in it.
+            InvalidMessage: The id or the text is none.
         """
         members = await self.groups.members(request.group)
         if request.sender not in members:
@@ -156,7 +188,18 @@ class MessageService:
         )
 
     async def append(self, message: ChatMessage, receivers: Sequence[str] = ()) -> AppendResult:
-        """Number, append and push a message (step 1). Without receivers it is a group's."""
+        """Number, append and push a message (step 1).
+
+        Args:
+            message: The message, which has no number yet.
+            receivers: The users to push to; without any it is a group's message.
+
+        Returns:
+            The message with its number and time, and whether it is new.
+
+        Raises:
+            InvalidMessage: Its id or its text is none.
+        """
         checked_id(message.id)
         checked_text(message.text)
         appended = await self.log.append(message, receivers, is_group=not receivers)
@@ -165,21 +208,29 @@ class MessageService:
         )
         return appended
 
-    def append_nowait(
-        self, message: ChatMessage, receivers: Sequence[str], sink: ReplySink
-    ) -> bool:
-        """Do step 1 of a direct message without waiting; `sink` gets the reply.
+    def append_nowait(self, message: ChatMessage, to: str, sink: ReplySink) -> bool:
+        """Do step 1 of a direct message without waiting.
 
-        Return False if not possible now.
+        Args:
+            message: The message, which has no number yet.
+            to: Its receiver.
+            sink: Gets the reply, which is for `parse_append`.
+
+        Returns:
+            False if that is not possible now: then use `send_message`.
         """
-        return self.log.append_nowait(message, receivers, sink)
+        return self.log.append_nowait(message, to, sink)
 
     def report_appended(
         self, message: ChatMessage, receiver: str, is_new: object, subscriber_count: int
     ) -> None:
         """Report step 1 to the observer: where the message is now.
 
-        A group's message has no `receiver` yet.
+        Args:
+            message: The message.
+            receiver: The user to whom it was pushed; "" for a group's message.
+            is_new: Whether it was not sent before.
+            subscriber_count: How many gateways have it.
         """
         if self.reporter.is_on:
             self.reporter.hop(message.id, CHAT_LOG)
@@ -190,6 +241,13 @@ class MessageService:
         """Push to many in one pipeline.
 
         Each reply says how many gateways were subscribed, at that moment.
+
+        Args:
+            message: The message, with its number.
+            members: The users to push to.
+
+        Returns:
+            To how many it was pushed, and to whom it was not.
         """
         payload = encode_push(message)
         tail = b"%d\r\n%b\r\n" % (len(payload), payload)
@@ -221,6 +279,10 @@ class MessageService:
 
         A database that is away loses nothing: the log has the message, and stores it before it is
         trimmed.
+
+        Args:
+            uids: The absent users.
+            message: The message, with its number.
         """
         if not uids:
             return
@@ -233,7 +295,11 @@ class MessageService:
             )
 
     async def complete_outbox(self, entry_id: bytes) -> None:
-        """Remove the outbox entry (step 3). An entry that stays is done once more, later."""
+        """Remove the outbox entry (step 3). An entry that stays is done once more, later.
+
+        Args:
+            entry_id: The entry's id.
+        """
         try:
             await self.log.remove(entry_id)
         except MpimError as error:
@@ -242,7 +308,17 @@ class MessageService:
     async def broadcast_system_message(
         self, request: BroadcastSystemMessageRequest
     ) -> BroadcastSystemMessageResponse:
-        """Push a notice to everybody who is online; to nobody else, and to nobody twice."""
+        """Push a notice to everybody who is online; to nobody else, and to nobody twice.
+
+        Args:
+            request: The notice.
+
+        Returns:
+            How many gateways have it.
+
+        Raises:
+            InvalidMessage: Its id or its text is none.
+        """
         payload = f"{checked_id(request.id)} ".encode() + encode(
             Broadcast(request.id, checked_text(request.text, MAX_BROADCAST_CHARS))
         )
@@ -251,7 +327,14 @@ class MessageService:
     # Reading
 
     async def conversations(self, uid: str) -> dict[str, tuple[int, int]]:
-        """Return the read position and last number of each of a user's conversations, those with news first."""
+        """Return the conversations of a user.
+
+        Args:
+            uid: The user.
+
+        Returns:
+            Read position and last number by conversation, those with news first.
+        """
         direct, groups, acked = await asyncio.gather(
             self.log.direct_conversations(uid),
             self.groups.groups_of(uid),
@@ -264,7 +347,17 @@ class MessageService:
     async def pull_offline(self, request: PullOfflineRequest) -> PullOfflineResponse:
         """Return what came after a number, from the offline store and the log.
 
-        Raises AccessDenied, NoSuchGroup, InvalidParameter.
+        Args:
+            request: Who reads which conversation, after which number.
+
+        Returns:
+            The messages in order, up to the next gap.
+
+        Raises:
+            AccessDenied: The conversation is of two other users.
+            NotAMember: The user is not in the group.
+            NoSuchGroup: There is no such group.
+            InvalidParameter: A number makes no sense.
         """
         check_bounds(0, MAX_INT, after=request.after)
         check_bounds(1, MAX_PAGE, limit=request.limit)
@@ -289,6 +382,15 @@ class MessageService:
 
         Nothing is stored for a conversation of two other users: whatever a client sends, its data
         stays small.
+
+        Args:
+            requests: Who has read which conversation up to where.
+
+        Returns:
+            The positions now, in the same order.
+
+        Raises:
+            InvalidParameter: A number makes no sense.
         """
         for each in requests:
             check_bounds(0, MAX_INT, sequence=each.sequence)
@@ -297,17 +399,37 @@ class MessageService:
         return [AckResponse(far.get(id(each), 0)) for each in requests]
 
     async def delete_offline(self, request: AckRequest) -> int:
-        """Delete what was acknowledged from the offline store. Return how many messages."""
+        """Delete what was acknowledged from the offline store.
+
+        Args:
+            request: Who has read which conversation up to where.
+
+        Returns:
+            How many messages were deleted.
+        """
         return await self.offline.remove(request.uid, request.conversation, request.sequence)
 
     async def backlog_frames(self, uid: str) -> list[bytes]:
-        """Return frames to push right after the welcome: none, a client pulls what it lacks."""
+        """Return frames to push right after the welcome.
+
+        Args:
+            uid: The user who has connected.
+
+        Returns:
+            None of them: a client pulls what it lacks.
+        """
         return []
 
     async def seek_to_end(self, uid: str, conversation: str, *, is_new: bool) -> int:
-        """Begin a group after its last message for a new member, at the read position for others.
+        """Say where a member begins to read a group.
 
-        Return that number.
+        Args:
+            uid: The user.
+            conversation: The group's conversation.
+            is_new: Whether the user is about to join: then it begins after the last message.
+
+        Returns:
+            The number after which it begins: the last one, or the read position.
         """
         if not is_new:
             return (await self.log.read_positions(uid)).get(conversation, 0)

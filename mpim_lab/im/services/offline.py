@@ -1,4 +1,6 @@
-"""OfflineStore: what waits for users who are away, in a SQL database, until their client says that it has it.
+"""OfflineStore: what waits for users who are away, in a SQL database.
+
+It waits until their client says that it has it.
 
 A row is one message for one user: unique by user, conversation and number, so storing it again
 changes nothing, whoever does it and how often. Rows are deleted when the client has acknowledged
@@ -72,9 +74,8 @@ OFFLINE = Table(
         nullable=False,
     ),
     Column("at_ms", BigInteger, nullable=False),  # the message's own time
-    Column(
-        "stored_at", BigInteger, nullable=False
-    ),  # milliseconds since 1970, by the clock of whoever stored it
+    # milliseconds since 1970, by the clock of whoever stored it
+    Column("stored_at", BigInteger, nullable=False),
     Index("mpim_offline_by_age", "stored_at"),
 )
 ROW = OFFLINE.c
@@ -191,9 +192,17 @@ class StoreResult(NamedTuple):
 class OfflineStore:
     """The store of messages for users who are away: `OfflineStore(SqlDatabase(database_url()))`.
 
-    Its tables are created on first use. max_per_user: rows of one user, in all conversations.
-    retention_s: for how long a row may wait, from when it was stored. clock: seconds since 1970.
-    All methods raise StoreFailed (nothing was stored) and StoreUncertain (retry to know).
+    Its tables are created on first use. All methods raise StoreFailed (nothing was stored) and
+    StoreUncertain (retry to know).
+
+    Args:
+        store: The database.
+        max_per_user: Rows of one user, in all conversations.
+        retention_s: Seconds that a row may wait, from when it was stored.
+        clock: Seconds since 1970.
+
+    Raises:
+        InvalidParameter: A number makes no sense.
     """
 
     def __init__(
@@ -215,10 +224,18 @@ class OfflineStore:
     async def store_many(self, uids: Sequence[str], messages: Sequence[ChatMessage]) -> StoreResult:
         """Store every message for every user, in one transaction: all or nothing.
 
-        What is there already stays as it is.
+        What is there already stays as it is. Rows are written in the order of their keys, so that
+        two who store the same ones wait for each other instead of locking each other out.
 
-        Rows are written in the order of their keys, so that two who store the same ones wait for
-        each other instead of locking each other out. Raises InvalidMessage, too.
+        Args:
+            uids: The users.
+            messages: The messages, with their numbers.
+
+        Returns:
+            How many rows were new, and how many old ones were dropped.
+
+        Raises:
+            InvalidMessage: A message cannot be kept as it is.
         """
         users = sorted({checked_name("uid", uid) for uid in uids})
         rows = [
@@ -261,7 +278,7 @@ class OfflineStore:
         return new
 
     def _sample_for_quota(self, users: list[str], count: int) -> list[str]:
-        """Return those whose rows are counted this time, drawn so that each stored row has the same probability."""
+        """Draw those whose rows are counted now; each stored row has the same probability."""
         every = max(1, self._max_per_user // _QUOTA_SAMPLES)
         probability = 1 - (1 - 1 / every) ** count
         return [uid for uid in users if random.random() < probability]
@@ -284,7 +301,20 @@ class OfflineStore:
     # Reading
 
     async def page(self, uid: str, conversation: str, after: int, limit: int) -> list[ChatMessage]:
-        """Return what waits for a user in a conversation after number `after`, in order, at most `limit` (1 to 1,000)."""
+        """Return what waits for a user in a conversation.
+
+        Args:
+            uid: The user.
+            conversation: The conversation.
+            after: The number after which it begins.
+            limit: At most so many messages, 1 to 1,000.
+
+        Returns:
+            The messages, in order.
+
+        Raises:
+            InvalidParameter: `limit` makes no sense.
+        """
         check_bounds(1, MAX_PAGE, limit=limit)
         columns = (ROW.conversation, ROW.sequence, ROW.id, ROW.sender, ROW.text, ROW.at_ms)
         wanted = select(*columns).where(*owned_by(uid, conversation), ROW.sequence > after)
@@ -299,6 +329,12 @@ class OfflineStore:
         """Return in which conversations messages wait for a user, and the last number of each.
 
         Concurrent calls share a query: 10,000 clients that connect at once cost 20 queries.
+
+        Args:
+            uid: The user.
+
+        Returns:
+            The last number that waits, by conversation.
         """
         return await self._pending_loader.load(uid) or {}
 
@@ -319,9 +355,15 @@ class OfflineStore:
     # Removing
 
     async def remove(self, uid: str, conversation: str, up_to: int) -> int:
-        """Delete what a user's client has acknowledged, up to this number.
+        """Delete what a user's client has acknowledged. Idempotent.
 
-        Return how many rows. Idempotent.
+        Args:
+            uid: The user.
+            conversation: The conversation.
+            up_to: The last number to delete.
+
+        Returns:
+            How many rows were deleted.
         """
 
         async def work(connection: AsyncConnection) -> int:
@@ -335,7 +377,8 @@ class OfflineStore:
     async def expire(self) -> int:
         """Delete what was stored longer ago than `retention_s`, about 1,000 rows a transaction.
 
-        Return how many.
+        Returns:
+            How many rows were deleted.
         """
         oldest, total = self._now_ms() - int(self._retention_s * 1e3), 0
         is_old = ROW.stored_at < oldest

@@ -1,4 +1,6 @@
-"""OutboxWorker: finishes what a message service did not: pushes of groups' messages, and the trimming of logs.
+"""OutboxWorker: finishes what a message service did not.
+
+That is pushes of groups' messages, and the trimming of logs.
 
 The entries are in a stream, written in the same atomic step as the message itself (transactional
 outbox). Every system runs one worker, and any number may: what is done twice is a push of a number
@@ -27,16 +29,27 @@ _log = logging.getLogger(__name__)
 class OutboxWorker:
     """The worker of the outbox: every `interval_s` it processes entries older than `min_age_s`.
 
-    Use: `async with OutboxWorker(messages)`. max_log_length: messages in a log. Every
-    `expire_interval_s` it deletes what has waited too long in the offline store. Raises
-    InvalidParameter.
+    Use: `async with OutboxWorker(messages)`.
 
-    | an entry ...                                        | then it                                               |
-    |-----------------------------------------------------|-------------------------------------------------------|
-    | was done                                            | is removed                                            |
-    | could not be done, whatever was raised              | stays until the next run; those behind it are done    |
-    | cannot be parsed                                    | the same: it is logged each time, and not lost        |
-    | was done, and the worker cancelled, or died, then   | is done once more: a push of a number that is known   |
+    | an entry ...                                 | then it                                       |
+    |----------------------------------------------|-----------------------------------------------|
+    | was done                                     | is removed                                    |
+    | could not be done, whatever was raised       | stays until the next run; those behind it are |
+    |                                              | done                                          |
+    | cannot be parsed                             | the same: it is logged each time, and not     |
+    |                                              | lost                                          |
+    | was done, and the worker cancelled, or died, | is done once more: a push of a number that is |
+    | then                                         | known                                         |
+
+    Args:
+        messages: The service whose outbox it is.
+        interval_s: Seconds between two runs.
+        min_age_s: Seconds that the service has for an entry of its own.
+        max_log_length: Messages that a log keeps.
+        expire_interval_s: Seconds after which the offline store is searched for old messages.
+
+    Raises:
+        InvalidParameter: A number makes no sense.
     """
 
     def __init__(
@@ -52,12 +65,8 @@ class OutboxWorker:
         check_bounds(0.0, MAX_WAIT_S, min_age_s=min_age_s)
         check_bounds(1, MAX_INT, max_log_length=max_log_length)
         self._messages, self._log = messages, messages.log
-        self._interval_s, self._min_age_ms, self.max_log_length = (
-            interval_s,
-            int(min_age_s * 1e3),
-            max_log_length,
-        )
-        self._expire_interval_s = expire_interval_s
+        self._interval_s, self._min_age_ms = interval_s, int(min_age_s * 1e3)
+        self.max_log_length, self._expire_interval_s = max_log_length, expire_interval_s
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> "OutboxWorker":
@@ -79,7 +88,14 @@ class OutboxWorker:
     async def run_once(self, min_age_ms: int | None = None) -> int:
         """Process every entry at least this old.
 
-        Return how many were done. Raises what the connection raises.
+        Args:
+            min_age_ms: Milliseconds; None: the worker's own `min_age_s`.
+
+        Returns:
+            How many entries were done.
+
+        Raises:
+            MpimError: What the connection raises.
         """
         done, wait_ms = 0, self._min_age_ms if min_age_ms is None else min_age_ms
         some = await self._log.due_entries(wait_ms)
@@ -133,6 +149,15 @@ class OutboxWorker:
         """Trim a log to its last `max_log_length` messages.
 
         What is not acknowledged goes to the offline store first.
+
+        Args:
+            conversation: Whose log.
+
+        Returns:
+            Up to which number it was trimmed; 0: nothing was.
+
+        Raises:
+            MpimError: What the connection or the database raises.
         """
         before = await self._log.last_sequence(conversation) - self.max_log_length + 1
         while (

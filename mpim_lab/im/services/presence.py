@@ -5,14 +5,15 @@ it (a heartbeat), so that a gateway that dies leaves stale routes for no longer 
 connection that ends deletes its own route and no other's: a late unbind by the old gateway does not
 touch the new one's route (compare and delete).
 
-| a route ends because ...                         | it is deleted                                            |
-|--------------------------------------------------|----------------------------------------------------------|
-| its connection ended                             | at once, by `unbind_route`                               |
-| the same, and the server was away, or the        | by the next `retry_unbinds`: its gateway does not renew  |
-| unbind was cancelled                             | it, but an hour would be long                            |
-| its connection ended while it was being renewed  | after the renewal, by `renew`                            |
-| another connection of the device replaced it     | by that one's `bind_route`                               |
-| its gateway died                                 | by itself, at the end of its lifetime                    |
+| a route ends because ...                       | it is deleted                                   |
+|------------------------------------------------|-------------------------------------------------|
+| its connection ended                           | at once, by `unbind_route`                      |
+| the same, and the server was away, or the      | by the next `retry_unbinds`: its gateway does   |
+| unbind was cancelled                           | not renew it, but an hour would be long         |
+| its connection ended while it was being        | after the renewal, by `renew`                   |
+| renewed                                        |                                                 |
+| another connection of the device replaced it   | by that one's `bind_route`                      |
+| its gateway died                               | by itself, at the end of its lifetime           |
 
 The route answers "is she online, and where?". Whether a message reached a gateway is answered by
 PUBLISH itself: it returns how many were subscribed, at that moment. `deliver` believes that, and
@@ -36,17 +37,12 @@ from mpim_lab.mq.connection.bounds import check_times
 from mpim_lab.mq.connection.lua_script import LuaScript
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
-ROUTE_TTL_S = (
-    3_600.0  # of the design notes; a gateway renews long before, and a system may choose less
-)
-BIND_ROUTE, UNBIND = (
-    LuaScript("im/services/lua/bind_route.lua"),
-    LuaScript("im/services/lua/unbind.lua"),
-)
-RENEW_ROUTES, LIST_ROUTES = (
-    LuaScript("im/services/lua/renew_routes.lua"),
-    LuaScript("im/services/lua/list_routes.lua"),
-)
+# of the design notes; a gateway renews long before, and a system may choose less
+ROUTE_TTL_S = 3_600.0
+BIND_ROUTE = LuaScript("im/services/lua/bind_route.lua")
+UNBIND = LuaScript("im/services/lua/unbind.lua")
+RENEW_ROUTES = LuaScript("im/services/lua/renew_routes.lua")
+LIST_ROUTES = LuaScript("im/services/lua/list_routes.lua")
 MAX_KEYS_PER_SCRIPT = 500  # keys in one script: it holds up the server for well under a millisecond
 
 
@@ -59,9 +55,16 @@ class Route(NamedTuple):
 
 
 class Presence:
-    """The presence service: routes and statuses on one server. Raises what the connection raises.
+    """The presence service: routes and statuses on one server.
 
-    ttl_s: how long a route counts after its gateway's last heartbeat.
+    Every method raises what the connection raises.
+
+    Args:
+        queue: Over which it talks to the server.
+        ttl_s: Seconds that a route counts after its gateway's last heartbeat.
+
+    Raises:
+        InvalidParameter: `ttl_s` makes no sense.
     """
 
     def __init__(self, queue: MessageQueue, *, ttl_s: float = ROUTE_TTL_S) -> None:
@@ -69,17 +72,24 @@ class Presence:
         self.queue, self.ttl_s = queue, ttl_s
         self._commands = queue.context("presence").connection
         self._ttl_ms = str(max(1, int(ttl_s * 1e3)))
-        self._renewals: list[
-            set[BindRouteRequest]
-        ] = []  # each in flight, with what was unbound meanwhile
-        self._pending_unbinds: dict[
-            BindRouteRequest, float
-        ] = {}  # and when their routes expire by themselves
+        # those in flight, each with what was unbound meanwhile
+        self._renewals: list[set[BindRouteRequest]] = []
+        # and when their routes expire by themselves
+        self._pending_unbinds: dict[BindRouteRequest, float] = {}
 
     async def bind_route(self, request: BindRouteRequest) -> BindRouteResponse:
         """Store where a device is connected.
 
         An older connection of the device is replaced, and its gateway notified.
+
+        Args:
+            request: The user, the device, the gateway and the connection.
+
+        Returns:
+            The routes that were replaced.
+
+        Raises:
+            InvalidParameter: One of the four is no name.
         """
         route = _route_arguments(request)
         channels = (
@@ -91,7 +101,17 @@ class Presence:
         return BindRouteResponse(tuple(each.decode() for each in replaced))
 
     async def unbind_route(self, request: BindRouteRequest) -> bool:
-        """Delete this connection's route. Return whether it was still there."""
+        """Delete this connection's route, and no other's.
+
+        Args:
+            request: What `bind_route` was called with.
+
+        Returns:
+            Whether it was still there.
+
+        Raises:
+            InvalidParameter: One of its words is no name.
+        """
         for unbound in self._renewals:
             unbound.add(request)
         words = (*_route_arguments(request), self._channel_key(status_channel(request.uid)))
@@ -101,7 +121,11 @@ class Presence:
         return bool(is_gone)
 
     async def retry_unbinds(self) -> None:
-        """Retry the unbinds that have failed."""
+        """Retry the unbinds that have failed.
+
+        Raises:
+            MpimError: One failed again; the next call retries it.
+        """
         self._pending_unbinds = {
             request: until for request, until in self._pending_unbinds.items() if until > now()
         }
@@ -117,9 +141,14 @@ class Presence:
     ) -> list[BindRouteRequest]:
         """Renew a gateway's routes for another `ttl_s`.
 
-        Return those that another connection has replaced.
-
         A route that is unbound meanwhile stays unbound: it does not come back as a stale one.
+
+        Args:
+            gateway: The gateway's name.
+            bound: Its routes.
+
+        Returns:
+            Those that another connection has replaced.
         """
         replaced: list[BindRouteRequest] = []
         unbound: set[BindRouteRequest] = set()
@@ -147,9 +176,15 @@ class Presence:
         return [each for each, kept in zip(some, answers, strict=True) if not kept]
 
     async def query_routes(self, uids: Sequence[str]) -> dict[str, list[Route]]:
-        """Return where each user is connected now; an empty list: nowhere.
+        """Return where each user is connected now.
 
-        One round trip for 500 users.
+        It takes one round trip for 500 users.
+
+        Args:
+            uids: The users.
+
+        Returns:
+            The routes by user; an empty list: nowhere.
         """
         found: dict[str, list[Route]] = {}
         for begin in range(0, len(uids), MAX_KEYS_PER_SCRIPT):
@@ -160,11 +195,25 @@ class Presence:
         return found
 
     async def query_route(self, uid: str) -> list[Route]:
-        """Return where one user is connected now."""
+        """Return where one user is connected now.
+
+        Args:
+            uid: The user.
+
+        Returns:
+            A route for each device that is connected.
+        """
         return (await self.query_routes([uid]))[uid]
 
     async def statuses(self, uids: Sequence[str]) -> dict[str, str]:
-        """Return each user's status: "online" or "offline"."""
+        """Return each user's status.
+
+        Args:
+            uids: The users.
+
+        Returns:
+            "online" or "offline", by user.
+        """
         return {
             uid: "online" if routes else "offline"
             for uid, routes in (await self.query_routes(uids)).items()
@@ -173,7 +222,14 @@ class Presence:
     async def deliver(self, request: DeliverRequest) -> DeliverResponse:
         """Push to a user's channel.
 
-        Return how many gateways were subscribed. 0: offline, or the route is stale.
+        Args:
+            request: The user, and what to push.
+
+        Returns:
+            How many gateways were subscribed. 0: offline, or the route is stale.
+
+        Raises:
+            InvalidParameter: The user's name is none.
         """
         return DeliverResponse(
             await self.queue.publish(user_channel(checked_name("uid", request.to)), request.payload)

@@ -1,10 +1,11 @@
-"""VersionedTables: the SQL tables of one part of the system, with their version written beside them.
+"""VersionedTables: the SQL tables of one part of the system, and their version beside them.
 
-| version in the database | then the first use ...                                                            |
-|-------------------------|-----------------------------------------------------------------------------------|
-| none                    | makes the tables that are missing, then writes the version                        |
-| the one of this code    | goes on                                                                           |
-| another one             | fails with StoreFailed: rows are neither misread nor written by the wrong columns |
+| version in the database | then the first use ...                                                 |
+|-------------------------|------------------------------------------------------------------------|
+| none                    | makes the tables that are missing, then writes the version             |
+| the one of this code    | goes on                                                                |
+| another one             | fails with StoreFailed: rows are neither misread nor written by the    |
+|                         | wrong columns                                                          |
 
 The version is written after the tables: a crash in between leaves tables without one, and the next
 use makes the rest.
@@ -19,15 +20,13 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mpim_lab.errors import StoreFailed
+from mpim_lab.mq.connection.resp import ignore_result
 from mpim_lab.mq.idempotency.sql_database import NAME, SqlDatabase
 
 Result = TypeVar("Result")
 MAX_ATTEMPTS = 4
-_DEADLOCKS = (
-    1213,
-    "40001",
-    "40P01",
-)  # MySQL and MariaDB; PostgreSQL: serialization failure, deadlock
+# MySQL and MariaDB; PostgreSQL: serialization failure, deadlock
+_DEADLOCKS = (1213, "40001", "40P01")
 
 SCHEMA = Table(
     "mpim_schema",
@@ -89,7 +88,7 @@ class VersionedTables:
             return
         if self._ensuring is None or self._ensuring.done():
             self._ensuring = asyncio.create_task(self._ensure())
-            self._ensuring.add_done_callback(lambda task: task.cancelled() or task.exception())
+            self._ensuring.add_done_callback(ignore_result)
         await asyncio.shield(self._ensuring)
 
     async def _ensure(self) -> None:
@@ -106,8 +105,8 @@ class VersionedTables:
                 else "older, and nothing brings it up"
             )
             raise StoreFailed(
-                f"the database has version {found} of the tables of {self.component!r}, which is {age}: "
-                f"this program knows version {self.version}; nothing was read or written"
+                f"the database has version {found} of the tables of {self.component!r}, which is "
+                f"{age}: this program knows version {self.version}; nothing was read or written"
             )
         self._is_ensured = True
 
@@ -129,10 +128,8 @@ class VersionedTables:
             ):
                 await connection.execute(insert(SCHEMA).values(row))
         except StoreFailed as error:
-            if not isinstance(
-                error.__cause__, IntegrityError
-            ):  # otherwise another process wrote it just now
-                raise
+            if not isinstance(error.__cause__, IntegrityError):
+                raise  # otherwise another process wrote it just now
 
 
 def _is_deadlock(error: StoreFailed) -> bool:

@@ -18,25 +18,38 @@ from mpim_lab.errors import InvalidParameter, InvalidToken
 from mpim_lab.im.protocol.requests import checked_name
 from mpim_lab.keys import name_bytes
 from mpim_lab.mq.connection.bounds import check_times
-from mpim_lab.mq.connection.ids import new_message_id
+from mpim_lab.mq.connection.encoding import new_message_id
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 _ALGORITHM = "HS256"
 _AUDIENCE = "mpim"
 _SECRET_BYTES = 32
-_CLOCK_SKEW_S = 60.0  # a used token is remembered for so much longer: a gateway whose clock is behind would let it in again
+# a used token is remembered for so much longer: a gateway whose clock is behind would let it in
+_CLOCK_SKEW_S = 60.0
 _MAX_TTL_S = 366 * 86_400.0
 
 
 def new_secret() -> str:
-    """Make a secret that all gateways of one system share."""
+    """Make a secret that all gateways of one system share.
+
+    Returns:
+        43 random characters.
+    """
     return secrets.token_urlsafe(_SECRET_BYTES)
 
 
 class TokenService:
     """The token service.
 
-    Issues tokens, and redeems each of them once. ttl_s: how long a new one may be used for.
+    Issues tokens, and redeems each of them once.
+
+    Args:
+        secret: What tokens are signed with: at least 32 bytes.
+        ttl_s: Seconds for which a new token may be used.
+        clock: Seconds since 1970.
+
+    Raises:
+        InvalidParameter: The secret is too short, or `ttl_s` makes no sense.
     """
 
     def __init__(
@@ -52,14 +65,36 @@ class TokenService:
         self._secret, self._ttl_s, self._clock = secret, ttl_s, clock
 
     def issue(self, uid: str) -> str:
-        """Make a token for a user. Raises InvalidParameter."""
+        """Make a token for a user.
+
+        Args:
+            uid: The user.
+
+        Returns:
+            The token, to be used once.
+
+        Raises:
+            InvalidParameter: `uid` is no name.
+        """
         claims = {"sub": checked_name("uid", uid), "aud": _AUDIENCE, "jti": new_message_id()}
         return jwt.encode(
             claims | {"exp": self._clock() + self._ttl_s}, self._secret, algorithm=_ALGORITHM
         )
 
     async def redeem(self, token: str, queue: MessageQueue) -> str:
-        """Use a token up; return its user. Raises InvalidToken, and what the connection raises."""
+        """Use a token up.
+
+        Args:
+            token: What a client sent.
+            queue: On whose server the token is recorded as used.
+
+        Returns:
+            The user whose token it is.
+
+        Raises:
+            InvalidToken: It is none of this system, has ended, or was used before.
+            MpimError: What the connection raises.
+        """
         uid, token_id, ends_at = self._verify(token)
         key, commands = queue.keys.used_token(token_id), queue.context(_AUDIENCE).connection
         keep_ms = int((ends_at - self._clock() + _CLOCK_SKEW_S) * 1e3)
@@ -74,16 +109,11 @@ class TokenService:
                 self._secret,
                 algorithms=[_ALGORITHM],
                 audience=_AUDIENCE,
-                options={
-                    "require": ["exp", "sub", "jti"],
-                    "verify_exp": False,
-                },  # `exp` is compared with our clock below
+                # `exp` is compared with our clock below
+                options={"require": ["exp", "sub", "jti"], "verify_exp": False},
             )
-            uid, token_id, ends_at = (
-                checked_name("uid", claims["sub"]),
-                str(claims["jti"]),
-                float(claims["exp"]),
-            )
+            uid, token_id = checked_name("uid", claims["sub"]), str(claims["jti"])
+            ends_at = float(claims["exp"])
             name_bytes(token_id, "token's id")
         except (
             jwt.InvalidTokenError,

@@ -12,7 +12,7 @@ _PACKAGE = Path(__file__).parents[2]
 
 
 def data_path(name: str) -> Path:
-    """Return a file of `data/`: beside the package in a checkout, inside it when installed as a wheel."""
+    """Find a file of `data/`: beside the package in a checkout, inside it when it is installed."""
     for folder in (_PACKAGE.parent / "data", _PACKAGE / "data"):
         if (folder / name).exists():
             return folder / name

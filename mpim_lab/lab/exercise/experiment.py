@@ -1,7 +1,4 @@
-"""Experiment: parameters with bounds → a run → Result(trace, verdict, metrics).
-
-Usable with or without a notebook.
-"""
+"""Experiment: parameters with bounds → a run → Result(trace, verdict, metrics)."""
 
 import asyncio
 from abc import ABC, abstractmethod
@@ -49,9 +46,18 @@ def parameter(
     step: float | None = None,
     choices: Sequence[str] = (),
 ) -> Any:
-    """Declare a parameter of an experiment.
+    """Declare a parameter of an experiment: a dataclass field that knows its bounds and its help.
 
-    A dataclass field that knows its bounds and its help text.
+    Args:
+        default: its value where none is given; its type is the parameter's.
+        help: one line for the panel, with the unit.
+        low: the lowest value that is allowed; None: any.
+        high: the highest value that is allowed; None: any.
+        step: of the panel's slider.
+        choices: the only values that are allowed, in the order of the panel.
+
+    Returns:
+        The field.
     """
     return field(
         default=default, metadata={"parameter": Parameter(help, low, high, step, tuple(choices))}
@@ -60,9 +66,13 @@ def parameter(
 
 @dataclass(frozen=True)
 class Result:
-    """Result of a run.
+    """The result of a run.
 
-    `metrics` are measured and differ from run to run; the verdict of a seeded run does not.
+    Args:
+        experiment: what was run.
+        trace: all that happened.
+        verdict: the same in every run of a seeded experiment.
+        metrics: what was measured, by name; it differs from run to run.
     """
 
     experiment: "Experiment"
@@ -104,9 +114,13 @@ def running_loop() -> asyncio.AbstractEventLoop:
 
 
 class Run:
-    """One run going on.
+    """A run that is going on: watch its `trace`, cause faults, and wait for its result.
 
-    Watch `trace`, cause a fault with `inject`, end it with `stop`, await `result`.
+    Args:
+        experiment: what to run; it begins at once, in the running event loop.
+
+    Raises:
+        WrongLoop: no event loop runs here.
     """
 
     def __init__(self, experiment: "Experiment") -> None:
@@ -120,12 +134,16 @@ class Run:
     async def inject(self, fault: str) -> None:
         """Cause a fault now.
 
-        Raises InvalidParameter for an unknown one, FaultUnavailable where it cannot be caused.
+        Args:
+            fault: one of the experiment's `faults`.
+
+        Raises:
+            InvalidParameter: the experiment has no such fault.
+            FaultUnavailable: it cannot be caused here, or the run is over.
         """
         if fault not in self.experiment.faults:
-            raise InvalidParameter(
-                f"{fault!r} is not a fault of this experiment; it has {', '.join(self.experiment.faults)}"
-            )
+            faults = ", ".join(self.experiment.faults)
+            raise InvalidParameter(f"{fault!r} is not a fault of this experiment; it has {faults}")
         if self.injector is None or self._task.done():
             raise FaultUnavailable(f"{fault!r} cannot be caused: the run is not going on")
         await self.injector(fault)
@@ -141,20 +159,30 @@ class Run:
 
     @property
     def done(self) -> bool:
-        """The run has ended, one way or another."""
+        """Whether the run has ended, one way or another."""
         return self._task.done()
 
     async def result(self) -> Result:
-        """Wait for the end; raises what the run raised."""
+        """Wait for the end of the run.
+
+        Returns:
+            The trace, the verdict and the metrics.
+
+        Raises:
+            MpimError: what the run raised.
+        """
         verdict = await asyncio.shield(self._task)
         return Result(self.experiment, self.trace, verdict, self.metrics)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment(ABC):
-    """Base of every chapter's experiments: a frozen dataclass whose fields are parameters.
+    """The base of every chapter's experiments: a frozen dataclass whose fields are parameters.
 
-    Raises InvalidParameter when a field is outside its bounds.
+    Usable with or without a notebook. `title` is for people; `faults` are what `Run.inject` takes.
+
+    Raises:
+        InvalidParameter: a field is of the wrong type, or outside its bounds.
     """
 
     title: ClassVar[str]
@@ -168,7 +196,11 @@ class Experiment(ABC):
 
     @classmethod
     def parameters(cls) -> list[tuple[Field[Any], Parameter]]:
-        """Return the parameters and their bounds, in the order they were declared."""
+        """List the parameters.
+
+        Returns:
+            Each field with its bounds, in the order they were declared.
+        """
         return [
             (each, each.metadata["parameter"])
             for each in fields(cls)
@@ -177,17 +209,35 @@ class Experiment(ABC):
 
     @abstractmethod
     async def execute(self, run: Run) -> Verdict:
-        """Do the run.
+        """Do the run. A subclass writes this.
 
-        Report to `run.trace`, set `run.injector`, obey `run.stopping`, fill `run.metrics`.
+        Args:
+            run: report to its `trace`, set its `injector`, obey `stopping`, fill `metrics`.
+
+        Returns:
+            What the run did to its messages.
         """
 
     def start(self) -> Run:
-        """Start a run in the background, in the running event loop."""
+        """Start a run in the background.
+
+        Returns:
+            The run, which has begun.
+
+        Raises:
+            WrongLoop: no event loop runs here.
+        """
         return Run(self)
 
     async def run(self) -> Result:
-        """Run to the end; a run whose caller is cancelled ends with it."""
+        """Run to the end; a run whose caller is cancelled ends with it.
+
+        Returns:
+            The trace, the verdict and the metrics.
+
+        Raises:
+            MpimError: what the run raised.
+        """
         run = self.start()
         try:
             return await run.result()

@@ -12,7 +12,7 @@ LAST_CHAPTER = 12
 
 @dataclass(frozen=True)
 class Term:
-    """One term of the field, with a sentence that defines it in each language and the chapter that introduces it."""
+    """One term of the field, defined in each language, and the chapter that introduces it."""
 
     en: str
     zh: str

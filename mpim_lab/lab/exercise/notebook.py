@@ -1,4 +1,4 @@
-"""Notebook: what a chapter's cells need on a server with few rights, and to speak to a server by hand."""
+"""Notebook: what cells need on a server with few rights, and to speak to one by hand."""
 
 import ast
 import asyncio
@@ -18,16 +18,15 @@ from mpim_lab.mq.connection.address import Address
 
 ANSWER_TIMEOUT_S = 5.0
 _SHOWN = "_mpim_lab_shown"
-_SKIPPING = f"__import__({__name__!r}, fromlist=['*']).skipping()"  # no name in the notebook: `%reset` forgets those
+# no name in the notebook: `%reset` forgets those
+_SKIPPING = f"__import__({__name__!r}, fromlist=['*']).skipping()"
 
 
 def skip_unavailable() -> None:
-    """On the reader's own server.
+    """Leave out, from now on, the cells that need what the reader's own server does not offer.
 
-    From now on a cell that needs what the server does not offer says so, and is left out.
-
-    So are the cells that use what it would have made; all others run. On a server of the lab's own
-    nothing is changed.
+    Each says so, and so do the cells that use what it would have made; all others run. On a server
+    of the lab's own nothing is changed.
     """
     shell: Any = get_ipython()
     if shell is None or not os.environ.get("MPIM_REDIS_URL", "").strip():
@@ -39,13 +38,13 @@ def skip_unavailable() -> None:
 
 
 def skipping() -> "Skipping | None":
-    """What skips cells in this kernel, if anything does."""
+    """Return what skips cells in this kernel, if anything does."""
     shell: Any = get_ipython()
     return next((each for each in shell.ast_transformers if isinstance(each, Skipping)), None)
 
 
 class Skipping:
-    """Wraps each cell, so that it ends with one sentence when the server refuses what it needs."""
+    """A wrapper of each cell: one whose needs the server refuses ends with a sentence."""
 
     def __init__(self, names: dict[str, Any]) -> None:
         self._names = names
@@ -59,7 +58,7 @@ class Skipping:
         return lines
 
     def visit(self, cell: ast.Module) -> ast.Module:
-        """Put a cell into `try`, or leave it out but for its imports where it uses what an earlier one did not make."""
+        """Put a cell into `try`; leave it out, but for its imports, if it uses what is not made."""
         made = set(_names(cell, ast.Store))
         lacking = sorted(name for name in set(_names(cell, ast.Load)) & self._missing - made)
         if lacking:
@@ -83,7 +82,9 @@ class Skipping:
             shown = last.value if isinstance(last.value, ast.Name) else shown
         refused = f"{_SKIPPING}.refused({_SHOWN}_error, {sorted(made)!r}, {self._what(cell)!r})"
         whole = ast.parse(
-            f"{_SHOWN} = None\ntry:\n    pass\nexcept Exception as {_SHOWN}_error:\n    {refused}\n    {_SHOWN} = None\n"
+            f"{_SHOWN} = None\n"
+            "try:\n    pass\n"
+            f"except Exception as {_SHOWN}_error:\n    {refused}\n    {_SHOWN} = None\n"
             f"globals().get({_SHOWN!r})"
         ).body
         attempt = whole[1]

@@ -1,8 +1,8 @@
 """Progress: which challenges the learner has passed, in a file of the learner's own.
 
 `MPIM_PROGRESS` names another file; by default it is `mpim_lab/progress.json` in the user's data
-folder (XDG_DATA_HOME, or ~/.local/share). A file that cannot be read or written is reported in the
-log and stops nobody.
+folder (on Linux XDG_DATA_HOME, or ~/.local/share). A file that cannot be read or written is reported
+in the log and stops nobody.
 """
 
 import datetime
@@ -12,6 +12,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from platformdirs import user_data_path
+
 _log = logging.getLogger(__name__)
 
 
@@ -19,8 +21,7 @@ def progress_path() -> Path:
     """Return where the file is."""
     if named := os.environ.get("MPIM_PROGRESS", "").strip():
         return Path(named)
-    data = os.environ.get("XDG_DATA_HOME", "").strip() or Path.home() / ".local" / "share"
-    return Path(data) / "mpim_lab" / "progress.json"
+    return user_data_path("mpim_lab", appauthor=False) / "progress.json"
 
 
 def load_progress() -> dict[str, dict[str, Any]]:

@@ -29,9 +29,17 @@ class Question:
 
 
 def load_questions(path: Path | None = None) -> list[Question]:
-    """Read the bank.
+    """Read the question bank.
 
-    Raises InvalidParameter, naming the question, for a missing field, a double id and the like.
+    Args:
+        path: a file in YAML; None: the bank of `data/`.
+
+    Returns:
+        The questions, in the file's order.
+
+    Raises:
+        InvalidParameter: a field is missing, empty or of the wrong type, or an id is used twice;
+            it names the question.
     """
     records = read_list(path or data_path("questions.yaml"), "question bank is a list of questions")
     questions = [_question(record) for record in records]
@@ -48,9 +56,8 @@ def _question(record: Any) -> Question:
     record = checked_fields(record, Question, f"question {name!r}")
     wrong = [field.name for field in fields(Question) if type(record[field.name]) is not field.type]
     if wrong:
-        raise InvalidParameter(
-            f"question {name!r}: {wrong} must be text, the chapter a number; quote yes, no and numbers"
-        )
+        rule = "must be text, the chapter a number; quote yes, no and numbers"
+        raise InvalidParameter(f"question {name!r}: {wrong} {rule}")
     question = Question(**record)
     if question.difficulty not in DIFFICULTIES:
         raise InvalidParameter(f"question {name!r}: difficulty is one of {', '.join(DIFFICULTIES)}")
@@ -65,6 +72,6 @@ def _question(record: Any) -> Question:
 
 
 def questions_of(chapter: int) -> list[Question]:
-    """The questions of one chapter, easiest first."""
+    """Return the questions of one chapter, easiest first."""
     chosen = [question for question in load_questions() if question.chapter == chapter]
     return sorted(chosen, key=lambda question: DIFFICULTIES.index(question.difficulty))

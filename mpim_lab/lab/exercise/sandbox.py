@@ -1,6 +1,7 @@
-"""Sandbox: a learner's class whose `sys.exit()` or KeyboardInterrupt ends its trial, and not the kernel with all it holds.
+"""Sandbox: a learner's class whose `sys.exit()` ends its trial, and not the kernel.
 
-asyncio passes these two on through its event loop, whatever task they were raised in.
+The same for KeyboardInterrupt: asyncio passes these two on through its event loop, whatever task
+they were raised in.
 """
 
 import contextlib

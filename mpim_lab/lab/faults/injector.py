@@ -1,4 +1,4 @@
-"""Faults: seeded, and placed by message instead of by clock, so that the same seed breaks the same messages every time.
+"""Faults: seeded, and placed by message: the same seed breaks the same messages every time.
 
 A fault strikes just before one of the sender's attempts (after whatever it checked) and lasts for
 some. `FaultInjector` counts them; `FaultyQueue` is the sender's queue with the faults in front of
@@ -21,32 +21,78 @@ from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 DESCRIPTIONS = {
-    "away": "the subscriber leaves between the sender's status check and its publish, and comes back later",
-    "cut": "the subscriber's connection is cut (CLIENT KILL); it cannot reconnect while the fault lasts",
+    "away": (
+        "the subscriber leaves between the sender's status check and its publish, and comes back "
+        "later"
+    ),
+    "cut": (
+        "the subscriber's connection is cut (CLIENT KILL); it cannot reconnect while the fault "
+        "lasts"
+    ),
     "kill": "the server is killed (SIGKILL) and started again",
-    "pause": "the server is stopped (SIGSTOP) and goes on later, as if nothing had happened (SIGCONT)",
+    "pause": (
+        "the server is stopped (SIGSTOP) and goes on later, as if nothing had happened (SIGCONT)"
+    ),
     "slow": "the subscriber's handler stalls; the server cuts it off at its output buffer limit",
-    "crash before work": "the worker dies with a message in hand, before its work; another is started later",
-    "crash after work": "the worker dies after a message's work and before its acknowledgement; another is started later",
-    "crash after ack": "the worker dies after it has acknowledged a message; another is started later",
+    "crash before work": (
+        "the worker dies with a message in hand, before its work; another is started later"
+    ),
+    "crash after work": (
+        "the worker dies after a message's work and before its acknowledgement; another is "
+        "started later"
+    ),
+    "crash after ack": (
+        "the worker dies after it has acknowledged a message; another is started later"
+    ),
     "poison": "a message that no handler can handle",
-    "zombie": "the worker sleeps with a message in hand for so long that another takes it over; then it wakes up",
-    "server kill": "the worker dies, messages wait, the server is killed (SIGKILL) and started again",
-    "slow worker": "the worker is slow with one message, within its rights, while another worker takes the next ones",
-    "answer to the worker lost": "the line breaks after a message's effect was written, before the worker hears of it",
+    "zombie": (
+        "the worker sleeps with a message in hand for so long that another takes it over; then "
+        "it wakes up"
+    ),
+    "server kill": (
+        "the worker dies, messages wait, the server is killed (SIGKILL) and started again"
+    ),
+    "slow worker": (
+        "the worker is slow with one message, within its rights, while another worker takes the "
+        "next ones"
+    ),
+    "answer to the worker lost": (
+        "the line breaks after a message's effect was written, before the worker hears of it"
+    ),
     "request lost": "the sender's line breaks before its command reaches the server",
-    "request late": "the sender's command is held on its way for so long that it repeats it; then it arrives after all",
-    "answer lost": "the server does the sender's command, and the line breaks before the answer arrives",
-    "answer late": "the server does the sender's command, and the answer comes after the sender has given up waiting",
-    "interleave": "a gateway is held up before its last step for one message, while another gateway sends the next ones",
-    "gateway dies": "a gateway dies before its last step for one message; the client sends it again through the other",
-    "sent twice": "the application sends the same message twice: a second click, a retry further up",
+    "request late": (
+        "the sender's command is held on its way for so long that it repeats it; then it arrives "
+        "after all"
+    ),
+    "answer lost": (
+        "the server does the sender's command, and the line breaks before the answer arrives"
+    ),
+    "answer late": (
+        "the server does the sender's command, and the answer comes after the sender has given "
+        "up waiting"
+    ),
+    "interleave": (
+        "a gateway is held up before its last step for one message, while another gateway sends "
+        "the next ones"
+    ),
+    "gateway dies": (
+        "a gateway dies before its last step for one message; the client sends it again through "
+        "the other"
+    ),
+    "sent twice": (
+        "the application sends the same message twice: a second click, a retry further up"
+    ),
     "quiet": "after the burst nobody writes any more",
     "closed": "the sender closes its batcher right after the burst, and its process ends",
-    "flush fails": "the sender's connection is cut (CLIENT KILL) and does not come back while batches are to be sent",
+    "flush fails": (
+        "the sender's connection is cut (CLIENT KILL) and does not come back while batches are "
+        "to be sent"
+    ),
     "too large": "one message is larger than the queue takes",
     "old sender": "some messages come from a sender that does not compress",
-    "new sender": "some messages come from a sender that compresses in a newer way, with a dictionary",
+    "new sender": (
+        "some messages come from a sender that compresses in a newer way, with a dictionary"
+    ),
     "cut off": "some messages come from a sender with a bug: their last bytes are missing",
     "changed": "one bit of some messages is changed on the way",
     "bomb": "one message is a bomb: 64 KB that unpack to 64 MB",
@@ -56,12 +102,27 @@ DESCRIPTIONS = {
     "idle rot": "the connections that lie idle are cut; it is found out when the load rises",
     "exhaustion": "as many slow callers as there are connections",
     "server restart": "the server is killed (SIGKILL) and started again",
-    "receiver flaps": "the receiver leaves between the status check and the push, and comes back later",
-    "gateway killed": "the receiver's gateway is killed and its route stays; the receiver comes back at another one",
-    "partition": "the receiver's gateway is cut off from the server and cannot reconnect while the fault lasts",
-    "dies before the push": "the gateway with the message service dies before its push; the client sends again elsewhere",
-    "dies after the push": "the gateway with the message service dies after its push; the client sends again elsewhere",
-    "half the group": "the gateway with the message service dies when half of the group has the message",
+    "receiver flaps": (
+        "the receiver leaves between the status check and the push, and comes back later"
+    ),
+    "gateway killed": (
+        "the receiver's gateway is killed and its route stays; the receiver comes back at "
+        "another one"
+    ),
+    "partition": (
+        "the receiver's gateway is cut off from the server and cannot reconnect while the fault "
+        "lasts"
+    ),
+    "dies before the push": (
+        "the gateway with the message service dies before its push; the client sends again "
+        "elsewhere"
+    ),
+    "dies after the push": (
+        "the gateway with the message service dies after its push; the client sends again elsewhere"
+    ),
+    "half the group": (
+        "the gateway with the message service dies when half of the group has the message"
+    ),
     "return breaks": "the receiver was away; as it is given what waited for it, its line breaks",
     "late unbind": "the receiver moves to another gateway, and the old one unbinds it afterwards",
     "two at once": "a message is sent twice, and two workers have a copy each at the same time",
@@ -87,7 +148,16 @@ WORKER_FAULTS = (
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault of a run: `kind` strikes just before attempt `at` (the first is 1) and lasts for `duration` attempts."""
+    """One fault of a run.
+
+    Args:
+        kind: a key of `DESCRIPTIONS`.
+        at: the attempt that it hits; the first is 1.
+        duration: for how many attempts it lasts.
+
+    Raises:
+        InvalidParameter: there is no such kind, or a number is below 1.
+    """
 
     kind: str
     at: int
@@ -105,14 +175,22 @@ class Fault:
 
 
 def schedule_faults(seed: int, kind: str, messages: int, duration: int) -> list[Fault]:
-    """Choose where faults strike, never before the second message.
+    """Choose where faults hit, never before the second message.
 
-    One that lasts, or for "away" `duration` short ones.
+    Args:
+        seed: the same seed gives the same faults.
+        kind: a key of `DESCRIPTIONS`.
+        messages: how many are sent.
+        duration: for how many attempts one lasts; of "away", how many short ones there are.
 
-    >>> [fault.at for fault in schedule_faults(7, "away", messages=24, duration=3)]
-    [2, 17, 18]
-    >>> schedule_faults(7, "cut", messages=24, duration=3)
-    [Fault(kind='cut', at=4, duration=3)]
+    Returns:
+        The faults, in their order.
+
+    Examples:
+        >>> [fault.at for fault in schedule_faults(7, "away", messages=24, duration=3)]
+        [2, 17, 18]
+        >>> schedule_faults(7, "cut", messages=24, duration=3)
+        [Fault(kind='cut', at=4, duration=3)]
     """
     rng = random.Random(f"{seed} {kind}")
     if kind == "away":
@@ -125,9 +203,13 @@ FaultAction = tuple[Callable[[], Awaitable[None]], Callable[[], Awaitable[None]]
 
 
 class FaultInjector:
-    """Injector that begins and ends faults as the sender's attempts are counted.
+    """An injector that begins and ends faults as the sender's attempts are counted.
 
     At most one of a kind at a time.
+
+    Args:
+        causes: by kind, how to begin a fault and how to end it.
+        trace: where both are recorded.
     """
 
     def __init__(self, causes: Mapping[str, FaultAction], trace: Trace) -> None:
@@ -142,13 +224,28 @@ class FaultInjector:
         return frozenset(self._active)
 
     def add(self, fault: Fault) -> None:
-        """Plan a fault. Raises FaultUnavailable if it cannot be caused here."""
+        """Plan a fault.
+
+        Args:
+            fault: what, when, and for how long.
+
+        Raises:
+            FaultUnavailable: it cannot be caused here.
+        """
         if fault.kind not in self._causes:
             raise FaultUnavailable(f"{fault.kind!r} cannot be caused here")
         self._planned.append(fault)
 
     def inject(self, kind: str, duration: int) -> None:
-        """Plan a fault before the next attempt."""
+        """Plan a fault before the next attempt, unless one of its kind lasts already.
+
+        Args:
+            kind: which.
+            duration: for how many attempts.
+
+        Raises:
+            FaultUnavailable: it cannot be caused here.
+        """
         if kind not in self._active:
             self.add(Fault(kind, self._attempts + 1, duration))
 
@@ -181,16 +278,15 @@ class FaultInjector:
 class FaultyQueue:
     """The sender's queue, with faults between its status check and its publish.
 
-    Everything else is the queue's own.
-
     An attempt is a publish, or a check after which no publish comes (nobody there, no answer).
+    Everything else is the queue's own.
     """
 
     def __init__(self, queue: MessageQueue, faults: FaultInjector) -> None:
         self._queue, self._faults = queue, faults
 
     async def subscriber_count(self, channel: str) -> int:
-        """As the queue's own."""
+        """Count as the queue does."""
         listeners = 0
         try:
             listeners = await self._queue.subscriber_count(channel)
@@ -213,7 +309,7 @@ class FaultyQueue:
 
 
 class Gate:
-    """Gate that holds back a handler or a reconnection. Open at first."""
+    """A gate that holds back a handler or a reconnection. Open at first."""
 
     def __init__(self) -> None:
         self._open = asyncio.Event()
@@ -250,7 +346,7 @@ async def wait_until(
 
 
 class IdleDetector:
-    """Detector of how long a trace has had no new event, counted in polls of it.
+    """A detector of how long a trace has had no new event, counted in polls of it.
 
     The time between two polls counts for MAX_POLL_GAP_S at most: while the whole machine stands
     still, no event can come.
@@ -284,7 +380,7 @@ def check_available(server: EmbeddedServer | ExternalServer, *faults: str) -> No
 
 
 def server_faults(server: EmbeddedServer | ExternalServer) -> dict[str, FaultAction]:
-    """The faults that strike the server's process, as far as it is ours to strike."""
+    """Return the faults that hit the server's process, as far as it is ours."""
 
     async def kill() -> None:
         server.kill()

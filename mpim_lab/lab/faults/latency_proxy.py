@@ -1,106 +1,73 @@
-"""Latency proxy: a connection to a server that is some milliseconds away, with a count of its round trips."""
+"""Latency proxy: a relay to a server some milliseconds away, with a count of its round trips."""
 
 import asyncio
 import contextlib
-from typing import Self
 
 from mpim_lab.errors import InvalidParameter
 from mpim_lab.events import now
-from mpim_lab.lab.faults.relay import open_streams, url_for_clients
-from mpim_lab.mq.connection.address import Address
-
-_CHUNK = 64 * 1024
+from mpim_lab.lab.faults.relay import READ_BYTES, Relay, Streams, open_streams, running
 
 
-class LatencyProxy:
-    """Relay on loopback that adds latency: `async with LatencyProxy(server.url, one_way_ms=0.5) as proxy`.
+class LatencyProxy(Relay):
+    """A relay on loopback that adds latency.
 
-    Connect to its `url`. `round_trips` counts the times that a client sent after it had received
-    something: what is written together is one, however long it is, as long as its replies take
-    longer than its writing.
+    Connect to its `url`, as in `async with LatencyProxy(server.url, one_way_ms=0.5) as proxy`.
+    `round_trips` counts the times that a client sent after it had received something. What is
+    written together is one, as long as its replies take longer than its writing.
+
+    Args:
+        url: the server's address, as for `MessageQueue`.
+        one_way_ms: how much later everything arrives, each way, in milliseconds; above 0.
+
+    Raises:
+        InvalidParameter: `one_way_ms` is not above 0, or the address is none.
+        ServerFailed: it cannot listen; raised when the context is entered.
     """
 
     def __init__(self, url: str, *, one_way_ms: float) -> None:
         if one_way_ms <= 0:
             raise InvalidParameter(f"one_way_ms={one_way_ms}: above 0")
-        self._address, self._delay_s = Address.parse(url), one_way_ms / 1e3
+        super().__init__(url)
+        self._delay_s = one_way_ms / 1e3
         self.round_trips = 0
-        self._server: asyncio.Server | None = None
-        self._connections: set[asyncio.Task[None]] = set()
 
-    @property
-    def url(self) -> str:
-        """Where clients connect: redis://127.0.0.1:PORT/DB, with the server's user and password."""
-        assert self._server is not None
-        return url_for_clients(self._address, self._server.sockets[0].getsockname()[1])
+    async def _relay(self, client: Streams, task: "asyncio.Task[None]") -> None:
+        server = await open_streams(self._upstream)
+        received = asyncio.Event()  # the client has received something since it sent last
+        received.set()
+        way_up = self._pass_on(client[0], server[1], received, is_up=True)
+        way_down = self._pass_on(server[0], client[1], received, is_up=False)
+        with contextlib.closing(server[1]):
+            async with running(way_up, way_down) as ways:
+                await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
 
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        return self
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        if self._server is not None:
-            self._server.close()
-        for task in list(self._connections):
-            task.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._connections.add(task)
-        try:
-            async with asyncio.TaskGroup() as both:
-                up_reader, up_writer = await open_streams(self._address)
-                seen = _ReplySeen()
-                both.create_task(self._relay(reader, up_writer, seen, is_up=True))
-                both.create_task(self._relay(up_reader, writer, seen, is_up=False))
-        except* (OSError, asyncio.CancelledError):
-            pass
-        finally:
-            self._connections.discard(task)
-            writer.close()
-
-    async def _relay(
+    async def _pass_on(
         self,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
-        seen: "_ReplySeen",
+        received: asyncio.Event,
         *,
         is_up: bool,
     ) -> None:
-        """Every chunk arrives as much later as the way is long.
-
-        They keep their order and do not wait for each other.
-        """
+        """Have every chunk arrive later, in order, without waiting for each other."""
         waiting: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(maxsize=1_000)
 
-        async def arrive() -> None:
+        async def read() -> None:
+            chunk = b"begun"
+            while chunk:
+                chunk = await reader.read(READ_BYTES)
+                if chunk and is_up and received.is_set():
+                    self.round_trips += 1
+                    received.clear()
+                await waiting.put((now() + self._delay_s, chunk))
+
+        async with running(read()):
             while True:
                 due_at, chunk = await waiting.get()
                 await asyncio.sleep(max(0.0, due_at - now()))
-                if not is_up:
-                    seen.something = True
                 if not chunk:
-                    return writer.close()
+                    return
+                if not is_up:
+                    received.set()
                 writer.write(chunk)
                 await writer.drain()
-
-        arriving = asyncio.create_task(arrive())
-        try:
-            while chunk := await reader.read(_CHUNK):
-                if is_up and seen.something:
-                    self.round_trips, seen.something = self.round_trips + 1, False
-                await waiting.put((now() + self._delay_s, chunk))
-            await waiting.put((now() + self._delay_s, b""))
-            await arriving
-        finally:
-            arriving.cancel()
-            with contextlib.suppress(asyncio.CancelledError, OSError):
-                await arriving
-
-
-class _ReplySeen:
-    """Whether the client has received something since it sent last."""
-
-    something = True

@@ -1,4 +1,4 @@
-"""Child: how a process that runs a module of this package is started, wherever we are and however it was found."""
+"""Child: how a process that runs a module of this package is started, wherever we are."""
 
 import os
 import sys

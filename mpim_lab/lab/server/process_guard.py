@@ -5,13 +5,13 @@ end, that end closes, the shell reads end-of-file, kills the server (a stopped o
 its directory. It also works on macOS, where a process cannot ask to die with its parent. A session
 of its own keeps Jupyter's interrupts, which go to the whole process group, away from both.
 
-| exit                           | what ends the server and removes its directory                                     |
-|--------------------------------|------------------------------------------------------------------------------------|
-| `stop`                         | the shell; whoever of the group is still there after `STOP_TIMEOUT_S` is killed     |
-| we are killed                  | the shell, at end-of-file                                                          |
-| we fork, and are killed        | the shell: a forked child closes its copy of the pipe at once                      |
-| the shell is killed            | `stop`, by the process group; until then the server goes on                        |
-| the server ends by itself      | nothing to do; `stop` removes the directory                                        |
+| exit                      | what ends the server and removes its directory                  |
+|---------------------------|-----------------------------------------------------------------|
+| `stop`                    | the shell; who is there after `STOP_TIMEOUT_S` is killed        |
+| we are killed             | the shell, at end-of-file                                       |
+| we fork, and are killed   | the shell: a forked child closes its copy of the pipe at once   |
+| the shell is killed       | `stop`, by the process group; until then the server goes on     |
+| the server ends by itself | nothing to do; `stop` removes the directory                     |
 """
 
 import contextlib
@@ -64,7 +64,7 @@ os.register_at_fork(after_in_child=_close_lifelines)
 
 
 def end_with_parent(poll_every_s: float = 0.5) -> None:
-    """End this process soon after its parent, even if its event loop hangs and reads no end-of-file."""
+    """End this process soon after its parent, even if its event loop hangs."""
     parent = os.getppid()
 
     def watch() -> None:
@@ -75,27 +75,43 @@ def end_with_parent(poll_every_s: float = 0.5) -> None:
     threading.Thread(target=watch, name="ends with the parent", daemon=True).start()
 
 
-class ProcessGuard:
-    """One server process and the shell that guards it.
+class Guard:
+    """A child process that reads end-of-file when we end, however we end.
 
     Belongs to the process that made it: WrongLoop in a forked child.
     """
 
-    def __init__(self, command: Sequence[str], directory: Path) -> None:
-        self._owner = os.getpid()
+    def __init__(self, what: str, command: Sequence[str], **options: Any) -> None:
+        self._what, self._owner = what, os.getpid()
         try:
-            self._shell = subprocess.Popen(
-                ["/bin/sh", "-c", _SCRIPT, "sh", str(directory), *command],
+            self._process = subprocess.Popen(
+                command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                start_new_session=True,
+                start_new_session=True,  # an interrupt of the notebook's cell is for the notebook
+                **options,
             )
         except OSError as error:
             raise ServerFailed(f"no process can be started: {error}") from error
-        close_in_forks(self._shell.stdin)
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._stdin, self._stdout = self._process.stdin, self._process.stdout
+        close_in_forks(self._stdin)
+
+    def _check_owner(self) -> None:
+        if os.getpid() != self._owner:
+            whose = f"belongs to the process {self._owner}, which this one was forked from"
+            raise WrongLoop(f"{self._what} {whose}")
+
+
+class ProcessGuard(Guard):
+    """One server process and the shell that guards it."""
+
+    def __init__(self, command: Sequence[str], directory: Path) -> None:
+        shell = ["/bin/sh", "-c", _SCRIPT, "sh", str(directory), *command]
+        super().__init__("the server", shell)
         self.pid = 0
         try:
-            self.pid = int(_first_line(self._shell.stdout))
+            self.pid = int(_first_line(self._stdout))
         except ValueError:
             self.stop(keep_directory=True)
             raise ServerFailed("the shell that guards the server ended at once") from None
@@ -111,7 +127,7 @@ class ProcessGuard:
     def is_running(self) -> bool:
         """The server process exists and is not a zombie."""
         self._check_owner()
-        self._shell.poll()
+        self._process.poll()
         return self._is_there
 
     @property
@@ -123,7 +139,7 @@ class ProcessGuard:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             return (
                 bool(self.pid)
-                and os.getpgid(self.pid) == self._shell.pid
+                and os.getpgid(self.pid) == self._process.pid
                 and _state(self.pid) not in ("", "Z")
             )
         return False
@@ -134,32 +150,24 @@ class ProcessGuard:
         Blocks until both are gone (milliseconds).
         """
         self._check_owner()
-        assert self._shell.stdin is not None and self._shell.stdout is not None
-        if self._shell.stdin.closed:
+        if self._stdin.closed:
             return
         with contextlib.suppress(BrokenPipeError):
-            self._shell.stdin.write(b"keep\n" if keep_directory else b"")
-            self._shell.stdin.close()
+            self._stdin.write(b"keep\n" if keep_directory else b"")
+            self._stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._shell.wait(STOP_TIMEOUT_S)
+            self._process.wait(STOP_TIMEOUT_S)
         deadline = time.monotonic() + STOP_TIMEOUT_S
-        if self._shell.poll() is None or self._is_there:  # the shell is stopped, or was killed
+        if self._process.poll() is None or self._is_there:  # the shell is stopped, or was killed
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._shell.pid, signal.SIGKILL)
-            self._shell.wait()
-        self._shell.stdout.close()
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+        self._stdout.close()
         while self._is_there and time.monotonic() < deadline:
             time.sleep(0.001)
 
-    def _check_owner(self) -> None:
-        if os.getpid() != self._owner:
-            raise WrongLoop(
-                f"the server belongs to the process {self._owner}, which this one was forked from"
-            )
 
-
-def _first_line(stream: IO[bytes] | None) -> bytes:
-    assert stream is not None
+def _first_line(stream: IO[bytes]) -> bytes:
     ready, _, _ = select.select([stream], [], [], _START_TIMEOUT_S)
     return stream.readline() if ready else b""
 

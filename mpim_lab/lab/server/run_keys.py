@@ -1,15 +1,15 @@
-"""Run keys: what lab runs keep on the reader's own server, and how it is removed, by the run or by whoever finds it dead.
+"""Run keys: what lab runs keep on the reader's own server, and how it is removed.
 
-| key                  | type   | lifetime                             | written by        | what it says                 |
-|----------------------|--------|--------------------------------------|-------------------|------------------------------|
-| `lab-runs`           | set    | until its last run has been removed  | a run, its guard  | prefixes of runs on record   |
-| `<prefix>lab:alive`  | string | `ALIVE_S`, renewed by the run's guard | a run, its guard | this run lives: keep away    |
-| `<prefix>…`          | any    | the run's                            | the lab           |                              |
+| key                 | type   | lifetime                     | what it says               |
+|---------------------|--------|------------------------------|----------------------------|
+| `lab-runs`          | set    | until its last run is gone   | prefixes of runs on record |
+| `<prefix>lab:alive` | string | `ALIVE_S`, renewed meanwhile | this run lives: keep away  |
+| `<prefix>…`         | any    | the run's                    |                            |
 
-A prefix is `lab-` and eight hexadecimal digits and a colon; nothing else is ever removed. A run
-without its heartbeat is
+The first two are written by a run and by its guard, the others by the lab. A prefix is `lab-`,
+eight hexadecimal digits and a colon; nothing else is ever removed. A run without its heartbeat is
 dead: the next run removes what it left, and so does `mpim-lab doctor`, which also finds those that
-    are not on record.
+are not on record.
 
 `python -m mpim_lab.lab.server.run_keys` is the guard of one run: a process that outlives it. It
 reads the URL and the prefix from standard input, where `ps` does not show them, renews the
@@ -103,25 +103,13 @@ class RunKeys:
         if everywhere:
             async for page in self._pages(b"lab-????????:*"):
                 prefixes.update(found[0] for key in page if (found := _PREFIX.match(key)))
-        return sum(
-            [
-                await self._remove(prefix, is_ours=False)
-                for prefix in sorted(prefixes)
-                if _PREFIX.fullmatch(prefix)
-            ]
-        )
+        runs = sorted(filter(_PREFIX.fullmatch, prefixes))
+        return sum([await self._remove(prefix, is_ours=False) for prefix in runs])
 
     async def count(self, prefix: str) -> int:
         """Count a run's keys, but for its heartbeat."""
-        alive = _alive(prefix.encode())
-        return len(
-            {
-                key
-                async for page in self._pages(escape_glob(prefix.encode()) + b"*")
-                for key in page
-                if key != alive
-            }
-        )
+        pages = self._pages(escape_glob(prefix.encode()) + b"*")
+        return len({key async for page in pages for key in page} - {_alive(prefix.encode())})
 
     async def _remove(self, prefix: bytes, *, is_ours: bool) -> int:
         """Remove a run's keys, page by page.
@@ -170,10 +158,9 @@ async def guard_run(url: str, prefix: str, last_line: "asyncio.Future[bytes]") -
         with contextlib.suppress(MpimError):
             async with open_run_keys(url) as found:
                 await found.send_heartbeat(prefix)
+    remove = _remove_run if last_line.result() else _remove_run_after_death
     async with asyncio.timeout(CLEANUP_TIMEOUT_S):
-        removed = await (
-            _remove_run(url, prefix) if last_line.result() else _remove_run_after_death(url, prefix)
-        )
+        removed = await remove(url, prefix)
         await dead_runs
     return removed
 
@@ -219,9 +206,7 @@ async def _main() -> dict[str, Any]:
     if not first:  # whoever started us is gone already
         return {}
     order = json.loads(first)
-    with contextlib.suppress(
-        BrokenPipeError
-    ):  # the run has died meanwhile: all the more there is to do
+    with contextlib.suppress(BrokenPipeError):  # it has died meanwhile: its keys are to be removed
         print(json.dumps({"ready": True}), flush=True)
     last_line = asyncio.ensure_future(next_line())
     try:

@@ -1,6 +1,7 @@
-r"""Settings: a server's configuration file, in which every value arrives as it was given, whatever characters it has.
+r"""Settings: a server's configuration file, in which every value arrives as it was given.
 
->>> print(settings_file({"requirepass": "it's \"a\\b\" #1", "save": "900 1", "user": 'alice on ">pa ss" ~*'}), end="")
+>>> settings = {"requirepass": "it's \"a\\b\" #1", "save": "900 1", "user": 'alice on ">pa ss" ~*'}
+>>> print(settings_file(settings), end="")
 requirepass "it's \"a\\b\" #1"
 save "900" "1"
 user "alice" "on" ">pa ss" "~*"
@@ -79,10 +80,6 @@ def _quoted(word: str) -> str:
 def _escaped(byte: int) -> str:
     if byte == 0x0A:
         return r"\n"
-    return (
-        "\\" + chr(byte)
-        if byte in b'"\\'
-        else chr(byte)
-        if 0x20 <= byte < 0x7F
-        else f"\\x{byte:02x}"
-    )
+    if byte in b'"\\':
+        return "\\" + chr(byte)
+    return chr(byte) if 0x20 <= byte < 0x7F else f"\\x{byte:02x}"

@@ -1,4 +1,4 @@
-"""Version: which server it is, as far as it says so to a user with few rights, and whether the lab can work with it."""
+"""Version: which server it is, as far as it says so, and whether the lab can work with it."""
 
 from typing import Any
 
@@ -23,41 +23,31 @@ async def server_version(url: str) -> str:
             try:
                 found: Any = await client.info("server")
             except ResponseError:
-                hello: Any = await client.execute_command("HELLO", "3")  # type: ignore[no-untyped-call, unused-ignore]
+                untyped: Any = client
+                hello = await untyped.execute_command("HELLO", "3")
                 found = {f"{hello['server']}_version": hello["version"]}
     except (RedisError, OSError) as error:
         raise NotConnected(f"the server does not answer: {error}") from error
-    is_valkey = "valkey_version" in found
-    return (
-        f"Valkey {found['valkey_version']}"
-        if is_valkey
-        else f"Redis {found.get('redis_version', '?')}"
-    )
+    if valkey := found.get("valkey_version"):
+        return f"Valkey {valkey}"
+    return f"Redis {found.get('redis_version', '?')}"
 
 
 async def unsupported_reason(client: Any) -> str:
-    """Say why the lab cannot use a server of this kind; "" if it can, or if the server does not say what it is."""
+    """Say why the lab cannot use a server of this kind; "" if it can, or if it does not say."""
     try:
         hello: Any = await client.execute_command("HELLO", "3")
     except ResponseError as error:
-        is_unknown = "unknown command" in str(error)
-        return (
-            f"it speaks no RESP3 ({error}): the lab needs Redis 7.0 or newer, or any Valkey"
-            if is_unknown
-            else ""
-        )
-    said = (
-        {_text(name): _text(value) for name, value in hello.items()}
-        if isinstance(hello, dict)
-        else {}
-    )
-    if said.get("mode") in ("cluster", "sentinel"):
-        return f"it runs in {said['mode']} mode: the lab needs a standalone server"
-    return (
-        "it is a replica, which takes no writes: name its primary"
-        if said.get("role") == "replica"
-        else ""
-    )
+        if "unknown command" not in str(error):
+            return ""
+        return f"it speaks no RESP3 ({error}): the lab needs Redis 7.0 or newer, or any Valkey"
+    fields = hello.items() if isinstance(hello, dict) else ()
+    found = {_text(name): _text(value) for name, value in fields}
+    if found.get("mode") in ("cluster", "sentinel"):
+        return f"it runs in {found['mode']} mode: the lab needs a standalone server"
+    if found.get("role") == "replica":
+        return "it is a replica, which takes no writes: name its primary"
+    return ""
 
 
 def _text(value: Any) -> Any:
@@ -67,7 +57,8 @@ def _text(value: Any) -> Any:
 def too_old(version: str) -> bool:
     """Whether the lab needs a newer server: Redis 7.0 at least; every Valkey is one.
 
-    >>> [too_old(version) for version in ("Redis 6.2.14", "Redis 7.0.0", "Redis 8.2.1", "Valkey 7.2.5", "Redis ?")]
+    >>> versions = ("Redis 6.2.14", "Redis 7.0.0", "Redis 8.2.1", "Valkey 7.2.5", "Redis ?")
+    >>> [too_old(version) for version in versions]
     [True, False, False, False, False]
     """
     name, _, number = version.partition(" ")

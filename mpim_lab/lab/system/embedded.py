@@ -1,4 +1,4 @@
-"""MpimSystem: the whole system in a notebook, with a server of its own: `async with MpimSystem(gateways=2) as mpim`."""
+"""MpimSystem: the whole system in a notebook, with a server of its own."""
 
 import contextlib
 from typing import Any, NoReturn, Self
@@ -10,12 +10,20 @@ from mpim_lab.lab.server.external import ExternalServer
 
 
 class MpimSystem(ImSystem):
-    """As `ImSystem`, over the lab's server.
+    """The whole instant-messaging system over the lab's server.
 
-    One of its own that ends with it, or the one that MPIM_REDIS_URL names.
+    Use it as a context: `async with MpimSystem(gateways=2) as mpim`. `server` can be killed, paused
+    and started again, as far as it is ours.
 
-    `server` can be killed, paused and started again, as far as it is ours. server: give one that is
-    running already.
+    Args:
+        server: one that is running already; None: one of its own that ends with the system, or the
+            one that MPIM_REDIS_URL names.
+        **options: as `ImSystem` takes them.
+
+    Raises:
+        InvalidParameter: an option makes no sense, or the system is open already.
+        NotConnected: it is used before it is opened.
+        ServerFailed: the server does not start.
     """
 
     def __init__(
@@ -26,10 +34,7 @@ class MpimSystem(ImSystem):
         self._life = contextlib.AsyncExitStack()
 
     def __getattr__(self, name: str) -> NoReturn:
-        """Say what is missing.
-
-        All that `ImSystem` has is made when the server is there, and its address known.
-        """
+        """Raise NotConnected for what is made when the server's address is known."""
         if name.startswith("_") or "services" in vars(self):
             raise AttributeError(f"{type(self).__name__} has no {name!r}")
         raise NotConnected(f"not opened yet: write `async with {type(self).__name__}(…) as mpim:`")

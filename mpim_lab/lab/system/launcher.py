@@ -1,4 +1,4 @@
-"""Serve: `mpim-lab serve --gateways N`: N gateways, a process each, over one server and one database, until Ctrl-C.
+"""Launcher: `mpim-lab serve --gateways N`, with a process for each gateway, until Ctrl-C.
 
 Several machines are the same thing: give each `MPIM_REDIS_URL`, `MPIM_DATABASE_URL` and
 `MPIM_SECRET`, and let each start its gateways, with names of their own (`--first`).
@@ -32,10 +32,7 @@ class GatewayProcess(NamedTuple):
     process: asyncio.subprocess.Process
 
     async def end(self) -> int:
-        """Drain it, and wait; kill it if that takes too long, or if we are cancelled.
-
-        Gives its exit status.
-        """
+        """End it in good order; kill it if that takes too long, or if we are cancelled."""
         with contextlib.suppress(ProcessLookupError):
             self.process.terminate()
         try:
@@ -59,10 +56,7 @@ async def start_gateway(
     prefix: str = "",
     allow_login: bool = False,
 ) -> GatewayProcess:
-    """Start one and wait until it listens. settings: MPIM_SECRET and MPIM_DATABASE_URL.
-
-    Raises ServerFailed.
-    """
+    """Start one and wait until it listens. Raise ServerFailed."""
     options = ["--name", name, "--port", str(port), "--until-eof", "--prefix", prefix]
     options += ["--allow-login"] if allow_login else []
     process = await asyncio.create_subprocess_exec(
@@ -98,15 +92,24 @@ def _check_serve(gateways: int, port: int) -> None:
             f"port={port}: 0 for any, or up to {65_536 - gateways}, for {gateways} of them"
         )
     if gateways > 1 and ":memory:" in os.environ.get("MPIM_DATABASE_URL", ""):
-        raise InvalidParameter(
-            "MPIM_DATABASE_URL: a database in memory belongs to one process, and each gateway is one"
-        )
+        why = "a database in memory belongs to one process, and each gateway is one"
+        raise InvalidParameter(f"MPIM_DATABASE_URL: {why}")
 
 
 async def serve(gateways: int, *, port: int = 8800, first: int = 1) -> int:
-    """Run until a signal, or until a gateway ends by itself (status 1).
+    """Run gateways over one server and one database, until a signal or until one ends by itself.
 
-    Raises InvalidParameter, ServerFailed.
+    Args:
+        gateways: how many, from 1 to 64, each in a process of its own.
+        port: the first one's, on this machine only; 0: any.
+        first: the first one's number: they are called gw-1, gw-2 and so on.
+
+    Returns:
+        The exit status: 0 after a signal, 1 if a gateway ended by itself.
+
+    Raises:
+        InvalidParameter: a number is out of its bounds, or the database is in memory.
+        ServerFailed: the server or a gateway did not start.
     """
     _check_serve(gateways, port)
     ended = asyncio.Event()

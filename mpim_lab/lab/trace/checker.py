@@ -10,14 +10,21 @@ from mpim_lab.lab.trace.trace import Trace
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a run did to its messages; ids in the order they were sent.
+    """What a run did to its messages; equal runs have equal verdicts.
 
-    Equal runs have equal verdicts.
+    Args:
+        sent: how many were sent.
+        delivered: how many were handled, at least once.
+        lost: never handled, and not known to be anywhere.
+        duplicated: handled more than once.
+        reordered: handled after a later one of their conversation.
+        silently_lost: lost, although acknowledged to the sender.
+        stalled: in a pending list, neither lost nor handled.
+        dead_lettered: in the dead-letter queue, neither lost nor handled.
+        acknowledgement: the word by which the sender heard of it: "delivered" or "added".
+        altered: handled as another text.
 
-    `silently_lost` are the ids that are lost although they were acknowledged to the sender, by the
-    word in `acknowledgement` ("delivered", "added"). `stalled` are still in a pending list,
-    `dead_lettered` in the dead-letter
-    queue: neither lost nor handled. `altered` arrived as another text.
+    Message ids are in the order they were sent.
     """
 
     sent: int
@@ -33,10 +40,7 @@ class Verdict:
 
     @property
     def semantics(self) -> str:
-        """Which delivery semantics was observed, in the field's words.
-
-        One run proves no guarantee.
-        """
+        """The observed delivery semantics in the field's words; one run proves no guarantee."""
         observed = {
             (False, False): "exactly once in this run"
             if not self.stalled + self.dead_lettered
@@ -80,15 +84,26 @@ def check(
     acknowledgement: str = "delivered",
     conversation_of: Mapping[str, str] | None = None,
 ) -> Verdict:
-    """Compare the ids that were sent with the ids one receiver handled, in its order.
+    """Compare what was sent with what one receiver handled.
 
-    conversation_of: each id's conversation, if there are several: order is kept within each of
-        them, not between them.
+    Args:
+        sent: the ids that were sent, in order.
+        handled: the ids that were handled, in the receiver's order.
+        acknowledged: the ids that were acknowledged to the sender.
+        stalled: the ids in a pending list.
+        dead_lettered: the ids in the dead-letter queue.
+        acknowledgement: the word for the sender's acknowledgement.
+        conversation_of: each id's conversation, if there are several: order is kept within each
+            of them, not between them.
 
-    >>> check(["m1", "m2", "m3"], ["m3", "m1", "m1"]).semantics
-    'neither at most once nor at least once, out of order'
-    >>> check(["m1", "m2"], ["m2", "m1"], conversation_of={"m1": "ann", "m2": "bob"}).reordered
-    ()
+    Returns:
+        The verdict.
+
+    Examples:
+        >>> check(["m1", "m2", "m3"], ["m3", "m1", "m1"]).semantics
+        'neither at most once nor at least once, out of order'
+        >>> check(["m1", "m2"], ["m2", "m1"], conversation_of={"m1": "ann", "m2": "bob"}).reordered
+        ()
     """
     times = Counter(handled)
     position = {message: index for index, message in enumerate(sent)}
@@ -125,7 +140,13 @@ def _late(
 def check_trace(trace: Trace, receiver: str, channel: str) -> Verdict:
     """Judge one receiver's messages in a trace.
 
-    Begun by any sender for `channel`, handled by `receiver`.
+    Args:
+        trace: of the run.
+        receiver: the actor whose handling counts.
+        channel: the channel; messages of any sender count.
+
+    Returns:
+        The verdict.
     """
 
     def ids(*kinds: EventKind, actor: str | None = None, outcome: str | None = None) -> list[str]:
@@ -146,7 +167,12 @@ def check_trace(trace: Trace, receiver: str, channel: str) -> Verdict:
 def check_effects(trace: Trace, channel: str) -> Verdict:
     """Judge a stream's messages by their effects, whoever had them.
 
-    Added by any sender, done by any consumer.
+    Args:
+        trace: of the run.
+        channel: the stream; messages of any sender and effects of any consumer count.
+
+    Returns:
+        The verdict.
     """
 
     def ids(kind: EventKind) -> list[str]:

@@ -13,7 +13,7 @@ from mpim_lab.events import Event, EventKind, Reporter
 
 @dataclass(frozen=True, slots=True)
 class RateSample:
-    """What one load process counted in one interval: `messages` in `seconds`, latencies in milliseconds."""
+    """What one load process counted in an interval of `seconds`; latencies in milliseconds."""
 
     at: float
     actor: str
@@ -26,11 +26,16 @@ class RateSample:
 class Trace:
     """All events of a run, in memory; usable as an observer.
 
-    Above `sample_above_per_s` events a second it keeps one message in `sample_rate` (whole
-    histories, chosen by message id) and says so; None: never, for a run that is judged by its
-    trace. Events without a message (connections, faults) are always kept. Holds at most `limit`
-    events: then it keeps the first ones, counts the rest in `dropped`, and says so.
+    Above `sample_above_per_s` it keeps one message in `sample_rate`: whole histories, chosen by
+    message id. Events without a message (connections, faults) are always kept. What it does not
+    keep it counts in `dropped`; its text says so.
 
+    Args:
+        sample_above_per_s: events a second, above which it samples; None: never, for a run that is
+            judged by its trace.
+        limit: how many events it holds; then it keeps the first ones.
+
+    Examples:
         >>> trace = Trace()
         >>> trace(Event(EventKind.ACCEPTED, 0.0, "alice", "m1", "user:1001"))
         >>> trace
@@ -47,7 +52,11 @@ class Trace:
         self._second, self._in_second = 0.0, 0
 
     def __call__(self, event: Event) -> None:
-        """Record one event."""
+        """Record one event.
+
+        Args:
+            event: what happened.
+        """
         if event.at - self._second >= 1.0:
             self._second, self._in_second = event.at, 0
         self._in_second += 1
@@ -77,15 +86,33 @@ class Trace:
     def record(
         self, kind: EventKind, actor: str, detail: str = "", *, error: BaseException | None = None
     ) -> None:
-        """Record something that happened to no message, now: a fault, a connection, an error."""
+        """Record something that happened to no message, now: a fault, a connection, an error.
+
+        Args:
+            kind: what it is.
+            actor: who it happened to, or "lab".
+            detail: in words.
+            error: what was raised, if it is an error.
+        """
         Reporter(actor, self).system(kind, detail=detail, error=error)
 
     def by_kind(self, *kinds: EventKind) -> Iterator[Event]:
-        """Yield the events of these kinds, in the order they were recorded."""
+        """Select events by their kind.
+
+        Args:
+            *kinds: the kinds.
+
+        Returns:
+            The events, in the order they were recorded.
+        """
         return (event for event in self.events if event.kind in kinds)
 
     def by_message(self) -> dict[str, list[Event]]:
-        """Group the events by message id, messages in the order they were first seen."""
+        """Group the events by message.
+
+        Returns:
+            Message id → its events; messages in the order they were first seen.
+        """
         histories: dict[str, list[Event]] = {}
         for event in self.events:
             if event.message_id:
@@ -95,12 +122,16 @@ class Trace:
     def history(self, message_id: str) -> list[Event]:
         """Return one message's events, in an order that is the same in every run.
 
-        Causes before effects.
-
         Who sent it and who received it hear from the server at the same time, so the order in which
         their events were recorded is luck. Of each attempt the sender's events come first, then the
         others', then what follows from a confirmation. Of a message in a stream, all of the
         sender's attempts come first: a repeat and the work on the first copy go on side by side.
+
+        Args:
+            message_id: the message.
+
+        Returns:
+            Its events, causes before effects; none if it is not known.
         """
         events = self.by_message().get(message_id, [])
         senders = {
@@ -129,11 +160,15 @@ class Trace:
 
     @property
     def started_at(self) -> float:
-        """The time of the first event, in seconds of the monotonic clock; 0.0 for an empty trace."""
+        """The time of the first event, in seconds of the monotonic clock; 0.0 if there is none."""
         return min((event.at for event in self.events), default=0.0)
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row an event, in order; `at_ms` counts from the first event."""
+        """Make a table of all events.
+
+        Returns:
+            One row an event, in order; `at_ms` counts from the first event.
+        """
         start = self.started_at
         columns = ["at_ms", "kind", "actor", "message_id", "channel", "detail", "count", "seconds"]
         rows = [
@@ -143,7 +178,14 @@ class Trace:
         return pd.DataFrame(rows, columns=columns)
 
     def to_json_lines(self, path: str | Path | None = None) -> str:
-        """One JSON object an event, one event a line; also written to `path` if given."""
+        """Write all events as JSON, one object a line.
+
+        Args:
+            path: a file to write it to as well.
+
+        Returns:
+            The text.
+        """
         text = "".join(json.dumps(asdict(event)) + "\n" for event in self.events)
         if path is not None:
             Path(path).write_text(text, encoding="utf-8")
@@ -151,7 +193,14 @@ class Trace:
 
     @classmethod
     def from_json_lines(cls, text: str) -> "Trace":
-        """Read back what `to_json_lines` wrote."""
+        """Read back what `to_json_lines` wrote.
+
+        Args:
+            text: its text.
+
+        Returns:
+            A trace with these events.
+        """
         trace = cls()
         for line in text.splitlines():
             record = json.loads(line)

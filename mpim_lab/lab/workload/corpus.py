@@ -1,9 +1,8 @@
 """Corpus: chat in English and Chinese, as much as you like, the same for the same seed.
 
 The lines were written for this project (`data/chat_lines.yaml`). A message is one sentence in two
-cases of three, and seldom
-many: the number of sentences is log-normal. Half of the messages have at most 24 bytes, one in a
-    thousand more than 500.
+cases of three, and seldom many: the number of sentences is log-normal. Half of the messages have
+at most 24 bytes, one in a thousand more than 500.
 
 What a dictionary is trained on must not be what it is tried on. Therefore the lines and templates
 of the book are split in two by a checksum of their text: `lines` and all that travels draws from
@@ -28,17 +27,15 @@ LANGUAGES = ("en", "zh")
 MAX_SENTENCES = 48
 SENTENCES = (-0.5, 1.2)  # mean and deviation of the logarithm
 TEST_SPLIT, TRAINING_SPLIT = 0, 1  # the two halves of the templates
-FIRST_SENT_AT = (
-    1_767_225_600_000  # the first message of a corpus was sent at the start of 2026, UTC
-)
+# the first message of a corpus was sent at the start of 2026, UTC
+FIRST_SENT_AT = 1_767_225_600_000
 _SLOT = re.compile(r"\{(\w+)\}")
 
 
 @functools.cache
 def _load_templates() -> dict[str, Any]:
-    templates: dict[str, Any] = yaml.safe_load(
-        data_path("chat_lines.yaml").read_text(encoding="utf-8")
-    )
+    text = data_path("chat_lines.yaml").read_text(encoding="utf-8")
+    templates: dict[str, Any] = yaml.safe_load(text)
     return templates
 
 
@@ -54,45 +51,82 @@ def _split(language: str, kind: str, split: int) -> tuple[str, ...]:
 class Corpus:
     """Seeded chat; half of it English, half Chinese. A longer draw begins like a shorter one.
 
-    >>> Corpus(seed=7).lines(3) == Corpus(seed=7).lines(5)[:3], len(Corpus().lines(100))
-    (True, 100)
-    >>> sorted(json.loads(Corpus(seed=7).messages(1)[0]))
-    ['from', 'text', 'to']
+    Args:
+        seed: the same seed gives the same chat.
+
+    Examples:
+        >>> Corpus(seed=7).lines(3) == Corpus(seed=7).lines(5)[:3], len(Corpus().lines(100))
+        (True, 100)
+        >>> sorted(json.loads(Corpus(seed=7).messages(1)[0]))
+        ['from', 'text', 'to']
     """
 
     seed: int = 7
 
     def lines(self, count: int) -> list[bytes]:
-        """Return so many messages, UTF-8: what was typed, and nothing else."""
+        """Draw messages as they were typed.
+
+        Args:
+            count: how many.
+
+        Returns:
+            UTF-8, the text and nothing else.
+        """
         return list(self._draw(f"{self.seed} lines", count, TEST_SPLIT))
 
     def samples(self, count: int = 20_000) -> list[bytes]:
-        """Return so many messages to train a dictionary on.
+        """Draw lines to train a dictionary on: from the other half of the templates.
 
-        Another draw, from the other half of the templates.
+        Args:
+            count: how many.
+
+        Returns:
+            One of `bytes` each.
         """
         return list(self._draw(f"{self.seed} samples", count, TRAINING_SPLIT))
 
     def messages(self, count: int) -> list[bytes]:
-        """Return the same lines as they travel.
+        """Draw the same lines as they travel.
 
-        JSON, as short as it can be, with sender, conversation and text.
+        Args:
+            count: how many.
+
+        Returns:
+            JSON, as short as it can be, with sender, conversation and text.
         """
         return list(self._wrap(f"{self.seed} messages", self.lines(count)))
 
     def message_samples(self, count: int = 20_000) -> list[bytes]:
-        """Return `samples` in that form."""
+        """Draw `samples` in the form of `messages`.
+
+        Args:
+            count: how many.
+
+        Returns:
+            One of `bytes` each.
+        """
         return list(self._wrap(f"{self.seed} message samples", self.samples(count)))
 
     def envelopes(self, count: int) -> list[bytes]:
-        """Return the same lines as a chat service stores them.
+        """Draw the same lines as a chat service stores them.
 
-        JSON with an id (128 random bits) and a sending time.
+        Args:
+            count: how many.
+
+        Returns:
+            JSON, also with an id (128 random bits) and a sending time.
         """
         return list(self._envelope(f"{self.seed} envelopes", self.lines(count)))
 
     def envelope_samples(self, count: int = 20_000) -> list[bytes]:
-        """Return `samples` in that form."""
+        """Draw `samples` in the form of `envelopes`.
+
+        Args:
+            count: how many.
+
+        Returns:
+            One of `bytes` each.
+        """
         return list(self._envelope(f"{self.seed} envelope samples", self.samples(count)))
 
     @staticmethod
@@ -102,9 +136,8 @@ class Corpus:
             language = rng.choice(LANGUAGES)
             sentences = 1 + min(int(rng.lognormvariate(*SENTENCES)), MAX_SENTENCES - 1)
             chosen = [_sentence(language, split, rng) for _ in range(sentences)]
-            yield _joined(
-                list(dict.fromkeys(chosen)), language
-            ).encode()  # nobody says the same twice in one message
+            once = list(dict.fromkeys(chosen))  # nobody says the same twice in one message
+            yield _joined(once, language).encode()
 
     @staticmethod
     def _wrap(seed: str, lines: list[bytes]) -> Iterator[bytes]:

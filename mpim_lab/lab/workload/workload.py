@@ -22,10 +22,16 @@ PHRASES = (
 
 @dataclass(frozen=True)
 class Workload:
-    """`messages` chat messages from `sender`; each payload is "<id> <text>", padded to `min_bytes` if asked.
+    """Seeded chat messages; each payload is "<id> <text>".
 
-    >>> [payload.split()[0] for payload in Workload(seed=1, messages=3)]
-    [b'm1', b'm2', b'm3']
+    Args:
+        seed: the same seed gives the same messages.
+        messages: how many.
+        min_bytes: a payload that is shorter is filled up with dots.
+
+    Examples:
+        >>> [payload.split()[0] for payload in Workload(seed=1, messages=3)]
+        [b'm1', b'm2', b'm3']
     """
 
     seed: int

@@ -11,11 +11,9 @@ import json
 import os
 import resource
 import sys
-import traceback
 from typing import Any
 
-from mpim_lab.errors import MpimError
-from mpim_lab.lab.server.process_guard import end_with_parent
+from mpim_lab.load.child import run_child
 from mpim_lab.load.gateway.fanout_probe import FanoutProbe
 from mpim_lab.load.gateway.plan import SwarmPlan
 from mpim_lab.load.gateway.swarm import ClientSwarm
@@ -60,31 +58,11 @@ class _Orders(asyncio.StreamReaderProtocol):
 def allow_many_files() -> None:
     """A connection is an open file: as many as the system lets this process have."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(
-        ValueError, OSError
-    ):  # macOS calls its limit infinite, and means 10,240
+    # macOS calls its limit infinite, and means 10,240.
+    with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def main() -> None:
-    """Run on uvloop where the platform has it; say why it went wrong, if it did."""
-    try:
-        from uvloop import run
-    except ImportError:
-        from asyncio import run  # type: ignore[assignment]
-    allow_many_files()
-    end_with_parent()
-    try:
-        run(work())
-    except Exception as error:
-        while isinstance(error, ExceptionGroup):  # clients fail alike
-            error = error.exceptions[0]
-        if isinstance(error, MpimError):
-            print(error, file=sys.stderr)  # it is about the gateway, and says all
-        else:
-            traceback.print_exception(error)
-        sys.exit(1)
-
-
 if __name__ == "__main__":
-    main()
+    allow_many_files()
+    run_child(work())

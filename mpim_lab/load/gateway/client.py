@@ -42,7 +42,7 @@ class Client(asyncio.Protocol):
         on_received: Callable[["Client"], None],
     ) -> None:
         self.protocol, self._on_failed, self._on_received = protocol, on_failed, on_received
-        self._handshake: Handshake | None = Handshake(host, protocol.path, protocol.subprotocols)
+        self._handshake: Handshake | None = Handshake(host, protocol.path)
         self._reader = FrameReader()
         self._transport: asyncio.Transport | None = None
         self.ready: asyncio.Future[None] | None = asyncio.get_running_loop().create_future()
@@ -83,9 +83,8 @@ class Client(asyncio.Protocol):
             assert self._transport is not None
             self._transport.write(masked(payload, PONG))
         elif first == CLOSE:
-            self._fail(
-                f"the gateway closed the connection: {payload[2:].decode(errors='replace') or payload[:2].hex()}"
-            )
+            why = payload[2:].decode(errors="replace") or payload[:2].hex()
+            self._fail(f"the gateway closed the connection: {why}")
         elif first != PONG:
             raise CorruptPayload(f"not a frame that was asked for: {first:#x}")
 

@@ -2,15 +2,15 @@
 
 No I/O.
 
-| the client …      | MPIM (im/protocol/frames.py)       | Socket.IO 5 over Engine.IO 4, transport WebSocket              |
-|-------------------|------------------------------------|----------------------------------------------------------------|
-| connects          | `hello` → `welcome`                | `0{…}` → `40{"uid": …}` → `40{…}`                              |
-| writes to another | `send` → `sent`                    | `42<n>["send", …]` → `43<n>[…]`                                |
-| is written to     | `push`, in time answered by `ack`  | `42["push", …]`, answered by nothing                           |
-| missed something  | `sync` → `page`, when a number lacks | does not notice                                              |
-| joins a group     | `group` → `group`                  | `42<n>["join", …]` → `43<n>[…]`                                |
-| gets a notice     | `notice`                           | `42["notice", …]`                                              |
-| shows that it lives | `ping`, by itself → `pong`       | `2` → `3`, when it is asked                                    |
+| the client …      | MPIM (im/protocol/frames.py)         | Socket.IO 5 over Engine.IO 4         |
+|-------------------|--------------------------------------|--------------------------------------|
+| connects          | `hello` → `welcome`                  | `0{…}` → `40{"uid": …}` → `40{…}`    |
+| writes to another | `send` → `sent`                      | `42<n>["send", …]` → `43<n>[…]`      |
+| is written to     | `push` → `ack`, in time              | `42["push", …]`, answered by nothing |
+| missed something  | `sync` → `page`, when a number lacks | does not notice                      |
+| joins a group     | `group` → `group`                    | `42<n>["join", …]` → `43<n>[…]`      |
+| gets a notice     | `notice`                             | `42["notice", …]`                    |
+| lives             | `ping`, by itself → `pong`           | `2` → `3`, when it is asked          |
 
 Sources: https://socket.io/docs/v4/engine-io-protocol/ and
 https://socket.io/docs/v4/socket-io-protocol/
@@ -51,10 +51,6 @@ class ClientProtocol(Protocol):
     @property
     def path(self) -> str:
         """Where the server listens for WebSockets."""
-
-    @property
-    def subprotocols(self) -> Sequence[str]:
-        """Subprotocols that the client offers."""
 
     def hello(self) -> bytes:
         """The first frame; empty when the server begins."""

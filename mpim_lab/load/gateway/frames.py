@@ -9,8 +9,6 @@ no proxy to be protected.
 Source: RFC 6455, sections 4 and 5.
 """
 
-from collections.abc import Iterator, Sequence
-
 from websockets.utils import accept_key, generate_key
 
 from mpim_lab.errors import CorruptPayload
@@ -81,17 +79,17 @@ class Handshake:
 
     __slots__ = ("_head", "_key", "request")
 
-    def __init__(self, host: str, path: str, subprotocols: Sequence[str] = ()) -> None:
+    def __init__(self, host: str, path: str) -> None:
         self._key, self._head = generate_key(), b""
-        self.request = "\r\n".join([*self._lines(host, path, subprotocols), "", ""]).encode()
-
-    def _lines(self, host: str, path: str, subprotocols: Sequence[str]) -> Iterator[str]:
-        yield f"GET {path} HTTP/1.1"
-        yield f"Host: {host}"
-        yield from ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13")
-        yield f"Sec-WebSocket-Key: {self._key}"
-        if subprotocols:
-            yield f"Sec-WebSocket-Protocol: {', '.join(subprotocols)}"
+        lines = [
+            f"GET {path} HTTP/1.1",
+            f"Host: {host}",
+            "Connection: Upgrade",
+            "Upgrade: websocket",
+            "Sec-WebSocket-Version: 13",
+            f"Sec-WebSocket-Key: {self._key}",
+        ]
+        self.request = "\r\n".join([*lines, "", ""]).encode()
 
     def feed(self, data: bytes) -> bytes | None:
         """Take bytes; give what follows the answer, None as long as it is not whole.

@@ -47,7 +47,6 @@ class MpimProtocol:
     """
 
     path: str = "/ws"
-    subprotocols: Sequence[str] = ()
 
     def __init__(self, uid: str, tokens: TokenService, codec: Codec | None = None) -> None:
         self._uid, self._token, self._codec = uid, tokens.issue(uid), codec

@@ -17,7 +17,6 @@ class SocketIoProtocol:
     """Socket.IO's packets as text. A message that is not pushed is never heard of again."""
 
     path: str = "/socket.io/?EIO=4&transport=websocket"
-    subprotocols: Sequence[str] = ()
 
     def __init__(self, uid: str) -> None:
         self._uid, self._asked = uid, 0

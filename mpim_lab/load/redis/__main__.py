@@ -1,4 +1,4 @@
-"""`python -m mpim_lab.load.redis publisher|receiver`: one load process; `mpim_lab.load.load` starts it."""
+"""`python -m mpim_lab.load.redis publisher|receiver`: a load process; `load.load` starts it."""
 
 import asyncio
 import contextlib
@@ -6,21 +6,19 @@ import faulthandler
 import resource
 import sys
 import time
-import traceback
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 from mpim_lab.events import now
-from mpim_lab.lab.server.process_guard import end_with_parent
-from mpim_lab.load.redis.batch_adapters import Batchers
-from mpim_lab.load.redis.candidates import CANDIDATES, Publish, subscribe_with
+from mpim_lab.load.child import run_child
+from mpim_lab.load.redis.adapters.batching import Batchers
+from mpim_lab.load.redis.candidates import CANDIDATES, subscribe_with
 from mpim_lab.load.redis.growth import round_robin_channels, subscribe_many
 from mpim_lab.load.redis.parent_channel import ParentChannel
-from mpim_lab.load.redis.plan import HEAD, LoadPlan
+from mpim_lab.load.redis.plan import HEAD, LoadPlan, Publish
 from mpim_lab.load.redis.publisher import ClosedLoop, OpenLoop
 from mpim_lab.load.redis.receiver import Receiver
-from mpim_lab.terminal import first_error
 
 
 async def work(role: str) -> None:
@@ -52,7 +50,10 @@ async def publish(plan: LoadPlan, wire: ParentChannel) -> dict[str, Any]:
 
 
 async def warm_up(plan: LoadPlan, send: Publish, batch: int) -> None:
-    """Publish twice a task to a channel without subscribers, so that a pool dials before the clock runs; open batchers."""
+    """Publish twice a task to a channel without subscribers, and open batchers.
+
+    A pool is to dial before the clock runs.
+    """
     payload = HEAD.pack(0, 0.0)
     for _ in range(2):
         sends = (
@@ -97,9 +98,12 @@ def receiver_of(plan: LoadPlan) -> Receiver:
 
 
 async def unless(
-    lost: asyncio.Future[Exception], awaited: asyncio.Future[Any] | Coroutine[Any, Any, Any]
+    lost: asyncio.Future[Exception] | None,
+    awaited: asyncio.Future[Any] | Coroutine[Any, Any, Any],
 ) -> Any:
     """Await something, or raise the exception that `lost` gives when it comes first."""
+    if lost is None:
+        return await awaited
     task: asyncio.Future[Any] = asyncio.ensure_future(awaited)
     await asyncio.wait([task, lost], return_when=asyncio.FIRST_COMPLETED)
     if not task.done():
@@ -141,19 +145,5 @@ def max_rss_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
 
 
-def main() -> None:
-    """Run on uvloop where the platform has it; say why it went wrong, if it did."""
-    try:
-        from uvloop import run
-    except ImportError:
-        from asyncio import run  # type: ignore[assignment]
-    end_with_parent()
-    try:
-        run(work(sys.argv[1]))
-    except Exception as error:
-        traceback.print_exception(first_error(error))  # the parent shows the last lines only
-        sys.exit(1)
-
-
 if __name__ == "__main__":
-    main()
+    run_child(work(sys.argv[1]))

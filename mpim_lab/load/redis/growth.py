@@ -1,4 +1,4 @@
-"""Growth: one publisher and one receiver process as ever, but with many channels, or many subscribers to one."""
+"""Growth: one publisher and one receiver as ever, but many channels, or many subscribers to one."""
 
 import asyncio
 import random
@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
-from mpim_lab.load.redis import minimal_client
-from mpim_lab.load.redis.candidates import OnPayload, Publish
-from mpim_lab.load.redis.plan import HEAD, LoadPlan
+from mpim_lab.load.redis.adapters import minimal_client
+from mpim_lab.load.redis.adapters.ours import connected
+from mpim_lab.load.redis.plan import HEAD, LoadPlan, OnPayload, Publish
 
 AT_ONCE = 100  # connections: a server's queue of those it has yet to accept holds a few hundred
 SUBSCRIBED_AT_ONCE = 1_000
@@ -29,7 +29,7 @@ def round_robin_channels(plan: LoadPlan, publish: Publish) -> Publish:
 
 def subscribe_many(
     plan: LoadPlan, on_payload: OnPayload
-) -> AbstractAsyncContextManager["asyncio.Future[Exception]"]:
+) -> AbstractAsyncContextManager["asyncio.Future[Exception] | None"]:
     """As `candidates.subscribe_with`, for a plan with several channels or several subscribers."""
     return (
         _all_channels(plan, on_payload) if plan.channels > 1 else _all_subscribers(plan, on_payload)
@@ -37,13 +37,9 @@ def subscribe_many(
 
 
 @asynccontextmanager
-async def _all_channels(
-    plan: LoadPlan, on_payload: OnPayload
-) -> AsyncIterator["asyncio.Future[Exception]"]:
+async def _all_channels(plan: LoadPlan, on_payload: OnPayload) -> AsyncIterator[None]:
     """One `MessageQueue`, subscribed to every channel."""
-    from mpim_lab.mq.pubsub.queue import MessageQueue
-
-    async with MessageQueue(plan.url, prefix=plan.prefix) as mq:
+    async with connected(plan) as mq:
         for some in _chunks(plan.channels, SUBSCRIBED_AT_ONCE):
             await asyncio.gather(
                 *(
@@ -53,7 +49,7 @@ async def _all_channels(
                     for number in some
                 )
             )
-        yield asyncio.get_running_loop().create_future()  # never done: it reconnects by itself
+        yield
 
 
 @asynccontextmanager

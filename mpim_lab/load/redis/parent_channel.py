@@ -1,15 +1,15 @@
 """ParentChannel: the lines between a load process and the process that started it.
 
-| direction | line                 | meaning                                                                |
-|-----------|----------------------|------------------------------------------------------------------------|
-| in        | the plan             | always the first line; not on argv, where everybody could read the URL |
-| in        | `"go"`               | publisher: begin                                                       |
-| in        | `"stop"`             | publisher, once it is ready: send no more, even if "go" is yet to come |
-| in        | `{"expect": n}`      | receiver: n messages were sent in all                                  |
-| in        | end of file          | the parent is gone: end at once                                        |
-| out       | `{"type": "ready"}`  | connected, warmed up, subscribed                                       |
-| out       | `{"type": "interval", …}` | what was counted since the last one                               |
-| out       | `{"type": "summary", …}`  | the last line                                                     |
+| direction | line                      | meaning                                              |
+|-----------|---------------------------|------------------------------------------------------|
+| in        | the plan                  | the first line; argv could be read by everybody      |
+| in        | `"go"`                    | publisher: begin                                     |
+| in        | `"stop"`                  | publisher: send no more, even if "go" is yet to come |
+| in        | `{"expect": n}`           | receiver: n messages were sent in all                |
+| in        | end of file               | the parent is gone: end at once                      |
+| out       | `{"type": "ready"}`       | connected, warmed up, subscribed                     |
+| out       | `{"type": "interval", …}` | what was counted since the last one                  |
+| out       | `{"type": "summary", …}`  | the last line                                        |
 """
 
 import asyncio

@@ -1,14 +1,18 @@
 """LoadPlan: what one load run does, as it travels to the load processes."""
 
-import json
 import struct
-from dataclasses import asdict, dataclass, field
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
 
 from mpim_lab.errors import InvalidParameter
 
-HEAD = struct.Struct(
-    "<Qd"
-)  # a payload begins with its sequence number and the moment it was due, in monotonic seconds
+Publish = Callable[[str, Any], Awaitable[Any]]  # channel, and a payload or a list of them
+OnPayload = Callable[[bytes], Any]
+GROUP = "load"
+BATCH_SIZE = 500
+# A payload begins with its sequence number and the moment it was due, in monotonic seconds.
+HEAD = struct.Struct("<Qd")
 NO_SAMPLE = 1 << 62  # a `sample_rate` that no sequence number but 0 is a multiple of
 
 
@@ -69,12 +73,3 @@ class LoadPlan:
         Channels are left one by one.
         """
         return self.seconds + 30.0 + self.channels / 2_000
-
-    def to_json(self) -> str:
-        """Write it down for `from_json`."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> "LoadPlan":
-        """Read back what `to_json` wrote."""
-        return cls(**json.loads(text))

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mpim_lab.events import EventKind, now
-from mpim_lab.load.redis.candidates import Publish
-from mpim_lab.load.redis.plan import HEAD, LoadPlan
+from mpim_lab.load.redis.plan import HEAD, LoadPlan, Publish
 from mpim_lab.load.redis.ticker import precise_interval
 
 TICK_S = 0.0005
@@ -47,12 +46,8 @@ class ClosedLoop:
         self._limit = self.sent
 
     async def _one_by_one(self) -> None:
-        publish, channel, padding, sample_rate = (
-            self._publish,
-            self._plan.channel,
-            self._padding,
-            self._plan.sample_rate,
-        )
+        publish, padding = self._publish, self._padding
+        channel, sample_rate = self._plan.channel, self._plan.sample_rate
         pack, take, due_at = HEAD.pack, self._take, self._due_at
         while True:
             if (sequence := take()) < 0:
@@ -65,12 +60,8 @@ class ClosedLoop:
                 self._note(sequence, due, count)
 
     async def _batch_by_batch(self) -> None:
-        publish, channel, padding, sample_rate = (
-            self._publish,
-            self._plan.channel,
-            self._padding,
-            self._plan.sample_rate,
-        )
+        publish, padding = self._publish, self._padding
+        channel, sample_rate = self._plan.channel, self._plan.sample_rate
         pack = HEAD.pack
         while True:
             if taken := self._take_some(self._batch):
@@ -95,9 +86,8 @@ class ClosedLoop:
         return {"at": at, "seconds": seconds, "messages": messages, "lives": lives}
 
     def _note(self, sequence: int, due: float, answer: int | str) -> None:
-        count = (
-            answer if isinstance(answer, int) else None
-        )  # an entry's id is no number of receivers
+        # An entry's id is no number of receivers.
+        count = answer if isinstance(answer, int) else None
         self.lives += (
             (sequence, EventKind.ACCEPTED, due, None),
             (sequence, EventKind.PUBLISHED, now(), count),

@@ -19,13 +19,14 @@ from mpim_lab.errors import (
     InvalidParameter,
     MpimError,
     NotConnected,
+    PartlyAdded,
     QueueClosed,
     QueueFull,
     Unconfirmed,
 )
 from mpim_lab.events import EventKind, now
 from mpim_lab.keys import Name
-from mpim_lab.mq.batching.buffer import BatchFuture, PendingBuffer, all_results, single_result
+from mpim_lab.mq.batching.buffer import BatchFuture, PendingBuffer, single_result
 from mpim_lab.mq.batching.flow_control import CreditWindow
 from mpim_lab.mq.batching.flusher import BatchFlusher
 from mpim_lab.mq.batching.policies import Adaptive, BatchPolicy
@@ -43,12 +44,20 @@ from mpim_lab.mq.streams.stream import Stream
 class Batcher:
     """A sender of batches, in order: `async with Batcher.to_channel(mq, "chat") as batcher:`.
 
-    policy: when a batch is flushed; `Adaptive()` if none is given. max_pending_bytes: how much may
-    wait to be sent; beyond it callers wait, first come, first served, for at most
-    `enqueue_timeout_s`. delivery_timeout_s: how old a message may become while its batch cannot be
-    written; then it gets the error, and so does what waits behind it, which would overtake a retry.
-    An attempt that was begun is seen through, for at most `attempt_timeout_s`. close_timeout_s: how
-    long `close` may take.
+    Args:
+        transport: How a batch is sent.
+        policy: When a batch is flushed; `Adaptive()` if none is given.
+        max_pending_bytes: How much may wait to be sent; beyond it callers wait, first come, first
+            served.
+        enqueue_timeout_s: How long they wait.
+        delivery_timeout_s: How old a message may become while its batch cannot be written. Then it
+            gets the error, and so does what waits behind it, which would overtake a retry.
+        attempt_timeout_s: How long one attempt may take; one that was begun is seen through.
+        close_timeout_s: How long `close` may take.
+        backoff: The pause between two attempts.
+
+    Raises:
+        InvalidParameter: A number is out of bounds.
     """
 
     def __init__(
@@ -67,17 +76,14 @@ class Batcher:
         check_times(enqueue_timeout_s=enqueue_timeout_s, close_timeout_s=close_timeout_s)
         check_times(delivery_timeout_s=delivery_timeout_s, attempt_timeout_s=attempt_timeout_s)
         self.policy = policy or Adaptive()
-        self._transport, self._reporter, self._is_reporting = (
-            transport,
-            transport.reporter,
-            transport.reporter.is_on,
-        )
-        self._max_message_bytes, self._max_pending_bytes = (
-            transport.max_message_bytes,
-            max_pending_bytes,
-        )
-        self._buffer, self._wait_queue = PendingBuffer(), WaitQueue(enqueue_timeout_s)
-        self._waiters = self._wait_queue.waiters  # looked at for each message
+        self._transport = transport
+        self._reporter = transport.reporter
+        self._is_reporting = transport.reporter.is_on
+        self._max_message_bytes = transport.max_message_bytes
+        self._max_pending_bytes = max_pending_bytes
+        self._buffer = PendingBuffer()
+        self._wait_queue = WaitQueue(self._has_room, self._rejection_error, enqueue_timeout_s)
+        self._waiters = self._wait_queue.places  # looked at for each message
         self._flusher = BatchFlusher(
             transport,
             self.policy,
@@ -85,12 +91,10 @@ class Batcher:
             backoff or Backoff(),
             delivery_timeout_s=delivery_timeout_s,
             attempt_timeout_s=attempt_timeout_s,
-            on_capacity=self._release_waiters,
+            on_capacity=self._wait_queue.wake,
         )
-        self._flush_timeout_s, self._close_timeout_s = (
-            delivery_timeout_s + attempt_timeout_s,
-            close_timeout_s,
-        )
+        self._flush_timeout_s = delivery_timeout_s + attempt_timeout_s
+        self._close_timeout_s = close_timeout_s
         self._loop = LoopAffinity("this batcher")
         self._event_loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
@@ -107,11 +111,18 @@ class Batcher:
         credit: CreditWindow | None = None,
         **options: Any,
     ) -> Self:
-        """One frame a batch, for subscribers with a `FrameDecoder`.
+        """Make a batcher that sends one frame a batch, for subscribers with a `FrameDecoder`.
 
-        `options` are those of the class.
+        Args:
+            queue: The queue to publish on.
+            channel: The channel's name.
+            policy: When a batch is flushed.
+            codec: Compresses the frames.
+            credit: How far ahead of the receivers this may be.
+            **options: Those of the class.
 
-        codec: compresses the frames. credit: how far ahead of the receivers this may be.
+        Returns:
+            The batcher, not yet open.
         """
         policy = policy or Adaptive()
         transport = ChannelTransport(queue, channel, codec, credit or CreditWindow(), policy)
@@ -121,9 +132,15 @@ class Batcher:
     def to_stream(
         cls, stream: Stream, *, policy: BatchPolicy | None = None, **options: Any
     ) -> Self:
-        """Entries in one write; consumers see no difference, and each may fail alone.
+        """Make a batcher that adds entries in one write; each may fail alone.
 
-        `options` are those of the class.
+        Args:
+            stream: The stream; its consumers see no difference.
+            policy: When a batch is flushed.
+            **options: Those of the class.
+
+        Returns:
+            The batcher, not yet open.
         """
         return cls(StreamTransport(stream), policy=policy, **options)
 
@@ -132,8 +149,10 @@ class Batcher:
     async def open(self) -> None:
         """Get ready.
 
-        Raises what subscribing raises, InvalidParameter if it is open, QueueClosed once it was
-        closed.
+        Raises:
+            InvalidParameter: It is open already.
+            QueueClosed: It was closed.
+            MpimError: What subscribing raises.
         """
         self._loop.check()
         if self._closing:
@@ -150,7 +169,7 @@ class Batcher:
             raise QueueClosed("the batcher was closed while it was opened")
         self._event_loop = asyncio.get_running_loop()
         self._task = asyncio.create_task(self._flusher.run())
-        self._task.add_done_callback(lambda _: self._wait_queue.fail_all(self._rejection_error()))
+        self._task.add_done_callback(lambda _: self._wait_queue.close())
 
     async def close(self) -> None:
         """Accept nothing more, flush everything pending, and wait for the outcomes. Idempotent.
@@ -161,7 +180,7 @@ class Batcher:
         self._loop.check()
         self._closing = True
         self._flusher.stop()
-        self._wait_queue.fail_all(self._rejection_error())
+        self._wait_queue.close()
         if self._task is None:
             return
         begun_at = now()
@@ -192,11 +211,19 @@ class Batcher:
     async def publish(self, payload: bytes | str) -> int | str:
         """Send with the next batch.
 
-        Return this message's own outcome: how many subscribers, or the entry's id.
+        A caller that is cancelled while it waits for the outcome does not hold the message back.
 
-        Raise InvalidMessage, QueueFull, QueueClosed (nothing was sent), and what the batch met;
-        look at `definite`. A caller that is cancelled while it waits for the outcome does not hold
-        the message back.
+        Args:
+            payload: Bytes, or text, which is sent as UTF-8.
+
+        Returns:
+            This message's own outcome: how many subscribers, or the entry's id.
+
+        Raises:
+            InvalidMessage: It cannot be sent.
+            QueueFull: There was no room in time; nothing was sent.
+            QueueClosed: The batcher was closed; nothing was sent.
+            MpimError: What the batch met; look at `definite`.
         """
         self._loop.check()
         if type(payload) is not bytes or len(payload) > self._max_message_bytes:
@@ -206,12 +233,19 @@ class Batcher:
         return single_result(await self._enqueue((payload,), len(payload)))
 
     async def publish_many(self, payloads: Iterable[bytes | str]) -> list[int | str]:
-        """Send many, in order, and return the outcome of each.
+        """Send many, in order. All are checked before the first is enqueued.
 
-        All are checked before the first is enqueued.
+        What is given together is enqueued together, be it more than `max_pending_bytes`.
 
-        What is given together is enqueued together, be it more than `max_pending_bytes`. Raise as
-        `publish` does, and PartlyAdded, which says which, once some have an error of their own.
+        Args:
+            payloads: Each as `publish` takes it.
+
+        Returns:
+            The outcome of each, in the same order.
+
+        Raises:
+            PartlyAdded: Some have an error of their own; it says which.
+            MpimError: As `publish`.
         """
         self._loop.check()
         reject_single_payload(payloads)
@@ -226,14 +260,21 @@ class Batcher:
             return []
         if self.is_full:
             await self._wait_for_capacity()
-        return all_results(await self._enqueue(checked, sum(map(len, checked))))
+        return PartlyAdded.unless_all(await self._enqueue(checked, sum(map(len, checked))))
 
     def add(self, payload: bytes | str) -> BatchFuture:
         """Enqueue a message without waiting.
 
-        Return a future: a list with its outcome, or its error.
+        Args:
+            payload: Bytes, or text, which is sent as UTF-8.
 
-        Raise InvalidMessage, QueueClosed, and QueueFull at once if there is no room.
+        Returns:
+            A future: a list with its outcome, or its error.
+
+        Raises:
+            InvalidMessage: It cannot be sent.
+            QueueFull: There is no room now.
+            QueueClosed: The batcher was closed.
         """
         self._loop.check()
         payload = encode_payload(payload, self._max_message_bytes)
@@ -244,7 +285,8 @@ class Batcher:
     async def flush(self) -> None:
         """Flush the batch now, and wait until everything enqueued so far has its outcome.
 
-        Raise Unconfirmed after `delivery_timeout_s + attempt_timeout_s`: it is still being sent.
+        Raises:
+            Unconfirmed: After `delivery_timeout_s + attempt_timeout_s` it is still being sent.
         """
         self._loop.check()
         if not self._buffer.unresolved:
@@ -253,8 +295,8 @@ class Batcher:
             async with asyncio.timeout(self._flush_timeout_s):
                 await self._flusher.flush()
         except TimeoutError as error:
-            waited = f"{self._buffer.unresolved:,} messages have no outcome after {self._flush_timeout_s:g} s"
-            raise Unconfirmed(f"{waited}; they are still being sent") from error
+            waited = f"no outcome after {self._flush_timeout_s:g} s; they are still being sent"
+            raise Unconfirmed(f"{self._buffer.unresolved:,} messages have {waited}") from error
 
     @property
     def is_full(self) -> bool:
@@ -286,23 +328,18 @@ class Batcher:
             for payload in payloads:
                 self._reporter.message(EventKind.ACCEPTED, payload, self._transport.name)
         if self._waiters:
-            self._release_waiters()
+            self._wait_queue.wake()
         return future
 
     async def _wait_for_capacity(self) -> None:
         if not self.is_open:
             raise self._rejection_error()
-        try:
-            await self._wait_queue.wait(self._rejection_error)
-        except BaseException:
-            self._release_waiters()
-            raise
+        await self._wait_queue.wait()
         if not self.is_open:  # it ended at the moment at which there was room
             raise self._rejection_error()
 
-    def _release_waiters(self) -> None:
-        if self._buffer.bytes < self._max_pending_bytes:
-            self._wait_queue.wake_next()
+    def _has_room(self) -> bool:
+        return self._buffer.bytes < self._max_pending_bytes
 
     def _rejection_error(self) -> MpimError:
         if self._task is None:
@@ -312,5 +349,6 @@ class Batcher:
         if not self.is_open:
             return QueueClosed("the batcher was closed; the message was not taken")
         return QueueFull(
-            f"{self._buffer.messages:,} messages ({self._buffer.bytes:,} bytes) wait to be sent already"
+            f"{self._buffer.messages:,} messages ({self._buffer.bytes:,} bytes) wait to be sent "
+            "already"
         )

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
-from mpim_lab.errors import MpimError, PartlyAdded
+from mpim_lab.errors import MpimError
 from mpim_lab.mq.batching.policies import BatchPolicy
 
 Outcome = int | str | MpimError  # receivers of a channel, id in a stream, or why not
@@ -56,16 +56,6 @@ def single_result(outcomes: list[Outcome]) -> int | str:
     return outcomes[0]
 
 
-def all_results(outcomes: list[Outcome]) -> list[int | str]:
-    """Return the outcomes, if all are good. Raise PartlyAdded otherwise."""
-    failures = [outcome for outcome in outcomes if isinstance(outcome, MpimError)]
-    if failures:
-        good = [None if isinstance(outcome, MpimError) else outcome for outcome in outcomes]
-        errors = [outcome if isinstance(outcome, MpimError) else None for outcome in outcomes]
-        raise PartlyAdded(good, errors) from failures[0]
-    return outcomes  # type: ignore[return-value]
-
-
 class PendingBuffer:
     """A FIFO buffer of pending messages: appended call by call, popped batch by batch.
 
@@ -75,8 +65,10 @@ class PendingBuffer:
     >>> buffer.append([b"a", b"b", b"c"], 3, future := BatchFuture(3, created_at=0.0, loop=loop))
     >>> buffer.pop_batch(FixedWindow(max_messages=2)), buffer.messages
     ([b'a', b'b'], 1)
-    >>> buffer.resolve([1, 1]), buffer.pop_batch(FixedWindow()), buffer.resolve([2]), future.result()
-    (None, [b'c'], None, [1, 1, 2])
+    >>> buffer.resolve([1, 1]), buffer.pop_batch(FixedWindow())
+    (None, [b'c'])
+    >>> buffer.resolve([2]), future.result()
+    (None, [1, 1, 2])
     >>> loop.close()
     """
 

@@ -19,15 +19,15 @@ from mpim_lab.mq.pubsub.queue import MessageQueue
 
 
 class FrameDecoder:
-    """A decoder of payloads, whatever their sender made of them.
+    """A decoder of payloads, whatever their sender made of them: `subscribe(..., decode=decoder)`.
 
-    It acknowledges batches to their senders.
+    It acknowledges batches to their senders, at the end of the event-loop iteration in which the
+    messages were handed over; of several, the last one, for all. A queue that has stopped reading
+    (a full buffer) acknowledges nothing: that is the back-pressure on its senders.
 
-    One serves any number of subscriptions of its queue. codec: knows the dictionaries and the limit
-    of size; a plain `Codec()` if none is given. A batch is acknowledged at the end of the
-    event-loop iteration in which its messages were handed over; of several, the last one, for all.
-    A queue that has stopped reading (a full buffer) acknowledges nothing: that is the back-pressure
-    on its senders.
+    Args:
+        queue: The queue whose subscriptions it serves, any number of them.
+        codec: Knows the dictionaries and the limit of size; a plain `Codec()` if none is given.
     """
 
     returns_payloads = True  # whoever subscribes need not look at each of them

@@ -34,9 +34,8 @@ class CreditWindow:
         check_times(stall_timeout_s=stall_timeout_s)
         self.max_bytes, self.stall_timeout_s = max_bytes, stall_timeout_s
         self.unacked_bytes = 0
-        self._batches: deque[tuple[int, int]] = (
-            deque()
-        )  # number, bytes; those not acknowledged by everybody
+        # number, bytes; those not acknowledged by everybody
+        self._batches: deque[tuple[int, int]] = deque()
         self._receivers: dict[
             bytes, tuple[int, float]
         ] = {}  # the last number it acknowledged, and when

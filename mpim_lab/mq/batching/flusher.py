@@ -1,16 +1,20 @@
-"""BatchFlusher: it pops batches from the pending buffer when they are due, and sees each through to its outcomes.
+"""BatchFlusher: it sends batches when they are due, and sees each through to its outcomes.
 
-| a message is resolved when ...                            | with                                                      |
-|-----------------------------------------------------------|-----------------------------------------------------------|
-| its batch was answered                                    | its own outcome                                           |
-| the transport raises what is definite and transient       | nothing yet: it stays in its place, and is retried        |
-| the same, and it is too old                               | that error, and all behind it                             |
-| the transport raises another error of ours                | that error                                                |
-| transport or codec raise something else, are cancelled by | Unconfirmed, with the cause                               |
-| somebody else, or take longer than `attempt_timeout_s`    |                                                           |
-| the policy raises                                         | InvalidParameter: it was not sent                         |
-| the flusher is aborted before its turn                    | QueueClosed, or why its batch could not be written so far |
-| the flusher is aborted while it is in flight              | Unconfirmed                                               |
+| a message is resolved when ...               | with                                       |
+|----------------------------------------------|--------------------------------------------|
+| its batch was answered                       | its own outcome                            |
+| the transport raises what is definite and    | nothing yet: it stays in its place, and is |
+| transient                                    | retried                                    |
+| the same, and it is too old                  | that error, and all behind it              |
+| the transport raises another error of ours   | that error                                 |
+| transport or codec raise something else, are | Unconfirmed, with the cause                |
+| cancelled by                                 |                                            |
+| somebody else, or take longer than           |                                            |
+| `attempt_timeout_s`                          |                                            |
+| the policy raises                            | InvalidParameter: it was not sent          |
+| the flusher is aborted before its turn       | QueueClosed, or why its batch could not be |
+|                                              | written so far                             |
+| the flusher is aborted while it is in flight | Unconfirmed                                |
 """
 
 import asyncio
@@ -47,21 +51,17 @@ class BatchFlusher:
         on_capacity: Callable[[], None],
     ) -> None:
         self.batches = 0  # that had their outcomes
-        self._transport, self._policy, self._buffer, self._backoff = (
-            transport,
-            policy,
-            buffer,
-            backoff,
-        )
+        self._transport = transport
+        self._policy = policy
+        self._buffer = buffer
+        self._backoff = backoff
         self._reporter, self._is_reporting = transport.reporter, transport.reporter.is_on
         self._delivery_timeout_s, self._attempt_timeout_s = delivery_timeout_s, attempt_timeout_s
         self._on_capacity = on_capacity
-        self._flushes: deque[tuple[int, asyncio.Future[None]]] = (
-            deque()
-        )  # so many settled: done; till then no window counts
-        self._last_error: MpimError | None = (
-            None  # why the batch that waits to be tried again was not written
-        )
+        # so many settled: done; till then no window counts
+        self._flushes: deque[tuple[int, asyncio.Future[None]]] = deque()
+        # why the batch that waits to be tried again was not written
+        self._last_error: MpimError | None = None
         self._wakeup: asyncio.Future[None] | None = None
         self._is_open = False  # a batch was begun before this began to wait
         self._ending = self.has_ended = False
@@ -201,9 +201,8 @@ class BatchFlusher:
             if cancellations.was_requested:
                 raise
             return [_wrap_unexpected(error)] * len(batch)
-        except (
-            Exception
-        ) as error:  # a codec or transport with a bug, or one that hangs: fail the batch, go on
+        except Exception as error:
+            # a codec or transport with a bug, or one that hangs: fail the batch, go on
             return [_wrap_unexpected(error)] * len(batch)
 
     def _fail_all(self, batch: Sequence[bytes], error: MpimError) -> None:

@@ -20,9 +20,14 @@ MAX_WINDOW_MS = 60_000.0
 
 @dataclass(frozen=True)
 class BatchPolicy:
-    """Base of the policies: the limits of a batch.
+    """The base of the policies: the limits of a batch.
 
-    Raises InvalidParameter for limits out of bounds.
+    Args:
+        max_messages: At most so many messages.
+        max_bytes: At most so many bytes.
+
+    Raises:
+        InvalidParameter: A limit is out of bounds.
     """
 
     max_messages: int
@@ -35,6 +40,13 @@ class BatchPolicy:
     def is_full(self, messages: int, bytes: int) -> bool:
         """Return whether so much is a whole batch.
 
+        Args:
+            messages: How many messages there are.
+            bytes: How many bytes they have.
+
+        Returns:
+            True if a limit is reached.
+
         >>> policy = FixedWindow(max_messages=3, max_bytes=100)
         >>> policy.is_full(2, 99), policy.is_full(3, 30), policy.is_full(1, 100)
         (False, True, True)
@@ -42,7 +54,14 @@ class BatchPolicy:
         return messages >= self.max_messages or bytes >= self.max_bytes
 
     def flush_deadline(self, oldest_at: float) -> float:
-        """Return when a batch that is not full is flushed, whose oldest message came at `oldest_at` (seconds)."""
+        """Return when a batch that is not full is flushed.
+
+        Args:
+            oldest_at: When its oldest message came, in seconds.
+
+        Returns:
+            The time, in seconds; infinite: never by itself.
+        """
         raise NotImplementedError
 
 
@@ -87,7 +106,9 @@ class Adaptive(BatchPolicy):
 
 @dataclass(frozen=True)
 class SizeOnly(BatchPolicy):
-    """Only a full batch is sent, or one that is flushed by `flush` or `close`: for bulk work without any hurry.
+    """Only a full batch is sent, or one that is flushed by `flush` or `close`.
+
+    For bulk work without any hurry.
 
     >>> SizeOnly().flush_deadline(100.0)
     inf

@@ -79,7 +79,8 @@ class ChannelTransport:
         self._ack_key = queue.keys.channel(self._ack_channel)
         if len(self._ack_key) > MAX_CHANNEL_BYTES:
             raise InvalidParameter(
-                f"no batch can name its channel for acknowledgements: it has {len(self._ack_key)} bytes"
+                "no batch can name its channel for acknowledgements: it has "
+                f"{len(self._ack_key)} bytes"
             )
         self._number = 0
         self._wakeup: asyncio.Future[None] | None = None
@@ -108,7 +109,8 @@ class ChannelTransport:
             connection = await self._link.acquire_slot()
         self._credit.sent(self._number, len(frame), now())
         reply = connection.send(encode_command(b"PUBLISH", self._channel, frame))
-        connection.flush()  # a batch has gathered enough: it need not wait for the end of the event-loop iteration
+        # a batch has gathered enough: it need not wait for the end of the event-loop iteration
+        connection.flush()
         try:
             receivers: int = await reply
         except BaseException:  # cancelled, too
@@ -147,11 +149,9 @@ class StreamTransport:
     """
 
     def __init__(self, stream: Stream) -> None:
-        self.name, self.reporter, self.max_message_bytes = (
-            stream.name,
-            stream.reporter,
-            stream.max_payload_bytes,
-        )
+        self.name = stream.name
+        self.reporter = stream.reporter
+        self.max_message_bytes = stream.max_payload_bytes
         self._stream = stream
 
     async def open(self) -> None:

@@ -66,10 +66,16 @@ class Codec:
 
     For the tasks of one event loop, not for several threads.
 
-    level: the algorithm's own; None chooses. threshold_bytes: shorter payloads stay plain; None
-    chooses. max_bytes: no payload is decoded to more. dictionaries: the first one encodes, all of
-    them decode, so that a new one can be brought in while others still use the old. Raises
-    InvalidParameter.
+    Args:
+        algorithm: With which one it encodes.
+        level: The algorithm's own; None chooses.
+        threshold_bytes: Shorter payloads stay plain; None chooses.
+        max_bytes: No payload is decoded to more.
+        dictionaries: The first one encodes, all of them decode, so that a new one can be brought in
+            while others still use the old.
+
+    Raises:
+        InvalidParameter: An option is out of bounds.
 
         >>> codec = Codec("zlib", threshold_bytes=20)
         >>> packed = codec.encode(b"see you at eight! " * 5)
@@ -107,24 +113,39 @@ class Codec:
     # Encoding
 
     def encode(self, payload: bytes) -> bytes:
-        """Return a payload as it is to travel: compressed if that makes it shorter, else plain.
+        """Encode a payload as it is to travel: compressed if that makes it shorter, else plain.
 
-        Raises InvalidMessage.
+        Args:
+            payload: The payload, in bytes.
+
+        Returns:
+            What is sent.
+
+        Raises:
+            InvalidMessage: It is not bytes, or too large.
         """
         if type(payload) is not bytes:
             raise InvalidMessage(f"a payload to pack is bytes, not {type(payload).__name__}")
         return self.compress(encode_plain(payload))
 
     def compress(self, framed: bytes) -> bytes:
-        """The same for what is in its form already.
+        """Compress what is in its form already: what `framing.encode_plain` made, or a batch.
 
-        A payload that `framing.encode_plain` made, or a batch.
+        Args:
+            framed: The framed payload.
+
+        Returns:
+            The compressed payload, or the same where that is not shorter.
+
+        Raises:
+            InvalidMessage: It is larger than a receiver would take.
         """
         if len(framed) < self.threshold_bytes:
             return framed
         if len(framed) > self.max_bytes:
             raise InvalidMessage(
-                f"{len(framed):,} bytes to compress; a receiver would refuse more than {self.max_bytes:,}"
+                f"{len(framed):,} bytes to compress; a receiver would refuse more than "
+                f"{self.max_bytes:,}"
             )
         packed = self.compress_raw(framed)
         return packed if len(packed) < len(framed) else framed
@@ -138,7 +159,16 @@ class Codec:
     def decode(self, payload: bytes) -> bytes:
         """Return the payload that was encoded.
 
-        Raises CorruptPayload, OversizedPayload, UnknownFormat; also for a batch.
+        Args:
+            payload: What was received.
+
+        Returns:
+            The payload.
+
+        Raises:
+            CorruptPayload: It is damaged.
+            OversizedPayload: It would have more than `max_bytes`.
+            UnknownFormat: It is a batch, or made by a newer program.
         """
         framed = self.decompress(payload)
         mark = frame_type(framed)
@@ -147,7 +177,14 @@ class Codec:
         return framed[1:] if mark == PLAIN else framed
 
     def decompress(self, payload: bytes) -> bytes:
-        """The same, but what is inside keeps its form: plain, behind F8, or a batch."""
+        """Decompress, and leave what is inside in its form: plain, behind F8, or a batch.
+
+        Args:
+            payload: What was received.
+
+        Returns:
+            The framed payload.
+        """
         mark = frame_type(payload)
         if mark is None or mark in (PLAIN, BATCH):
             return payload
@@ -164,7 +201,8 @@ class Codec:
             )
         if (inner := frame_type(framed)) is not None and inner not in (PLAIN, BATCH):
             raise CorruptPayload(
-                f"a compressed payload holds one that begins with {inner:02X}: never compressed twice"
+                f"a compressed payload holds one that begins with {inner:02X}: never compressed "
+                "twice"
             )
         return framed
 
@@ -208,7 +246,10 @@ def _check_level(level: int, highest: int) -> None:
 
 
 def _compressor(level: int, dictionary: ZstdDictionary | None) -> zstandard.ZstdCompressor:
-    """No magic number, as the mark says what it is, and no checksum, as TCP has one: 8 bytes of a short message."""
+    """No magic number, as the mark says what it is, and no checksum, as TCP has one.
+
+    8 bytes of a short message.
+    """
     _check_level(level, zstandard.MAX_COMPRESSION_LEVEL)
     parameters = zstandard.ZstdCompressionParameters.from_level(
         level,

@@ -1,4 +1,4 @@
-"""Bounded decompression: undo one compression without ever making more than a limit, whatever the input says or is."""
+"""Bounded decompression: never make more than a limit, whatever the input says or is."""
 
 import zlib
 from collections.abc import Callable, Mapping
@@ -46,7 +46,7 @@ def _decompress_bounded(
     max_bytes: int,
     what: str,
 ) -> bytes:
-    """Feed it in steps, as a stream that stops at a limit keeps a copy of all the input that it was given."""
+    """Feed it in steps: a stream that stops at a limit keeps a copy of all its input."""
     parts: list[bytes] = []
     size = position = 0
     while position < len(data) and not stream.eof:

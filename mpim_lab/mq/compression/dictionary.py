@@ -1,4 +1,4 @@
-"""ZstdDictionary: what chat lines have in common, learned once and known to both ends, so that each line need not repeat it.
+"""ZstdDictionary: what chat lines have in common, learned once and known to both ends.
 
 A compressor finds repeats, and a line of 30 bytes has none within itself. With a dictionary its
 repeats are found in the samples from which that was trained. Both ends must have the same one: the
@@ -20,10 +20,15 @@ MAX_BYTES = 1024 * 1024
 
 
 class ZstdDictionary:
-    """A trained Zstandard dictionary; `content` can be kept in a file and sent to whoever needs it.
+    """A trained Zstandard dictionary.
 
-    id: from 1 to 255 it takes one byte of every frame, above that two or four. Raises
-    InvalidParameter.
+    Its `id` takes one byte of every frame up to 255, above that two or four.
+
+    Args:
+        content: The dictionary; may be kept in a file and sent to whoever needs it.
+
+    Raises:
+        InvalidParameter: It is no dictionary.
     """
 
     def __init__(self, content: bytes) -> None:
@@ -54,12 +59,18 @@ class ZstdDictionary:
 def train_dictionary(
     samples: Sequence[bytes], *, size_bytes: int = 32 * 1024, id: int = 1
 ) -> ZstdDictionary:
-    """Learn a dictionary of about `size_bytes` from typical messages.
+    """Learn a dictionary from typical messages. The same samples give the same one.
 
-    The same samples give the same one.
+    Args:
+        samples: Some thousands, a hundred times the size of the dictionary in all if you have them.
+        size_bytes: About how large it is to be.
+        id: The number by which receivers find it.
 
-    samples: some thousands, a hundred times the size of the dictionary in all if you have them.
-    Raises InvalidParameter when there are too few to learn from.
+    Returns:
+        The dictionary.
+
+    Raises:
+        InvalidParameter: There are too few samples to learn from.
     """
     check_bounds(256, MAX_BYTES, size_bytes=size_bytes)
     check_bounds(1, 2**31 - 1, id=id)

@@ -6,27 +6,28 @@ A payload whose first byte is below 0xF8 is plain: exactly what the sender gave.
 JSON, never begins with a higher byte, so that a plain client (`redis-cli SUBSCRIBE user:1001`)
 reads a plain message as it is. The eight bytes from 0xF8 on are type bytes:
 
-| first byte | what follows                                                              | made by             |
-|------------|---------------------------------------------------------------------------|---------------------|
-| `F8`       | a plain payload whose own first byte is such                             | everybody           |
-| `F9`       | a zlib stream (RFC 1950)                                                  | `compression.Codec` |
-| `FA`       | an LZ4 frame                                                              | `compression.Codec` |
-| `FB`       | a Zstandard frame (RFC 8878) without its magic number                     | `compression.Codec` |
-| `FC`       | the same, made with a dictionary, which the frame names by number         | `compression.Codec` |
-| `FD`       | a batch: see below                                                        | `batching.Batcher`  |
-| `FE`, `FF` | nothing: kept for later                                                   |                     |
+| first byte | what follows                                               | made by             |
+|------------|------------------------------------------------------------|---------------------|
+| `F8`       | a plain payload whose own first byte is such               | everybody           |
+| `F9`       | a zlib stream (RFC 1950)                                   | `compression.Codec` |
+| `FA`       | an LZ4 frame                                               | `compression.Codec` |
+| `FB`       | a Zstandard frame (RFC 8878) without its magic number      | `compression.Codec` |
+| `FC`       | the same, made with a dictionary, which the frame names by | `compression.Codec` |
+|            | number                                                     |                     |
+| `FD`       | a batch: see below                                         | `batching.Batcher`  |
+| `FE`, `FF` | nothing: kept for later                                    |                     |
 
 A batch, numbers unsigned and big-endian:
 
-| offset | bytes   | content                                                                            |
-|--------|---------|------------------------------------------------------------------------------------|
-| 0      | 1       | `FD`                                                                               |
-| 1      | 1       | n, the length of the channel for confirmations; 0: none are wanted                 |
-| 2      | 8       | the batch's number, counted by its sender from 1 (it counts only if n > 0)         |
-| 10     | 4       | m, how many messages                                                               |
-| 14     | n       | the channel on which the receiver publishes the numbers of batches it took in      |
-| 14+n   | 4 × m   | the length of each message                                                         |
-| …      | the sum | the messages, one after another; each is plain whatever its first byte             |
+| offset | bytes   | content                                                                       |
+|--------|---------|-------------------------------------------------------------------------------|
+| 0      | 1       | `FD`                                                                          |
+| 1      | 1       | n, the length of the channel for confirmations; 0: none are wanted            |
+| 2      | 8       | the batch's number, counted by its sender from 1 (it counts only if n > 0)    |
+| 10     | 4       | m, how many messages                                                          |
+| 14     | n       | the channel on which the receiver publishes the numbers of batches it took in |
+| 14+n   | 4 × m   | the length of each message                                                    |
+| …      | the sum | the messages, one after another; each is plain whatever its first byte        |
 
 A confirmation is 16 bytes: 8 that name the receiver, and the number of the last batch that it took
 in.
@@ -51,9 +52,8 @@ MAX_MESSAGES = 65_536
 _HEAD = struct.Struct(">BBQI")
 _CONFIRMATION = struct.Struct(">8sQ")
 MAX_CHANNEL_BYTES = 255  # of the channel for confirmations: its length is one byte
-OVERHEAD_BYTES = (
-    _HEAD.size + MAX_CHANNEL_BYTES + 4
-)  # how much longer than its one message a batch is at most
+# how much longer than its one message a batch is at most
+OVERHEAD_BYTES = _HEAD.size + MAX_CHANNEL_BYTES + 4
 _PLAIN_MARK = bytes([PLAIN])
 
 
@@ -118,14 +118,15 @@ def decode_batch(frame: bytes) -> Batch:
     lengths = struct.unpack_from(f">{count}I", frame, start)
     if body + sum(lengths) != len(frame):
         raise CorruptPayload(
-            f"the messages have {sum(lengths):,} bytes by their lengths, and {len(frame) - body:,} came"
+            f"the messages have {sum(lengths):,} bytes by their lengths, and "
+            f"{len(frame) - body:,} came"
         )
     messages = [frame[begin:end] for begin, end in pairwise(accumulate(lengths, initial=body))]
     return Batch(messages, frame[_HEAD.size : start], number)
 
 
 def encode_ack(receiver: bytes, number: int) -> bytes:
-    """What a receiver, named by 8 bytes, publishes to say that it took in every batch up to `number`."""
+    """Encode the acknowledgement of a receiver, named by 8 bytes, of all up to `number`."""
     return _CONFIRMATION.pack(receiver, number)
 
 
@@ -147,7 +148,8 @@ def decode_messages(payload: bytes) -> list[bytes]:
     Raises CorruptPayload, and UnknownFormat for a compressed payload, which a `compression.Codec`
     can read.
 
-    >>> decode_messages(b"hello"), decode_messages(b"\xf8\xfb\x00"), decode_messages(encode_batch([b"a", b"b"]))
+    >>> batch = encode_batch([b"a", b"b"])
+    >>> decode_messages(b"hello"), decode_messages(b"\xf8\xfb\x00"), decode_messages(batch)
     ([b'hello'], [b'\xfb\x00'], [b'a', b'b'])
     """
     mark = frame_type(payload)

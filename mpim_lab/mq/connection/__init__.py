@@ -1,1 +1,1 @@
-"""The connection to the server: address, RESP, reconnecting, retry, waiting, atomic scripts (chapters 1 and 7)."""
+"""The connection to the server: RESP, reconnecting, waiting, retry (chapters 1 and 7)."""

@@ -103,9 +103,8 @@ class Address:
         if self.path is not None:
             await loop.create_unix_connection(protocol, self.path)
             return
-        context = (
-            None if self.tls is None else ssl_context(self.tls)
-        )  # read anew: certificates are renewed
+        # read anew: certificates are renewed
+        context = None if self.tls is None else ssl_context(self.tls)
         await loop.create_connection(protocol, self.host, self.port, ssl=context)
 
     def __str__(self) -> str:
@@ -166,7 +165,8 @@ def _complaint(error: Exception) -> str:
         if str(error).startswith(_COMPLAINTS)
         else "its host, port or path cannot be read"
     )
-    return f"{said}; write redis://user:password@host:port/db or unix:///path, and other characters in them as %XX"
+    form = "redis://user:password@host:port/db or unix:///path"
+    return f"{said}; write {form}, and other characters in them as %XX"
 
 
 def _check(url: str, options: dict[str, Any]) -> None:

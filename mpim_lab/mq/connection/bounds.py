@@ -1,4 +1,4 @@
-"""Bounds: a number that makes no sense is refused by its name, before anything is made or waited for with it."""
+"""Bounds: a number that makes no sense is refused by its name before it is used."""
 
 import math
 from collections.abc import Sequence
@@ -6,15 +6,16 @@ from numbers import Integral, Real
 
 from mpim_lab.errors import InvalidParameter
 
-MAX_INT = (
-    2**53
-)  # as large as a whole number may be: what servers, databases and JSON all hold exactly
+# as large as a whole number may be: what servers, databases and JSON all hold exactly
+MAX_INT = 2**53
 # As long as anything waits; what is meant to last for ever is infinite, where that is allowed.
 MAX_WAIT_S = 366 * 86_400.0
 
 
 def check_bounds(low: float, high: float, **given: float | Sequence[float]) -> None:
-    """Every number given, alone or in a sequence, is from `low` to `high`; a whole one, if `low` is an int.
+    """Every number given, alone or in a sequence, is from `low` to `high`.
+
+    A whole one, if `low` is an int.
 
     Raises InvalidParameter, with the parameter's name.
 
@@ -41,18 +42,16 @@ def check_times(max_s: float = MAX_WAIT_S, **given: float) -> None:
     (None, None)
     >>> check_times(wait_s=math.inf)
     Traceback (most recent call last):
-    mpim_lab.errors.InvalidParameter: wait_s=inf: seconds, above 0 and at most 31,622,400; nothing waits for ever
+    mpim_lab.errors.InvalidParameter: wait_s=inf: seconds, above 0 and at most 31,622,400
     """
     for name, value in given.items():
         if isinstance(value, bool) or not (isinstance(value, Real) and 0 < value <= max_s):
-            limit = (
-                "" if max_s == math.inf else f" and at most {max_s:,.0f}; nothing waits for ever"
-            )
+            limit = "" if max_s == math.inf else f" and at most {max_s:,.0f}"
             raise InvalidParameter(f"{name}={value!r:.60}: seconds, above 0{limit}")
 
 
 def check_whole(minimum: int = 1, **given: object) -> None:
-    """Every number given is a whole one from `minimum` on, small enough to count with in thousandths on a server.
+    """Every number given is a whole one from `minimum` on, small enough for a server.
 
     Raises InvalidParameter, with the parameter's name.
     """

@@ -19,7 +19,7 @@ Answer = TypeVar("Answer")
 
 
 class Coalescer(Generic[Item, Answer]):
-    """A micro-batcher: `send(items)` returns the answers in the same order, or an exception as the answer of one of them.
+    """A micro-batcher: `send(items)` returns an answer or an exception for each, in order.
 
     At most `max_items` a command. on_abandoned: is called with the answers that nobody waits for
     any more. Raises WrongLoop.

@@ -3,8 +3,7 @@
 import math
 from dataclasses import dataclass, field
 
-from mpim_lab.errors import InvalidParameter
-from mpim_lab.mq.connection.bounds import check_whole
+from mpim_lab.mq.connection.bounds import check_times, check_whole
 from mpim_lab.mq.connection.retry import Backoff
 
 
@@ -28,11 +27,7 @@ class ConnectionConfig:
     backoff: Backoff = field(default_factory=Backoff)
 
     def __post_init__(self) -> None:
-        for name in ("timeout_s", "close_timeout_s", "connect_timeout_s"):
-            if not 0 < getattr(self, name) < math.inf:  # NaN is not, either
-                raise InvalidParameter(
-                    f"{name}={getattr(self, name)!r}: above 0 and not infinite; nothing waits for ever"
-                )
+        check_times(timeout_s=self.timeout_s, close_timeout_s=self.close_timeout_s)
+        check_times(connect_timeout_s=self.connect_timeout_s)
+        check_times(math.inf, heartbeat_s=self.heartbeat_s)
         check_whole(max_commands=self.max_commands, max_bytes=self.max_bytes)
-        if not self.heartbeat_s > 0:
-            raise InvalidParameter(f"heartbeat_s={self.heartbeat_s!r}: above 0")

@@ -1,12 +1,13 @@
 """Handler: how the user's own code is called, once for every part that calls any.
 
-| the handler ...                          | then it has                                                       |
-|------------------------------------------|-------------------------------------------------------------------|
-| returns None, or its awaitable gives any | succeeded                                                         |
-| raises                                   | failed                                                            |
-| returns something else, or a generator   | failed: it was not run as its author meant it                     |
-| meets a CancelledError of another task   | failed: whoever was cancelled, it was not the task that called it |
-| is called by a task that is cancelled    | been cancelled, and so is the caller                              |
+| the handler ...                          | then it has                                        |
+|------------------------------------------|----------------------------------------------------|
+| returns None, or its awaitable gives any | succeeded                                          |
+| raises                                   | failed                                             |
+| returns something else, or a generator   | failed: it was not run as its author meant it      |
+| meets a CancelledError of another task   | failed: whoever was cancelled, it was not the task |
+|                                          | that called it                                     |
+| is called by a task that is cancelled    | been cancelled, and so is the caller               |
 
 LoopAffinity: an object with sockets, tasks or futures belongs to one event loop of one process.
 """
@@ -25,7 +26,9 @@ from typing import Any
 from mpim_lab.errors import InvalidParameter, MpimError, WrongLoop
 from mpim_lab.mq.connection.retry import Backoff
 
-_forks = 0  # that lie between the first process and this one; asking for the process id costs a system call each time
+# that lie between the first process and this one; asking for the process id costs a system call
+# each time
+_forks = 0
 
 
 def _forked() -> None:
@@ -81,13 +84,15 @@ class LoopAffinity:
             ) from None
         if loop is not None:
             raise WrongLoop(
-                f"{self._what} belongs to the event loop and process that used it first: make one for each"
+                f"{self._what} belongs to the event loop and process that used it first: make "
+                "one for each"
             )
         self._loop, self._thread, self._forks = running, get_ident(), _forks
         return running
 
 
-RELEASE_SHARE = 0.2  # of the time that an end may take, what is kept for giving back and closing, after the handlers
+# of the time that an end may take, what is kept for giving back and closing, after the handlers
+RELEASE_SHARE = 0.2
 _INSIDE: ContextVar[frozenset[object]] = ContextVar(
     "mpim_lab handlers that this code runs in", default=frozenset()
 )
@@ -149,7 +154,7 @@ class TaskCancellation:
 
     @property
     def was_requested(self) -> bool:
-        """Somebody has cancelled this task since, as opposed to something that its handler awaited."""
+        """Somebody has cancelled this task since, and not something that its handler awaited."""
         return self._task is None or self._task.cancelling() > self._before
 
 
@@ -174,7 +179,7 @@ def is_in_handler(owner: object) -> bool:
 
 
 class StoppableLoop:
-    """The state of a loop like `Worker.run`: whether it goes on, and a bounded wait for its end that never waits for itself.
+    """The state of a loop like `Worker.run`: whether it goes on, and a bounded wait for its end.
 
     `with loop: await loop.run(...)`, or a loop of one's own that looks at `is_stopping`; `await
     loop.stop(timeout_s)` elsewhere. It may be used again after its end.
@@ -202,11 +207,9 @@ class StoppableLoop:
     def __enter__(self) -> "StoppableLoop":
         if self.is_running:
             raise InvalidParameter("it runs already: make a second one, with a name of its own")
-        self._task, self._cancellations, self._overdue = (
-            asyncio.current_task(),
-            TaskCancellation(),
-            False,
-        )
+        self._task = asyncio.current_task()
+        self._cancellations = TaskCancellation()
+        self._overdue = False
         self._has_begun = True
         self._ended.clear()
         self._token = _INSIDE.set(_INSIDE.get() | {self})

@@ -55,7 +55,9 @@ class LuaScript:
 
 
 def command_template(words: Sequence[bytes | str], open_positions: Collection[int]) -> bytes:
-    r"""A packed command with the words at these positions left open: `template % (length, word, length, word, …)`.
+    r"""A packed command with the words at these positions left open.
+
+    `template % (length, word, length, word, …)`.
 
     Made once for many commands: packing each anew takes several times as long as filling in two or
     three words.

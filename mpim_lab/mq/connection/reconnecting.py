@@ -17,7 +17,6 @@ import contextlib
 import os
 import random
 import weakref
-from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
@@ -40,6 +39,7 @@ from mpim_lab.mq.connection.resp import (
     encode_command,
     ignore_result,
 )
+from mpim_lab.mq.connection.wait_queue import WaitQueue
 
 
 class CommandConnection(Protocol):
@@ -134,14 +134,12 @@ class ReconnectingConnection:
         self.address, self.name = address, name
         self.config = replace(config or ConnectionConfig(), **address.config_overrides)
         self.client_id = 0
-        self._on_push, self._resubscribe_commands, self._on_gap, self._sleep = (
-            on_push,
-            resubscribe_commands,
-            on_gap,
-            sleep,
-        )
+        self._wait_queue = WaitQueue(self._free_slots, self._refusal, self.config.timeout_s)
+        self._on_push = on_push
+        self._resubscribe_commands = resubscribe_commands
+        self._on_gap = on_gap
+        self._sleep = sleep
         self._reporter = Reporter(name, observer)
-        self._waiters: deque[asyncio.Future[None]] = deque()
         self.on_close: set[Callable[[], None]] = set()  # whoever waits elsewhere, and ends with it
         self._connect_count = 0
         self._opened = self._closed = False
@@ -204,7 +202,7 @@ class ReconnectingConnection:
                 self._opening = None
 
     def check_loop(self) -> None:
-        """Raise WrongLoop if this is not the event loop, thread and process in which it was opened."""
+        """Raise WrongLoop if this is not the loop, thread and process in which it was opened."""
         self._loop.check()
         if (
             self._timeout_task is not None and self._timeout_task.done() and not self._closed
@@ -247,17 +245,11 @@ class ReconnectingConnection:
             raise NotConnected("not opened yet: write `async with MessageQueue(url) as mq:`")
         if not self.connection.is_blocked:
             return self.connection
-        first_in_line = False
         try:
-            async with asyncio.timeout(self.config.timeout_s):
-                while not self._closed:
-                    await self._wait_in_queue(first_in_line)
-                    if not self.connection.is_full:
-                        return self.connection
-                    first_in_line = True
-        except TimeoutError:
-            raise self._slot_error() from self._last_error
-        raise QueueClosed("the queue is closed")
+            await self._wait_queue.wait()
+        finally:
+            self.connection.is_blocked = bool(self._wait_queue) or self.connection.is_full
+        return self.connection
 
     def post(self, *command: bytes | str) -> "asyncio.Future[Any] | None":
         """Write a command whose answer nobody needs; give its reply.
@@ -273,41 +265,32 @@ class ReconnectingConnection:
         reply.add_done_callback(ignore_result)
         return reply
 
-    async def _wait_in_queue(self, is_first: bool) -> None:
-        caller: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        (self._waiters.appendleft if is_first else self._waiters.append)(caller)
-        try:
-            await caller
-        except BaseException:  # cancelled: hand the turn on
-            with contextlib.suppress(ValueError):
-                self._waiters.remove(caller)
-            self.connection.unblock()
-            raise
+    def _free_slots(self) -> int:
+        return 0 if self.connection.is_full else self.connection.free_slots
 
-    def _slot_error(self) -> MpimError:
+    def _refusal(self) -> MpimError:
+        if self._closed:
+            return QueueClosed("the queue is closed")
         waited = f"waited {self.config.timeout_s:g} s"
-        if not self.is_connected:
-            return NotConnected(
-                f"no connection to {self.address} ({self._last_error or 'never opened'}); {waited}"
-            )
         most = f"{self.config.max_commands:,} commands or {self.config.max_bytes:,} bytes"
-        return QueueFull(f"{most} are waiting for the server already; {waited} for room")
+        error: MpimError = QueueFull(
+            f"{most} are waiting for the server already; {waited} for room"
+        )
+        if not self.is_connected:
+            why = self._last_error or "never opened"
+            error = NotConnected(f"no connection to {self.address} ({why}); {waited}")
+        error.__cause__ = self._last_error
+        return error
 
-    def _wake_waiters(self) -> None:
-        """Let as many callers go on as there are free slots.
-
-        Whoever comes later queues behind the rest.
-        """
-        for _ in range(min(len(self._waiters), self.connection.free_slots)):
-            caller = self._waiters.popleft()
-            if not caller.done():
-                caller.set_result(None)
-        self.connection.is_blocked = bool(self._waiters)
+    def _on_writable(self) -> None:
+        """Let as many callers go on as there are free slots; whoever comes later waits behind."""
+        self._wait_queue.wake()
+        self.connection.is_blocked = bool(self._wait_queue)
 
     # Connecting, for the first time and again
 
     def _new_connection(self) -> RespConnection:
-        return RespConnection(self.config, self._on_push, self._wake_waiters, self._on_disconnect)
+        return RespConnection(self.config, self._on_push, self._on_writable, self._on_disconnect)
 
     async def _connect_once(self) -> None:
         """Connect, log in and subscribe again, once.
@@ -319,9 +302,8 @@ class ReconnectingConnection:
             async with asyncio.timeout(self.config.connect_timeout_s):
                 await self.address.connect(lambda: connection)
                 await self._log_in(connection)
-            await (
-                self._reading_allowed.wait()
-            )  # with a full buffer, subscribing would only fill the socket
+            # with a full buffer, subscribing would only fill the socket
+            await self._reading_allowed.wait()
             async with asyncio.timeout(self.config.connect_timeout_s):
                 count = await self._resubscribe(connection)
         except NotConnected as error:
@@ -357,7 +339,8 @@ class ReconnectingConnection:
             raise refused(f"{self.address} refused the login: {error}") from error
         if not isinstance(hello, dict) or b"id" not in hello:
             raise NotConnected(
-                f"{self.address} is no Redis or Valkey server: it answered HELLO with {hello!r:.100}"
+                f"{self.address} is no Redis or Valkey server: it answered HELLO with "
+                f"{hello!r:.100}"
             )
         self.client_id = int(hello[b"id"])
 
@@ -442,9 +425,7 @@ class ReconnectingConnection:
                 task.cancel()
         for end in list(self.on_close):
             end()
-        for caller in self._waiters:
-            if not caller.done():
-                caller.set_result(None)  # it will find the link closed
+        self._wait_queue.close()
         self._reading_allowed.set()
         limit_s = self.config.timeout_s if timeout_s is None else timeout_s
         await self.connection.close(QueueClosed("the queue is closed"), limit_s)

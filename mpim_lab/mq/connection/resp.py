@@ -1,4 +1,4 @@
-"""RespConnection: one pipelined RESP3 connection that every task shares, from its first byte to its last.
+"""RespConnection: one pipelined RESP3 connection that every task shares.
 
 CommandConnection of one turn of the event loop leave in one write; the server answers in order, so
 the n-th reply belongs to the n-th command that waits. That is all it takes to be fast: 128 tasks
@@ -32,9 +32,9 @@ from mpim_lab.errors import (
     ConnectionLost,
     MpimError,
     NotConnected,
-    WrongLoop,
 )
 from mpim_lab.mq.connection.config import ConnectionConfig
+from mpim_lab.mq.connection.handler import LoopAffinity
 
 
 class CoarseTimeouts:
@@ -163,13 +163,6 @@ def encode_command(*command: bytes | str) -> bytes:
 PING = encode_command("PING")
 
 
-def wrong_loop_error() -> WrongLoop:
-    """Say what is wrong, and what to do."""
-    return WrongLoop(
-        "it was opened in another event loop, thread or process; nothing was sent: make one for each"
-    )
-
-
 class RespConnection(asyncio.Protocol):
     """The two halves of the path: `send` a command, take in replies and pushes.
 
@@ -189,15 +182,14 @@ class RespConnection(asyncio.Protocol):
         self.is_blocked = True
         self.is_ready = False
         self.is_resubscribing = False  # the login is done, and what follows it was written
-        self._config, self._on_push, self._on_writable, self._on_disconnect = (
-            config,
-            on_push,
-            on_writable,
-            on_disconnect,
-        )
+        self._config = config
+        self._on_push = on_push
+        self._on_writable = on_writable
+        self._on_disconnect = on_disconnect
         self._max_commands, self._max_bytes = config.max_commands, config.max_bytes
+        self._affinity = LoopAffinity("a connection")
         self._loop: asyncio.AbstractEventLoop
-        self._thread = 0
+        self._thread = 0  # of the loop: looked at here for each command
         self._transport: asyncio.Transport | None = None
         self._reader = hiredis.Reader(notEnoughData=_NOTHING)
         self._outgoing: list[bytes] = []
@@ -205,9 +197,8 @@ class RespConnection(asyncio.Protocol):
         self._waiting: deque[ReplySink] = deque()
         self._issued = 0
         self._timeouts = CoarseTimeouts(config.timeout_s)
-        self._blocking: deque[tuple[int, float]] = (
-            deque()
-        )  # commands that may block: their numbers, and until when
+        # commands that may block: their numbers, and until when
+        self._blocking: deque[tuple[int, float]] = deque()
         self._last_received_at = 0.0
         self._writing_paused = self._reading_paused = False
         self.reason: MpimError | None = None  # why it ends, or has ended
@@ -221,20 +212,23 @@ class RespConnection(asyncio.Protocol):
         """
         loop = self._loop
         if get_ident() != self._thread or not loop.is_running():
-            raise wrong_loop_error()
+            self._affinity.check()
         reply: asyncio.Future[Any] = _Future(loop=loop)
         self.send_to(reply, packed)
         return reply
 
     def send_blocking(self, packed: bytes, blocks_s: float) -> asyncio.Future[Any]:
-        """The same for a command that the server may hold back for `blocks_s`; its time-out begins after that."""
+        """The same for a command that the server may hold back for `blocks_s`.
+
+        Its time-out begins after that.
+        """
         reply = self.send(packed)
         until = self._loop.time() + blocks_s + self._config.timeout_s
         self._blocking.append((self._issued + len(self._outgoing), until))
         return reply
 
     def send_to(self, sink: ReplySink, packed: bytes) -> None:
-        """The same for somebody who is told the reply the moment it is read, and must not raise then."""
+        """The same for a sink that gets the reply as it is read, and must not raise then."""
         outgoing, waiting = self._outgoing, self._waiting
         if not outgoing:
             self._loop.call_soon(self.flush)
@@ -249,8 +243,7 @@ class RespConnection(asyncio.Protocol):
 
         One future for all of them.
         """
-        if get_ident() != self._thread or not self._loop.is_running():
-            raise wrong_loop_error()
+        self._affinity.check()
         some = take_fitting(commands, self.free_slots, self._max_bytes - self._outgoing_bytes)
         replies = PipelineFuture(len(some), loop=self._loop)
         if not self._outgoing:
@@ -293,12 +286,12 @@ class RespConnection(asyncio.Protocol):
                     else:
                         future.set_result(reply)
                 except asyncio.InvalidStateError:
-                    pass  # timed out or cancelled: its place in the order is used up, nobody reads it
+                    # timed out or cancelled: its place in the order is used up, nobody reads it
+                    pass
         except hiredis.HiredisError as error:
             self.abort(ConnectionLost(f"the server did not speak RESP: {error}"))
-        except (
-            IndexError
-        ):  # nobody waits: a server that takes no more clients says so before it is asked
+        except IndexError:
+            # nobody waits: a server that takes no more clients says so before it is asked
             self.abort(ConnectionLost(f"the server said, unasked: {reply!s:.200}"))
         if self.is_blocked:
             self.unblock()
@@ -397,7 +390,7 @@ class RespConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The socket is open."""
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one by shape only
-        self._loop, self._thread = asyncio.get_running_loop(), get_ident()
+        self._loop, self._thread = self._affinity.check(), get_ident()
         self._last_received_at = self._loop.time()
         self._transport.set_write_buffer_limits(high=self._config.max_bytes)
 
@@ -409,7 +402,7 @@ class RespConnection(asyncio.Protocol):
             self._transport.abort()
 
     async def close(self, reason: MpimError, timeout_s: float) -> None:
-        """Take no more commands, wait until everything written is answered (PING at last, if in time), then close.
+        """Take no more commands, wait until everything written is answered, then close.
 
         A command that still blocks on the server is not waited for.
         """

@@ -36,11 +36,20 @@ class Backoff:
     def __post_init__(self) -> None:
         if not 0 < self.initial_s <= self.max_s < math.inf:
             raise InvalidParameter(
-                f"initial_s={self.initial_s}, max_s={self.max_s}: above 0, in this order, not infinite"
+                f"initial_s={self.initial_s}, max_s={self.max_s}: above 0, in this order, not "
+                "infinite"
             )
 
     def delay_s(self, attempt: int, jitter: float) -> float:
-        """Seconds to wait before attempt `attempt` (1 is the first); `jitter` is from 0 to 1."""
+        """Return how long to wait.
+
+        Args:
+            attempt: Before which attempt; 1 is the first.
+            jitter: From 0 to 1.
+
+        Returns:
+            Seconds.
+        """
         ceiling = min(self.max_s, self.initial_s * 2.0 ** min(attempt - 1, 30))
         return ceiling * (1 + jitter) / 2
 
@@ -66,7 +75,15 @@ class RetryPolicy:
         check_whole(max_attempts=self.max_attempts)
 
     def delay_s(self, deliveries: int, jitter: float) -> float | None:
-        """Seconds until the next try after `deliveries` deliveries; None: it was the last."""
+        """Return how long to wait before the next try.
+
+        Args:
+            deliveries: How often it was delivered.
+            jitter: From 0 to 1.
+
+        Returns:
+            Seconds; None: it was the last.
+        """
         return None if deliveries >= self.max_attempts else self.backoff.delay_s(deliveries, jitter)
 
     @property

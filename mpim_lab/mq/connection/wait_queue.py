@@ -1,49 +1,69 @@
 """WaitQueue: callers wait for a slot, first come, first served, and none of them for ever."""
 
 import asyncio
+import itertools
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from mpim_lab.errors import MpimError
 
 
 class WaitQueue:
-    """A bounded-time FIFO of waiting tasks; `wake_next` lets the first one go on.
+    """The queue of the callers that wait for a slot, each for at most `timeout_s`.
 
-    It keeps its place until it does, so that nobody who comes later can slip in before it. Whoever
-    leaves the queue, for whatever reason, must see to it that `wake_next` is called again if there
-    is a slot.
+    `free_slots()` says how many may go on now, `refusal()` with which error one is sent away.
+    Whoever is woken keeps its place until it goes on: a newcomer that finds somebody here waits
+    behind them, and cannot slip in between. Whoever leaves, with a slot or without one, wakes the
+    next: it may have been woken and cancelled at the same moment.
     """
 
-    def __init__(self, timeout_s: float) -> None:
-        self._timeout_s = timeout_s
-        self.waiters: deque[asyncio.Future[None]] = deque()
+    def __init__(
+        self, free_slots: Callable[[], int], refusal: Callable[[], MpimError], timeout_s: float
+    ) -> None:
+        self._free_slots, self._refusal, self._timeout_s = free_slots, refusal, timeout_s
+        self.places: deque[asyncio.Future[None]] = deque()
+        self._is_closed = False
 
     def __len__(self) -> int:
-        return len(self.waiters)
+        return len(self.places)
 
-    async def wait(self, timeout_error: Callable[[], MpimError]) -> None:
-        """Wait for this caller's turn.
+    async def wait(self) -> None:
+        """Wait for a slot, which the caller takes before it awaits anything.
 
-        Raise what `timeout_error` returns, or what `fail_all` was called with.
+        Or raise `refusal()`.
         """
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.waiters.append(turn)
+        loop = asyncio.get_running_loop()
+        place: asyncio.Future[None] = loop.create_future()
+        self.places.append(place)
         try:
             async with asyncio.timeout(self._timeout_s):
-                await turn
+                while not self._is_closed:
+                    await place
+                    if self._free_slots() > 0:
+                        break
+                    woken, place = place, loop.create_future()
+                    self.places[self.places.index(woken)] = place
         except TimeoutError:
-            raise timeout_error() from None
+            error = self._refusal()
+            raise error from error.__cause__
         finally:
-            self.waiters.remove(turn)
+            self.places.remove(place)
+            _wake(itertools.islice(self.places, 1))
+        if self._is_closed:
+            raise self._refusal()
 
-    def wake_next(self) -> None:
-        """Wake the first waiter, if there is one."""
-        if self.waiters and not self.waiters[0].done():
-            self.waiters[0].set_result(None)
+    def wake(self) -> None:
+        """Wake as many callers as there are free slots, those who have waited longest."""
+        if self.places:
+            _wake(itertools.islice(self.places, max(0, self._free_slots())))
 
-    def fail_all(self, error: MpimError) -> None:
-        """Fail every waiter."""
-        for turn in self.waiters:
-            if not turn.done():
-                turn.set_exception(error)
+    def close(self) -> None:
+        """Send every caller away, those who are still to come as well."""
+        self._is_closed = True
+        _wake(self.places)
+
+
+def _wake(places: Iterable[asyncio.Future[None]]) -> None:
+    for place in places:
+        if not place.done():
+            place.set_result(None)

@@ -1,1 +1,1 @@
-"""Idempotency: the store, atomic effects, the producer that repeats one id, SQL inbox and outbox (chapter 3)."""
+"""Idempotency: the store, atomic effects, the producer, SQL inbox and outbox (chapter 3)."""

@@ -1,4 +1,4 @@
-"""AtomicEffects: what a message's work changes on the server, kept until it can happen with the idempotency record.
+"""AtomicEffects: what a message's work changes on the server, together with its record.
 
 Two steps in two places can always be parted by a crash. So work that ends up on the same server as
 its record does not write by itself: it says what is to be written, and one script writes both or
@@ -17,9 +17,11 @@ Command = tuple[bytes, ...]  # name, key, further words
 class AtomicEffects:
     """Commands that run in the same atomic step as the idempotency record, in order.
 
-    Each has exactly one key.
+    Each has exactly one key. They are not rolled back: of several, only the first may be one that
+    the server can refuse.
 
-    They are not rolled back: of several, only the first may be one that the server can refuse.
+    Args:
+        prefix: Put before the keys; the queue's own.
     """
 
     def __init__(self, prefix: Name | Keys = "") -> None:
@@ -27,13 +29,20 @@ class AtomicEffects:
         self.commands: list[Command] = []
 
     def add(self, command: str, key: Name, *words: bytes | str | int) -> None:
-        """Add a command on one key, e.g.
+        """Add a command on one key, such as `add("INCRBY", "account:bob", 450)`.
 
-        `add("INCRBY", "account:bob", 450)`. Raise InvalidParameter.
+        Args:
+            command: The command's name.
+            key: Its key, without the prefix.
+            *words: What follows the key.
+
+        Raises:
+            InvalidParameter: It is no command on one key.
         """
         if not isinstance(command, str) or not command.isalpha() or len(words) > MAX_WORDS:
             raise InvalidParameter(
-                f"{command!r} with {len(words):,} words is no effect: one command, one key, few words"
+                f"{command!r} with {len(words):,} words is no effect: one command, one key, few "
+                "words"
             )
         self.commands.append((command.encode(), self._keys.stream(key), *map(_as_bytes, words)))
 

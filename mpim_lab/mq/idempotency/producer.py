@@ -1,4 +1,4 @@
-"""IdempotentProducer: a message's id is made once, and the same send is repeated with it until the server has answered.
+"""IdempotentProducer: a message's id is made once, and a send repeated with it.
 
 A time-out does not say whether the message is there. So a repeat is right, and harmless, if whoever
 receives the id recognises it: `IdempotencyStore` at the consumer, or `append` at the server. Of one
@@ -13,27 +13,32 @@ from typing import Generic, TypeVar
 
 from mpim_lab.errors import InvalidParameter, MpimError, Unconfirmed
 from mpim_lab.mq.connection.bounds import check_whole
+from mpim_lab.mq.connection.encoding import new_message_id
 from mpim_lab.mq.connection.handler import (
     LoopAffinity,
     TaskCancellation,
     handler_scope,
     is_in_handler,
 )
-from mpim_lab.mq.connection.ids import new_message_id
 from mpim_lab.mq.connection.retry import Backoff
 
 Answer = TypeVar("Answer")
 
 
 class IdempotentProducer(Generic[Answer]):
-    """A producer that sends through `append(conversation, payload, id)`, at most `max_attempts` times with one id.
+    """A producer that sends each message with one id, again and again until it is answered.
 
-    Only what is `transient` is retried. Raises the last error if no attempt can have been run,
-    otherwise Unconfirmed.
+    Only what is `transient` is retried. A send ends: it waits for those before it in its
+    conversation, and then for at most `max_attempts` times what one call of `append` may take, and
+    as many pauses of at most `backoff.max_s`.
 
-    A send ends: it waits for those before it in its conversation, and then for at most
-    `max_attempts` times what one call of `append` may take, and as many pauses of at most
-    `backoff.max_s`. The conversation's lock passes on however it ends.
+    Args:
+        append: An async function of conversation, payload and id.
+        max_attempts: How often it is called for one message.
+        backoff: The pause between two attempts.
+
+    Raises:
+        InvalidParameter: `max_attempts` is out of bounds.
     """
 
     def __init__(
@@ -50,9 +55,19 @@ class IdempotentProducer(Generic[Answer]):
         self._senders: dict[str, int] = {}
 
     async def send(self, conversation: str, payload: bytes, *, id: str | None = None) -> Answer:
-        """Send one message and return what `append` returns.
+        """Send one message.
 
-        `id`: the caller's own, if it has one already.
+        Args:
+            conversation: One message of a conversation is sent at a time.
+            payload: What is sent.
+            id: The caller's own id, if it has one already.
+
+        Returns:
+            What `append` returns.
+
+        Raises:
+            MpimError: The last error, if no attempt can have been run.
+            Unconfirmed: Otherwise.
         """
         self._loop.check()
         if is_in_handler(mine := (self, conversation)):

@@ -1,17 +1,20 @@
-"""SqlDatabase: one SQL database, shared by inbox and outbox: tables on first use, transactions with named errors.
+"""SqlDatabase: one SQL database, shared by inbox and outbox.
+
+Tables on first use, transactions with named errors.
 
 SQLite in a file or in memory, PostgreSQL, MySQL and MariaDB by URL; the driver of the last three is
 yours to install. SQLite has one writer at a time: here writers queue, in this process for the one
 connection, among processes for the lock that BEGIN IMMEDIATE takes. Begun as readers, two of them
 would each wait for the other to finish: "database is locked".
 
-| what is acquired            | is released when                                                                         |
-|-----------------------------|------------------------------------------------------------------------------------------|
-| a connection of the engine  | its transaction ends, whichever way, or cannot be begun; one that does not take its      |
-|                             | rollback within `timeout_s`, and any once the store is closed, is closed                 |
-| a transaction               | it is committed, or rolled back, also when the caller is cancelled; if its client is gone  |
-|                             | or silent, the database rolls back by itself                                             |
-| a memory database           | the store is closed                                                                      |
+| what is acquired           | is released when                                                    |
+|----------------------------|---------------------------------------------------------------------|
+| a connection of the engine | its transaction ends, whichever way, or cannot be begun; one that   |
+|                            | does not take its rollback within `timeout_s`, and any once the     |
+|                            | store is closed, is closed                                          |
+| a transaction              | it is committed, or rolled back, also when the caller is cancelled; |
+|                            | if its client is gone or silent, the database rolls back by itself  |
+| a memory database          | the store is closed                                                 |
 
 Source: https://docs.sqlalchemy.org/en/21/dialects/sqlite.html (transactions with SQLite and the
 sqlite3 driver); https://www.sqlite.org/wal.html, https://www.sqlite.org/lang_transaction.html
@@ -48,11 +51,18 @@ NAME = String(MAX_CHARACTERS).with_variant(
 
 
 class SqlDatabase:
-    """An SQL database, for one event loop: `async with SqlDatabase("sqlite+aiosqlite:///shop.db") as database`.
+    """An SQL database, for one event loop.
 
-    timeout_s: how long to wait for a free connection, for a lock, for an answer to one of our own
-        statements or to a commit.
-    max_connections: SQLite has one. Raises InvalidParameter.
+    `async with SqlDatabase("sqlite+aiosqlite:///shop.db") as database: ...`
+
+    Args:
+        url: As SQLAlchemy reads it.
+        timeout_s: How long to wait for a free connection, for a lock, for an answer to one of our
+            own statements or to a commit.
+        max_connections: At most so many; SQLite has one.
+
+    Raises:
+        InvalidParameter: There is no such database, or a number is out of bounds.
     """
 
     def __init__(
@@ -68,23 +78,16 @@ class SqlDatabase:
                 f"mpim-{uuid.uuid4().hex}" if self.is_sqlite and _is_in_memory(self._url) else ""
             )
             self._engine = self._create_engine(timeout_s, max_connections)
-        except (
-            SQLAlchemyError,
-            ImportError,
-            ValueError,
-            TypeError,
-        ) as error:  # the URL itself is not repeated: it may hold a password
+        except (SQLAlchemyError, ImportError, ValueError, TypeError) as error:
+            # the URL itself is not repeated: it may hold a password
             raise InvalidParameter(f"no database that can be used here: {error}") from error
-        self._timeout_s, self._missing_tables, self._creation_lock = (
-            timeout_s,
-            list[Table](),
-            asyncio.Lock(),
-        )
+        self._timeout_s = timeout_s
+        self._missing_tables = list[Table]()
+        self._creation_lock = asyncio.Lock()
         self._loop, self._ending = LoopAffinity("this store"), set[asyncio.Task[None]]()
         self._running: dict[AsyncConnection, list[Callable[[], object]]] = {}
-        self._memory_keeper: sqlite3.Connection | None = (
-            None  # a memory database lasts as long as a connection to it
-        )
+        # a memory database lasts as long as a connection to it
+        self._memory_keeper: sqlite3.Connection | None = None
         self._is_closed = False
 
     def _create_engine(self, timeout_s: float, max_connections: int) -> AsyncEngine:
@@ -105,7 +108,7 @@ class SqlDatabase:
             )
         engine = create_async_engine(url, poolclass=AsyncAdaptedQueuePool, pool_size=1, **limits)
         event.listen(engine.sync_engine, "connect", _prepare_sqlite(timeout_s))
-        event.listen(engine.sync_engine, "connect", self._note_thread)
+        event.listen(engine.sync_engine, "do_connect", self._use_known_threads)
         event.listen(engine.sync_engine, "begin", _begin_immediate)
         # a cancelled statement's cursor keeps the closed connection, and its lock, until it is
         # collected
@@ -116,9 +119,17 @@ class SqlDatabase:
         )
         return engine
 
-    def _note_thread(self, connection: Any, _: object) -> None:
-        self._threads = {thread for thread in self._threads if thread.is_alive()}
-        self._threads.add(connection.driver_connection._thread)
+    def _use_known_threads(self, dialect: Any, _: object, __: object, options: Any) -> None:
+        """Note the thread of each connection as it is made: it lives on if connecting fails."""
+
+        def connect(*words: Any, **options: Any) -> Any:
+            connection = dialect.dbapi.aiosqlite.connect(*words, **options)
+            connection._thread.daemon = True
+            self._threads = {thread for thread in self._threads if thread.is_alive()}
+            self._threads.add(connection._thread)
+            return connection
+
+        options["async_creator_fn"] = connect
 
     # Life
 
@@ -129,7 +140,9 @@ class SqlDatabase:
     async def open(self) -> None:
         """Make the tables that are missing. Not needed: the first transaction does it.
 
-        Raises StoreFailed, WrongLoop.
+        Raises:
+            StoreFailed: They cannot be made, or the database was closed.
+            WrongLoop: It belongs to another event loop.
         """
         self._loop.check()
         if self._is_closed:
@@ -190,11 +203,15 @@ class SqlDatabase:
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
         """Run a block in one transaction: committed at its end.
 
-        What it raises rolls back and is passed on unchanged.
+        What it raises rolls back and is passed on unchanged. The block neither commits nor rolls
+        back by itself. A transaction inside another one of the same task would wait for it in vain.
 
-        Raises StoreFailed (nothing was kept) and StoreUncertain (perhaps everything was). The block
-        neither commits nor rolls back by itself. A transaction inside another one of the same task
-        would wait for it in vain.
+        Yields:
+            The connection.
+
+        Raises:
+            StoreFailed: Nothing was kept.
+            StoreUncertain: Perhaps everything was.
         """
         await self.open()
         async with self._transaction() as connection:
@@ -224,10 +241,11 @@ class SqlDatabase:
             call()
 
     async def _was_ended(self, connection: AsyncConnection) -> bool:
-        """SQLite may roll back by itself (the disk is full), and commits what follows at once, statement by statement."""
+        """SQLite may roll back by itself (the disk is full), and then commits each statement."""
         if not self.is_sqlite:
             return False
-        return not (await connection.get_raw_connection()).driver_connection.in_transaction  # type: ignore[union-attr]
+        raw: Any = await connection.get_raw_connection()
+        return not raw.driver_connection.in_transaction
 
     async def _release(self, connection: AsyncConnection) -> None:
         """Roll back what is not committed, and return the connection.
@@ -246,9 +264,8 @@ class SqlDatabase:
                 if self._is_closed:
                     await connection.invalidate()
                 await connection.close()
-        except (
-            Exception
-        ):  # a connection that broke, or is silent: the database rolls back by itself
+        except Exception:
+            # a connection that broke, or is silent: the database rolls back by itself
             with contextlib.suppress(Exception):
                 async with asyncio.timeout(self._timeout_s):
                     await connection.invalidate()
@@ -257,7 +274,7 @@ class SqlDatabase:
     async def _begin(self) -> AsyncConnection:
         deadline = time.monotonic() + self._timeout_s
         while True:
-            connection, before = self._engine.connect(), set(threading.enumerate())
+            connection, before = self._engine.connect(), self._threads
             try:
                 async with self.translate_errors("no transaction can be begun", timeouts=2):
                     await connection.start()
@@ -274,35 +291,30 @@ class SqlDatabase:
                     and _is_locked(error)
                     and time.monotonic() < deadline
                 ):
-                    await _join_threads(
-                        {
-                            thread
-                            for thread in threading.enumerate()
-                            if "_connection_worker" in thread.name
-                        }
-                        - before
-                    )
+                    await _join_threads(self._threads - before)
                     raise
             await asyncio.sleep(LOCK_POLL_S)
 
     async def _commit(self, connection: AsyncConnection) -> None:
-        if not self.is_sqlite:  # PostgreSQL answers the commit of a block that swallowed an error with a silent rollback
+        # PostgreSQL answers the commit of a block that swallowed an error with a silent rollback
+        if not self.is_sqlite:
             async with self.translate_errors("the transaction cannot be committed"):
                 await connection.execute(select(1))
         try:
             async with asyncio.timeout(self._timeout_s):
                 await connection.commit()
-        except (
-            IntegrityError
-        ) as error:  # a constraint that is checked at the end: certainly refused
+        except IntegrityError as error:
+            # a constraint that is checked at the end: certainly refused
             raise StoreFailed(f"the commit was refused: {_error_text(error)}") from error
         except Exception as error:
             raise StoreUncertain(f"the commit was not confirmed: {_error_text(error)}") from error
 
     def after_commit(self, connection: object, call: Callable[[], object]) -> None:
-        """Call this once the transaction is committed.
+        """Call something once the transaction is committed.
 
-        At once if it is not one of `transaction()`'s.
+        Args:
+            connection: The transaction's. At once if it is not one of `transaction()`'s.
+            call: A plain function without arguments.
         """
         waiting = self._running.get(connection) if isinstance(connection, AsyncConnection) else None
         if waiting is None:
@@ -325,7 +337,7 @@ class SqlDatabase:
             raise StoreFailed(f"{what}: no answer in time") from error
         except MpimError:
             raise
-        except Exception as error:  # the database layer's, or what a driver lets through: nothing else runs in here
+        except Exception as error:  # the database layer's, or what a driver lets through
             raise StoreFailed(f"{what}: {_error_text(error)}") from error
 
 

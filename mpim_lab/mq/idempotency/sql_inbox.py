@@ -1,10 +1,11 @@
-"""SqlInbox: a message's effect and the record that it is handled, in one transaction of one SQL database.
+"""SqlInbox: a message's effect and its record in one transaction of one SQL database.
 
-| the message's record    | then `run(message_id, work)` ...                                              |
-|-------------------------|-------------------------------------------------------------------------------|
-| is not there            | records it, does the work, stores its result, commits all three together      |
-| is there                | does nothing and returns the first result                                     |
-| is being made elsewhere | waits for that transaction: then as above, whichever way it ended             |
+| the message's record    | then `run(message_id, work)` ...                                  |
+|-------------------------|-------------------------------------------------------------------|
+| is not there            | records it, does the work, stores its result, commits all three   |
+|                         | together                                                          |
+| is there                | does nothing and returns the first result                         |
+| is being made elsewhere | waits for that transaction: then as above, whichever way it ended |
 
 A crash anywhere before the commit leaves neither record nor effect, so the message may be handled
 again; after the commit both are there, so it need not be. At least once in delivery, exactly once
@@ -69,8 +70,13 @@ INBOX = Table(
 class SqlInbox:
     """The inbox (deduplication table) of one kind of work: `SqlInbox(database, "payments")`.
 
-    Scopes know nothing of each other's ids. clock: seconds since 1970; only `purge` reads what it
-    returned.
+    Args:
+        database: Where effects and records are kept.
+        scope: The kind of work. Scopes know nothing of each other's ids.
+        clock: Seconds since 1970; only `purge` reads what it returned.
+
+    Raises:
+        InvalidMessage: The scope is no name that every database keeps.
     """
 
     def __init__(
@@ -80,25 +86,35 @@ class SqlInbox:
         database.register_tables(INBOX)
 
     async def run(self, message_id: str, work: Work) -> bytes:
-        """Do the work if nobody has, and return its result; otherwise return the first result.
+        """Do the work if nobody has; otherwise return the first result.
 
-        `work(connection)` has its effect through that connection, which it neither commits nor
-        rolls back, and may give a result of at most 1 MiB; an ORM session joins with
-        `AsyncSession(bind=connection)`. What it raises is raised here, nothing is kept, and the
-        message may be tried again. Raises InvalidMessage, StoreFailed (nothing was kept),
-        StoreUncertain (run it again with the same id to know), WorkCancelled (the work, not the
-        caller, was cancelled), InvalidParameter (the work cannot be awaited).
+        Args:
+            message_id: The message's id.
+            work: `work(connection)` has its effect through that connection, which it neither
+                commits nor rolls back, and may return a result of at most 1 MiB. An ORM session
+                joins with `AsyncSession(bind=connection)`. What it raises is raised here, nothing
+                is kept, and the message may be tried again.
+
+        Returns:
+            The result: this one's, or the first one's.
+
+        Raises:
+            InvalidMessage: The id or the result cannot be kept.
+            InvalidParameter: The work cannot be awaited.
+            StoreFailed: Nothing was kept.
+            StoreUncertain: Run it again with the same id to know.
+            WorkCancelled: The work, not the caller, was cancelled.
         """
         message_id = checked_name("message id", message_id)
         for _ in range(MAX_RACES):
             try:
                 return await self._run_in_transaction(message_id, work)
-            except (
-                _ConcurrentDuplicate
-            ):  # what was begun is rolled back; the next look finds the other's record
+            except _ConcurrentDuplicate:
+                # what was begun is rolled back; the next look finds the other's record
                 continue
         raise StoreFailed(
-            f"{message_id!r} was marked and forgotten by others {MAX_RACES} times in a row; nothing was done"
+            f"{message_id!r} was marked and forgotten by others {MAX_RACES} times in a row; "
+            "nothing was done"
         )
 
     async def _run_in_transaction(self, message_id: str, work: Work) -> bytes:
@@ -151,24 +167,38 @@ class SqlInbox:
             kept.rowcount != 1
         ):  # a work that swallowed the database's error, after which the record was undone
             raise StoreUncertain(
-                f"the database undid the record of {message_id!r} while the work went on: what it did since may be kept"
+                f"the database undid the record of {message_id!r} while the work went on: what "
+                "it did since may be kept"
             )
 
     async def result(self, message_id: str) -> bytes | None:
-        """Return the first result of a message; None if it is not handled, or purged.
+        """Return the first result of a message.
 
-        Raise InvalidMessage, StoreFailed.
+        Args:
+            message_id: The message's id.
+
+        Returns:
+            The result; None if the message is not handled, or its record purged.
+
+        Raises:
+            InvalidMessage: The id is none.
+            StoreFailed: The record cannot be read.
         """
         async with self._database.transaction() as connection:
             return await self._read_result(connection, checked_name("message id", message_id))
 
     async def purge(self, older_than_s: float) -> int:
-        """Remove this scope's records of messages handled longer ago than this. Return how many.
+        """Remove this scope's records of messages handled long ago.
 
-        A record's lifetime is for how long a repeat is recognised: one that comes after its record
-        was purged is handled again, as if it were new. So keep records longer than any sender
-        repeats, any stream is replayed or any dead letter waits. Without this the table grows for
-        ever.
+        A repeat that comes after its record was purged is handled again, as if it were new. So keep
+        records longer than any sender repeats, any stream is replayed or any dead letter waits.
+        Without this the table grows for ever.
+
+        Args:
+            older_than_s: How long ago, in seconds.
+
+        Returns:
+            How many records were removed.
         """
         check_bounds(0.0, 100 * MAX_WAIT_S, older_than_s=older_than_s)
         oldest = self._now_ms() - int(older_than_s * 1e3)

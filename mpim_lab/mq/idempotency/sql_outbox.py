@@ -16,12 +16,14 @@ relay reads rows, sends each, and deletes it after the stream's answer.
 At least once, then: the receiver recognises repeats by the id, with `SqlInbox` or
 `IdempotencyStore`.
 
-| a row fails because ...                       | then                                                                  |
-|-----------------------------------------------|-----------------------------------------------------------------------|
-| the server cannot take anything for now       | all rows stay, and all are tried again, with a growing pause          |
-| the server refuses it (WRONGTYPE, NOPERM)     | it and the later ones of its stream stay; those of other streams go   |
-|                                               | on; each refusal is logged, the pause of that stream grows            |
-| the queue or the store was closed             | the relay ends, with that error                                       |
+| a row fails because ...                   | then                                               |
+|-------------------------------------------|----------------------------------------------------|
+| the server cannot take anything for now   | all rows stay, and all are tried again, with a     |
+|                                           | growing pause                                      |
+| the server refuses it (WRONGTYPE, NOPERM) | it and the later ones of its stream stay; those of |
+|                                           | other streams go on; each refusal is logged, the   |
+|                                           | pause of that stream grows                         |
+| the queue or the store was closed         | the relay ends, with that error                    |
 
 Order: each relay sends by ascending row id, and a stream's rows stop at the first that fails, so
 the first copies of a stream's rows arrive in that order, also with several relays. SQLite commits
@@ -68,7 +70,8 @@ from mpim_lab.mq.pubsub.queue import MessageQueue
 from mpim_lab.mq.streams.entries import DATA
 
 _log = logging.getLogger(__name__)
-ID = "id"  # the field that carries the message id; the payload is in "data", as `Stream.add` writes it
+# the field that carries the message id; the payload is in "data", as `Stream.add` writes it
+ID = "id"
 MAX_PAYLOAD_BYTES = 1024 * 1024
 MAX_ROWS = 1_000
 
@@ -84,7 +87,8 @@ OUTBOX = Table(
     Column(
         "added_at", BigInteger, nullable=False
     ),  # milliseconds since 1970: how long has the oldest been waiting?
-    sqlite_autoincrement=True,  # otherwise SQLite gives the highest id again once its row is deleted
+    # otherwise SQLite gives the highest id again once its row is deleted
+    sqlite_autoincrement=True,
 )
 
 
@@ -101,6 +105,9 @@ class SqlOutbox:
     """A transactional outbox, whose messages a relay sends: `SqlOutbox(database)`.
 
     Make it before the transaction that uses it: it needs its table.
+
+    Args:
+        database: Where the messages wait.
     """
 
     def __init__(self, database: SqlDatabase) -> None:
@@ -118,9 +125,18 @@ class SqlOutbox:
 
         It is sent if, and only if, that is committed.
 
-        message_id: made once (`new_message_id()`), before the first attempt at the transaction, and
-        kept if that is repeated. Raises InvalidMessage, StoreFailed; after either, let the
-        transaction roll back.
+        After an error, let the transaction roll back.
+
+        Args:
+            connection: The transaction's.
+            stream_name: Where to it is sent.
+            message_id: Made once (`new_message_id()`), before the first attempt at the transaction,
+                and kept if that is repeated.
+            payload: Bytes, or text, which is kept as UTF-8.
+
+        Raises:
+            InvalidMessage: It cannot be kept as it is.
+            StoreFailed: It cannot be written.
         """
         row = {
             "stream_name": checked_name("stream name", stream_name),
@@ -135,9 +151,17 @@ class SqlOutbox:
     async def pending(
         self, *, count: int = 100, excluding: Collection[str] = ()
     ) -> list[OutboxMessage]:
-        """Return the oldest `count` rows not known to be sent, `excluding` those to some streams.
+        """Return the oldest rows not known to be sent.
 
-        Raise StoreFailed.
+        Args:
+            count: At most so many.
+            excluding: The streams whose rows are left out.
+
+        Returns:
+            The rows, oldest first.
+
+        Raises:
+            StoreFailed: They cannot be read.
         """
         check_bounds(1, MAX_INT, count=count)
         columns = (OUTBOX.c.id, OUTBOX.c.stream_name, OUTBOX.c.message_id, OUTBOX.c.payload)
@@ -158,7 +182,14 @@ class SqlOutbox:
             ]
 
     async def count(self) -> int:
-        """Return how many rows are pending. Raise StoreFailed."""
+        """Count the pending rows.
+
+        Returns:
+            How many there are.
+
+        Raises:
+            StoreFailed: They cannot be read.
+        """
         async with (
             self._database.transaction() as connection,
             self._database.translate_errors("the outbox cannot be read"),
@@ -170,7 +201,11 @@ class SqlOutbox:
     async def delete(self, *ids: int) -> int:
         """Delete rows: those that were sent, or one that a person gives up.
 
-        Return how many there were.
+        Args:
+            *ids: Their numbers.
+
+        Returns:
+            How many of them there were.
         """
         if not ids:
             return 0
@@ -183,16 +218,31 @@ class SqlOutbox:
     def relay(
         self, queue: MessageQueue, *, batch_size: int = 100, poll_interval_s: float = 0.5
     ) -> "OutboxRelay":
-        """Return a relay that sends this outbox's rows to the streams of `queue`."""
+        """Make a relay that sends this outbox's rows.
+
+        Args:
+            queue: The queue with the streams.
+            batch_size: See OutboxRelay.
+            poll_interval_s: See OutboxRelay.
+
+        Returns:
+            The relay.
+        """
         return OutboxRelay(self, queue, batch_size=batch_size, poll_interval_s=poll_interval_s)
 
 
 class OutboxRelay:
-    """Send rows to their streams, as the fields "id" and "data": `await relay.run()`, `await relay.stop()` from elsewhere.
+    """The sender of an outbox's rows to their streams, as the fields "id" and "data".
 
-    batch_size: rows read at once. poll_interval_s: how often to look for what other processes
-    wrote; what this process commits is noticed at once. Several relays lose nothing and may send
-    the same row each: duplicates, which the id makes harmless.
+    `await relay.run()`, and `await relay.stop()` from elsewhere. Several relays lose nothing and
+    may send the same row each: duplicates, which the id makes harmless.
+
+    Args:
+        outbox: Where the rows are.
+        queue: The queue with the streams.
+        batch_size: How many rows are read at once.
+        poll_interval_s: How often to look for what other processes wrote; what this process commits
+            is noticed at once.
     """
 
     def __init__(
@@ -205,23 +255,30 @@ class OutboxRelay:
     ) -> None:
         check_bounds(1, MAX_ROWS, batch_size=batch_size)
         check_times(poll_interval_s=poll_interval_s)
-        self._outbox, self._queue, self._batch_size, self._poll_interval_s = (
-            outbox,
-            queue,
-            batch_size,
-            poll_interval_s,
-        )
+        self._outbox = outbox
+        self._queue = queue
+        self._batch_size = batch_size
+        self._poll_interval_s = poll_interval_s
         self._backoff, self._close_timeout_s = Backoff(), ConnectionConfig().close_timeout_s
         self._refusals: dict[str, _Refusal] = {}
         self._loop = StoppableLoop()
 
     async def relay_once(self, limit: int | None = None) -> int:
-        """Send the oldest rows, at most `limit`, one after the other. Return how many.
+        """Send the oldest rows, one after the other.
 
-        Raises what `Stream.add` raises for the first row that fails, after the rows of other
-        streams were sent, if it was refused for itself. It and the later rows of its stream stay.
-        StoreFailed or StoreUncertain when the rows that were sent could not be deleted: they will
-        be sent again.
+        A row that fails and the later rows of its stream stay.
+
+        Args:
+            limit: At most so many; None: a batch.
+
+        Returns:
+            How many were sent.
+
+        Raises:
+            MpimError: What `Stream.add` raises for the first row that fails, after the rows of
+                other streams were sent, if it was refused for itself.
+            StoreFailed: The rows that were sent could not be deleted: they will be sent again.
+            StoreUncertain: The same, perhaps.
         """
         check_bounds(1, MAX_INT, limit=self._batch_size if limit is None else limit)
         done = _Round(self._batch_size if limit is None else limit)
@@ -257,10 +314,8 @@ class OutboxRelay:
                     done.refused[row.stream_name] = error
                 else:
                     sent.append(row.id)
-        except (
-            Exception,
-            asyncio.CancelledError,
-        ):  # not when the process goes down: then nothing more is done
+        except (Exception, asyncio.CancelledError):
+            # not when the process goes down: then nothing more is done
             await self._outbox.delete(*sent)
             raise
         await self._outbox.delete(*sent)

@@ -3,11 +3,11 @@
 A message's sender makes its id once and keeps it in every repeat; whoever handles it asks here
 first.
 
-| the id's record says      | then the worker ...                                                      |
-|---------------------------|--------------------------------------------------------------------------|
-| nothing, or lease over    | claims it: a lease, and a fencing token higher than all before           |
-| claimed by another        | does nothing: InProgress, to be tried again when the lease may be over   |
-| done                      | does nothing and gets the first result                                   |
+| the id's record says   | then the worker ...                                                    |
+|------------------------|------------------------------------------------------------------------|
+| nothing, or lease over | claims it: a lease, and a fencing token higher than all before         |
+| claimed by another     | does nothing: InProgress, to be tried again when the lease may be over |
+| done                   | does nothing and gets the first result                                 |
 
 `complete` checks the token and then, in one step on the server, runs the effects, keeps the result
 and marks the id done. A worker that slept through its lease has a token that is not the last: it
@@ -18,15 +18,19 @@ it cannot cover: anything that happens elsewhere while the work goes on (an e-ma
 bank). That happens at least once, unless the other side takes an idempotency key or checks the
 token itself. Effects in a SQL database: `sql_inbox.py`.
 
-| a claim is released, unless it has passed on, when   | how                                                       |
-|------------------------------------------------------|-----------------------------------------------------------|
-| `complete` was answered                              | it is done: there is nothing to release                   |
-| the work raises, or gives what is no result          | before the error is raised                                |
-| the work meets a CancelledError of somebody else's   | the same: it has failed (WorkCancelled)                   |
-| `complete` fails                                     | the same; no harm if it was run, and then the id is done  |
-| the caller is cancelled, in the work or `complete`   | at once, and without waiting for the server's answer      |
-| the caller is cancelled while it claims              | as soon as the claim's answer comes                       |
-| the server cannot be reached, the process dies       | by itself, after the lease                                |
+| a claim is released, unless it has passed on,  | how                                           |
+| when                                           |                                               |
+|------------------------------------------------|-----------------------------------------------|
+| `complete` was answered                        | it is done: there is nothing to release       |
+| the work raises, or gives what is no result    | before the error is raised                    |
+| the work meets a CancelledError of somebody    | the same: it has failed (WorkCancelled)       |
+| else's                                         |                                               |
+| `complete` fails                               | the same; no harm if it was run, and then the |
+|                                                | id is done                                    |
+| the caller is cancelled, in the work or        | at once, and without waiting for the server's |
+| `complete`                                     | answer                                        |
+| the caller is cancelled while it claims        | as soon as the claim's answer comes           |
+| the server cannot be reached, the process dies | by itself, after the lease                    |
 
 A record lives for `ttl_s`; a repeat that comes later is handled again. So that is longer than any
 sender repeats.
@@ -71,15 +75,13 @@ from mpim_lab.mq.pubsub.queue import MessageQueue
 MAX_AT_ONCE = 200
 _POLL_BACKOFF = Backoff(initial_s=0.005, max_s=0.1)
 Work = Callable[[AtomicEffects], bytes | None] | Callable[[AtomicEffects], Awaitable[bytes | None]]
-CLAIM, COMPLETE, RELEASE = (
-    LuaScript("mq/idempotency/lua/claim.lua"),
-    LuaScript(
-        "mq/connection/lua/call.lua",
-        "mq/idempotency/lua/effects.lua",
-        "mq/idempotency/lua/complete.lua",
-    ),
-    LuaScript("mq/idempotency/lua/release.lua"),
+CLAIM = LuaScript("mq/idempotency/lua/claim.lua")
+COMPLETE = LuaScript(
+    "mq/connection/lua/call.lua",
+    "mq/idempotency/lua/effects.lua",
+    "mq/idempotency/lua/complete.lua",
 )
+RELEASE = LuaScript("mq/idempotency/lua/release.lua")
 
 
 class Claim(NamedTuple):
@@ -102,11 +104,18 @@ class _Completion(NamedTuple):
 class IdempotencyStore:
     """The idempotency records of one kind of work: `IdempotencyStore(mq, "payments")`.
 
-    Claims of one event-loop iteration are sent as one command.
+    Claims of one event-loop iteration are sent as one command. After an error with `definite` False
+    simply run it again, with the same id.
 
-    lease_ms: longer than the work takes; a crashed worker's claim passes on after it. ttl_s: how
-    long a record lives. Raises what `ReconnectingConnection` raises. After an error with `definite`
-    False simply run it again, with the same id.
+    Args:
+        queue: The queue on whose server they are kept.
+        scope: The kind of work. Scopes know nothing of each other's ids.
+        lease_ms: Longer than the work takes; a crashed worker's claim passes on after it.
+        ttl_s: How long a record lives, in seconds: longer than any sender repeats.
+
+    Raises:
+        InvalidParameter: A number is out of bounds, or a record would end before its lease.
+        MpimError: What `ReconnectingConnection` raises, in all methods.
     """
 
     def __init__(
@@ -119,10 +128,8 @@ class IdempotencyStore:
             )
         name_bytes(scope, "scope", error=InvalidParameter)
         self.scope, self._queue = scope, queue
-        self._tokens, self._key_prefix = (
-            queue.keys.fencing_tokens(scope),
-            queue.keys.idempotency_record_prefix(scope),
-        )
+        self._tokens = queue.keys.fencing_tokens(scope)
+        self._key_prefix = queue.keys.idempotency_record_prefix(scope)
         self._link = queue.context(scope).connection
         self._lease_ms, self._ttl_ms = lease_ms, str(ttl_s * 1_000)
         self._releases: set[asyncio.Future[Any]] = set()
@@ -134,16 +141,25 @@ class IdempotencyStore:
         )
 
     async def run(self, id: Name, work: Work, *, wait_timeout_s: float | None = None) -> bytes:
-        """Do the work if nobody has, and return its result; otherwise return the first result.
+        """Do the work if nobody has; otherwise return the first result.
 
-        `work(effects)`, plain or async, says with `effects.add(…)` what is to change on the server,
-        and may give a result. What it raises is raised here, and the id may be tried again at once.
-        While another worker is at it, waits for the first result or the end of the lease, at most
-        `wait_timeout_s` (None: twice the lease), then raises InProgress; at once, if that is the
-        work itself, which asks for its own id.
+        While another worker is at it, this waits for the first result or the end of the lease; not
+        at all, if the work asks for its own id.
 
-        Raises LeaseLost; WorkCancelled if the work, not the caller, was cancelled: it may be tried
-        again, too.
+        Args:
+            id: The message's id.
+            work: `work(effects)`, plain or async, says with `effects.add(…)` what is to change on
+                the server, and may return a result. What it raises is raised here, and the id may
+                be tried again at once.
+            wait_timeout_s: How long to wait for another worker; None: twice the lease.
+
+        Returns:
+            The result: this one's, or the first one's.
+
+        Raises:
+            InProgress: Another worker is still at it.
+            LeaseLost: The claim has passed on; nothing of this attempt was kept.
+            WorkCancelled: The work, not the caller, was cancelled: it may be tried again.
         """
         wait_timeout_s = 2e-3 * self._lease_ms if wait_timeout_s is None else wait_timeout_s
         record_key = self._record_key(id)
@@ -196,9 +212,16 @@ class IdempotencyStore:
         raise AssertionError("unreachable")
 
     async def claim(self, id: Name) -> Claim | bytes:
-        """Claim an id; return the first result if the work is done.
+        """Claim an id.
 
-        Raise InProgress while another worker's lease lasts.
+        Args:
+            id: The message's id.
+
+        Returns:
+            The claim; or the first result if the work is done.
+
+        Raises:
+            InProgress: Another worker's lease lasts.
         """
         return await self._claims.submit((id, self._record_key(id)))
 
@@ -207,10 +230,18 @@ class IdempotencyStore:
     ) -> bytes:
         """Run the effects and mark the id done, atomically.
 
-        Return the first result: another worker's if that was faster.
+        Args:
+            claim: What `claim` returned.
+            result: Bytes, or text, for every repeat.
+            effects: What is to change on the server.
 
-        Raise LeaseLost when the claim has passed on: nothing was changed. CommandRejected: the
-        server refused an effect. InvalidMessage: the result is neither bytes nor text.
+        Returns:
+            The first result: another worker's if that was faster.
+
+        Raises:
+            LeaseLost: The claim has passed on: nothing was changed.
+            CommandRejected: The server refused an effect.
+            InvalidMessage: The result is neither bytes nor text.
         """
         return await self._complete(
             self._record_key(claim.id), claim, result, effects.commands if effects else ()
@@ -227,7 +258,11 @@ class IdempotencyStore:
     async def release(self, claim: Claim) -> bool:
         """Release a claim, so that the next attempt need not wait for the lease.
 
-        Return False if it had passed on.
+        Args:
+            claim: What `claim` returned.
+
+        Returns:
+            False if it had passed on.
         """
         return bool(await RELEASE.run(self._link, [self._record_key(claim.id)], str(claim.token)))
 
@@ -291,7 +326,8 @@ def _parse_claim(id: Name, state: bytes, value: Any) -> Claim | bytes | Exceptio
 def _parse_completion(completion: _Completion, state: bytes, value: bytes) -> bytes | Exception:
     if state == b"lost":
         return LeaseLost(
-            f"{completion.claim.id!r} has passed on to another worker; nothing of this attempt was kept"
+            f"{completion.claim.id!r} has passed on to another worker; nothing of this attempt "
+            "was kept"
         )
     if state == b"failed":
         why = value.decode("utf-8", "replace")

@@ -1,1 +1,1 @@
-"""Ordering: sequence numbers, reorder buffer, partitions, their assignment and workers (chapter 4)."""
+"""Ordering: sequence numbers, reorder buffer, partitions and their workers (chapter 4)."""

@@ -1,4 +1,4 @@
-"""PartitionAssignments: the partitions of one member of a group, their fencing tokens, what is in flight, and the commit.
+"""PartitionAssignments: the partitions of one member of a group, and the commit.
 
 A partition's lease is acquired and kept by heartbeats (heartbeat.lua); a member that is silent for
 longer than its lease loses it to another. Then its token is not the last one any more, and its
@@ -16,22 +16,19 @@ from mpim_lab.errors import CommandRejected, LeaseLost, MpimError, QueueClosed
 from mpim_lab.events import now, shown_name
 from mpim_lab.keys import Name, same_name
 from mpim_lab.mq.connection.bounds import check_whole
+from mpim_lab.mq.connection.encoding import new_message_id
 from mpim_lab.mq.connection.handler import RELEASE_SHARE
-from mpim_lab.mq.connection.ids import new_message_id
 from mpim_lab.mq.connection.lua_script import LuaScript
 from mpim_lab.mq.idempotency.effects import AtomicEffects, encode_effects
 from mpim_lab.mq.ordering.partitioned_stream import PartitionedStream, PartitionEntry, parse_entry
 from mpim_lab.mq.streams.entries import Entry
 
-MAX_HEARTBEAT_INTERVAL_S = (
-    0.2  # however long the lease: a partition that was released is acquired as soon as that
-)
+# however long the lease: a partition that was released is acquired as soon as that
+MAX_HEARTBEAT_INTERVAL_S = 0.2
 _log = logging.getLogger(__name__)
-HEARTBEAT, COMMIT = (
-    LuaScript("mq/ordering/lua/heartbeat.lua"),
-    LuaScript(
-        "mq/connection/lua/call.lua", "mq/idempotency/lua/effects.lua", "mq/ordering/lua/commit.lua"
-    ),
+HEARTBEAT = LuaScript("mq/ordering/lua/heartbeat.lua")
+COMMIT = LuaScript(
+    "mq/connection/lua/call.lua", "mq/idempotency/lua/effects.lua", "mq/ordering/lua/commit.lua"
 )
 
 
@@ -46,9 +43,8 @@ class PartitionLease:
     in_flight: list[PartitionEntry] = field(default_factory=list)
     failures: int = 0  # of the first entry in flight, by this member
     retry_at: float = 0.0  # when it is to be tried again
-    suspect_count: int = (
-        0  # so many entries may have been in flight when an owner died: one at a time
-    )
+    # so many entries may have been in flight when an owner died: one at a time
+    suspect_count: int = 0
 
     @property
     def last_read_id(self) -> str:
@@ -84,18 +80,14 @@ class PartitionAssignments:
         self.group, self.member = same_name(group, "group"), same_name(member, "name of a member")
         self._stream, self._lease_ms, self._batch_size = stream, lease_ms, batch_size
         access = stream.queue.context(stream.name)
-        self._access, self._commands, self._reads = (
-            access,
-            access.connection,
-            access.new_connection(member),
-        )
+        self._access = access
+        self._commands = access.connection
+        self._reads = access.new_connection(member)
         self._keys = stream.assignment_keys(group)
         self._assigned: dict[int, PartitionLease] = {}
-        self._heartbeat_at, self._heartbeat_interval_s, self._incarnation = (
-            0.0,
-            min(lease_ms / 3e3, MAX_HEARTBEAT_INTERVAL_S),
-            "",
-        )
+        self._heartbeat_at = 0.0
+        self._heartbeat_interval_s = min(lease_ms / 3e3, MAX_HEARTBEAT_INTERVAL_S)
+        self._incarnation = ""
         self.owns_name = True  # no later member has begun under the same name
         self.limits = self._commands.config
 
@@ -155,7 +147,7 @@ class PartitionAssignments:
         self._heartbeat_at = 0.0
 
     async def heartbeat(self) -> None:
-        """Send a heartbeat if one is due, and learn which partitions are assigned to this member."""
+        """Send a heartbeat if one is due, and learn which partitions this member has."""
         if not self.heartbeat_due():
             return
         self._heartbeat_at = now() + self._heartbeat_interval_s
@@ -169,7 +161,7 @@ class PartitionAssignments:
             self._assigned[partition] = known
 
     async def mark_started(self, lease: PartitionLease) -> None:
-        """Record that the first entry in flight is started, if an owner before may have died over it.
+        """Record that the first entry in flight is started, if an owner may have died over it.
 
         Then this member's death over it counts as one more attempt; and its death over something
         else does not.
@@ -251,15 +243,14 @@ class PartitionAssignments:
         count, refused = await COMMIT.run(self._commands, keys, *words)
         if count < 0:
             raise LeaseLost(
-                f"partition {lease.partition} has passed on; nothing of {shown_name(self.member)}'s attempt was kept"
+                f"partition {lease.partition} has passed on; nothing of "
+                f"{shown_name(self.member)}'s attempt was kept"
             )
         if count:
-            lease.offset, lease.attempts, lease.failures, lease.retry_at = (
-                done[count - 1].entry.entry_id,
-                1,
-                0,
-                0.0,
-            )
+            lease.offset = done[count - 1].entry.entry_id
+            lease.attempts = 1
+            lease.failures = 0
+            lease.retry_at = 0.0
             lease.suspect_count = max(0, lease.suspect_count - count)
         del lease.in_flight[:count]
         return count, refused.decode("utf-8", "replace")

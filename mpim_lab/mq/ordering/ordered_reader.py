@@ -1,13 +1,16 @@
-"""OrderedReader: one conversation's messages in order, each once, whatever Pub/Sub loses or repeats.
+"""OrderedReader: a conversation's messages in order, whatever Pub/Sub loses or repeats.
 
-| `run` ends ...                           | when                                                                     |
-|------------------------------------------|--------------------------------------------------------------------------|
-| without an error                         | `stop` was called; a handler that was overdue then was cancelled         |
-| with what handler or `on_missing` raised | one of them raised; what a handler returns besides None is a TypeError   |
-| with HandlerCancelled                    | the handler met a CancelledError of something else                       |
-| with QueueClosed, or what the log said   | the queue was closed, or the error is not `transient`                    |
-| with PositionOutOfRange                  | the server has lost the conversation: its numbers are below `position`   |
-| with CancelledError                      | its task was cancelled                                                   |
+| `run` ends ...                           | when                                                  |
+|------------------------------------------|-------------------------------------------------------|
+| without an error                         | `stop` was called; a handler that was overdue then    |
+|                                          | was cancelled                                         |
+| with what handler or `on_missing` raised | one of them raised; what a handler returns besides    |
+|                                          | None is a TypeError                                   |
+| with HandlerCancelled                    | the handler met a CancelledError of something else    |
+| with QueueClosed, or what the log said   | the queue was closed, or the error is not `transient` |
+| with PositionOutOfRange                  | the server has lost the conversation: its numbers are |
+|                                          | below `position`                                      |
+| with CancelledError                      | its task was cancelled                                |
 
 However it ends, it has unsubscribed, its tasks have ended, `position` is the last number handled,
 and it may be run again.
@@ -56,14 +59,25 @@ class MissingRange(NamedTuple):
 
 
 class OrderedReader:
-    """A reader of one conversation, in order: `await reader.run()`, `await reader.stop()` from elsewhere.
+    """A reader of one conversation, in order.
 
-    It calls `handler(message)` for each message after sequence number `after`. A gap that is open
-    for `gap_timeout_s` is filled from the log, and so is what was missed at the end (looked for
-    every `poll_interval_s`). What the log has lost is passed to `on_missing(range)` and added to
-    `missing_ranges`. At most `limit` messages wait in the reorder buffer; then the log is read at
-    once. `position` is the last number handled: store it, and a reader may go on from there. Ends
-    with what the handler, or `on_missing`, raises: see the table above.
+    `await reader.run()`, and `await reader.stop()` from elsewhere. What was missed is filled from
+    the log. `position` is the last number handled: store it, and a reader may go on from there.
+    What the log has lost is added to `missing_ranges`. It ends with what the handler, or
+    `on_missing`, raises: see the table above.
+
+    Args:
+        log: The log with the conversation.
+        conversation: The conversation's name.
+        handler: Plain or async; gets each message after the number `after`.
+        after: The last sequence number handled before.
+        limit: So many messages wait in the reorder buffer; then the log is read at once.
+        gap_timeout_s: A gap that is open for so long is filled from the log.
+        poll_interval_s: How often to look for what was missed at the end.
+        on_missing: Gets the range of the numbers that the log has lost.
+
+    Raises:
+        InvalidParameter: A number is out of bounds.
     """
 
     def __init__(
@@ -81,18 +95,17 @@ class OrderedReader:
         check_handler(handler)
         if not (gap_timeout_s >= 0 and poll_interval_s > 0):  # NaN is not, either
             raise InvalidParameter(
-                f"gap_timeout_s={gap_timeout_s!r}, poll_interval_s={poll_interval_s!r}: at least 0, and above 0"
+                f"gap_timeout_s={gap_timeout_s!r}, poll_interval_s={poll_interval_s!r}: at least "
+                "0, and above 0"
             )
         self._sequenced_log, self._queue = log, log.queue
         self.conversation, self._handler, self._on_missing = conversation, handler, on_missing
         self.position, self.missing_ranges = after, list[MissingRange]()
         self._limit = limit
         self._buffer: ReorderBuffer[SequencedMessage] = ReorderBuffer(limit=limit, next=after + 1)
-        self._gap_timeout_s, self._poll_interval_s, self._poll_at = (
-            gap_timeout_s,
-            poll_interval_s,
-            0.0,
-        )
+        self._gap_timeout_s = gap_timeout_s
+        self._poll_interval_s = poll_interval_s
+        self._poll_at = 0.0
         self._delivery_lock = asyncio.Lock()
         self._is_handling = False
         self._ended: asyncio.Future[None] | None = None
@@ -101,7 +114,9 @@ class OrderedReader:
     async def run(self) -> None:
         """Read until `stop`; lines that break are waited for.
 
-        Raises InvalidParameter if it runs already.
+        Raises:
+            InvalidParameter: It runs already.
+            Exception: What the handler or `on_missing` raised; see the table above.
         """
         with self._loop:
             if not self._loop.is_stopping:

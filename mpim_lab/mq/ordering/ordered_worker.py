@@ -4,11 +4,11 @@ The partitions of a stream are shared out fairly among a group's living members;
 reads it from the group's offset on. What a handler wants changed on the server (`effects.add(…)`)
 happens in one step with moving the offset past the entry:
 
-| the worker ...                 | then the entry is ...                                                       |
-|--------------------------------|-----------------------------------------------------------------------------|
-| dies before the commit         | read again by the partition's next owner: nothing of it had happened        |
-| dies after the commit          | done: the offset is past it                                                 |
-| sleeps through its lease       | the next owner's; the zombie's commit has an old token and is refused       |
+| the worker ...           | then the entry is ...                                                 |
+|--------------------------|-----------------------------------------------------------------------|
+| dies before the commit   | read again by the partition's next owner: nothing of it had happened  |
+| dies after the commit    | done: the offset is past it                                           |
+| sleeps through its lease | the next owner's; the zombie's commit has an old token and is refused |
 | gets no answer to its commit   | done or not
 , and the offset says which: it is read again from there         |
 
@@ -50,15 +50,21 @@ _log = logging.getLogger(__name__)
 
 
 class OrderedWorker:
-    """A worker on the partitions that are assigned to it in a group: `await worker.run()`, `await worker.stop()` elsewhere.
+    """A worker on the partitions that are assigned to it in a group.
 
-    handler(entry, effects): plain or async. lease_ms: longer than one call of the handler takes; a
-    silent member's partitions pass on after it. name: no other living worker's; the later one of
-    two goes on, the earlier one's `run` raises LeaseLost.
-    batch_size: entries read at once from a partition, and at most in one commit.
+    `await worker.run()`, and `await worker.stop()` from elsewhere.
+
+    Args:
+        stream: The stream with the partitions.
+        group: The group's name.
+        name: No other living worker's. The later one of two goes on, the earlier one's `run` raises
+            LeaseLost.
+        handler: `handler(entry, effects)`, plain or async.
+        retry: How often, and after which delays, a failed entry is tried again.
+        batch_size: Entries read at once from a partition, and at most in one commit.
+        lease_ms: Longer than one call of the handler takes; a silent member's partitions pass on
+            after it.
     """
-
-    assignments_type = PartitionAssignments
 
     def __init__(
         self,
@@ -73,21 +79,22 @@ class OrderedWorker:
     ) -> None:
         check_whole(batch_size=batch_size)
         check_handler(handler)
-        self.name, self.assignments = (
-            name,
-            self.assignments_type(stream, group, name, lease_ms=lease_ms, batch_size=batch_size),
+        self.name = name
+        self.assignments = PartitionAssignments(
+            stream, group, name, lease_ms=lease_ms, batch_size=batch_size
         )
         self._stream, self._handler, self._retry = stream, handler, retry or RetryPolicy()
         self._reporter = stream.queue.reporter
         self._loop = StoppableLoop()
 
     async def run(self) -> None:
-        """Work until `stop`.
+        """Work until `stop`. A line that breaks later than the first connection is waited for.
 
-        Raises NotConnected if there is no first connection; a line that breaks later is waited for.
-
-        Raises InvalidParameter if it runs already, LeaseLost, and what is not `transient` of what
-        `ReconnectingConnection` raises.
+        Raises:
+            NotConnected: There is no first connection.
+            InvalidParameter: It runs already.
+            LeaseLost: Another worker has begun under the same name.
+            MpimError: What is not `transient` of what `ReconnectingConnection` raises.
         """
         with self._loop:
             async with self.assignments:
@@ -100,7 +107,7 @@ class OrderedWorker:
         self.assignments.reset()
 
     async def stop(self) -> None:
-        """Finish the handler that runs, commit, leave the partitions to others, and wait until `run` has returned.
+        """Finish the handler that runs, commit, and wait until `run` has returned.
 
         Ends within `ConnectionConfig.close_timeout_s`: a handler that is not done by then is
         cancelled. Inside the handler it returns at once, and `run` ends after it. Before the first
@@ -114,9 +121,8 @@ class OrderedWorker:
         wait_ms = BLOCK_MS if not due else max(0, int((min(due) - now()) * 1e3) + 1)
         await self.assignments.read(min(BLOCK_MS, wait_ms))
         for lease in self.assignments.assigned:
-            await (
-                self.assignments.heartbeat()
-            )  # the work on the partitions before may have taken long
+            # the work on the partitions before may have taken long
+            await self.assignments.heartbeat()
             if (
                 self.assignments.owns(lease)
                 and lease.in_flight
@@ -135,9 +141,8 @@ class OrderedWorker:
         if lease.attempts > self._retry.max_attempts:  # it never raised: it killed whoever had it
             return await self._dead_letter(lease, lease.in_flight[0], "delivered too often", "")
         await self.assignments.mark_started(lease)
-        limit = (
-            1 if lease.suspect_count else len(lease.in_flight)
-        )  # one of them may be a killer: find out which
+        # one of them may be a killer: find out which
+        limit = 1 if lease.suspect_count else len(lease.in_flight)
         for entry in lease.in_flight[:limit]:
             self._report(EventKind.RECEIVED, entry, count=lease.attempts + lease.failures)
             effects = AtomicEffects(self._stream.queue.keys)
@@ -168,7 +173,8 @@ class OrderedWorker:
         except asyncio.CancelledError as error:
             if self._loop.is_cancelled:
                 raise
-            return error  # nobody cancelled this worker: the handler awaited something that was cancelled
+            # nobody cancelled this worker: the handler awaited something that was cancelled
+            return error
         return None
 
     async def _on_failure(

@@ -1,4 +1,4 @@
-"""PartitionedStream: conversations spread over some streams, so that workers can share them without parting one.
+"""PartitionedStream: conversations spread over some streams, for workers to share.
 
 All messages of a conversation go to one partition, in the order of their numbers; a partition has
 one worker at a time (`ordered_worker.py`). More partitions: more workers can be busy; a
@@ -44,11 +44,19 @@ class PartitionEntry(NamedTuple):
 
 
 class PartitionedStream:
-    """`PartitionedStream(mq, "orders", partitions=8)`: everybody who uses it must say the same number of partitions.
+    """A stream in partitions: `PartitionedStream(mq, "orders", partitions=8)`.
 
-    id_ttl_s: how long a message's id is remembered, so that a repeat is not appended again. Raises
-    what `ReconnectingConnection` raises; after an error with `definite` False append again, with
-    the same id, as `IdempotentProducer` does.
+    After an error with `definite` False append again, with the same id, as `IdempotentProducer`
+    does.
+
+    Args:
+        queue: The queue on whose server it is.
+        name: The stream's name.
+        partitions: Everybody who uses it must say the same number.
+        id_ttl_s: How long a message's id is remembered, so that a repeat is not appended again.
+
+    Raises:
+        InvalidParameter: A number is out of bounds.
     """
 
     def __init__(
@@ -58,12 +66,10 @@ class PartitionedStream:
         if partitions > 1_024:
             raise InvalidParameter(f"partitions={partitions}: from 1 to 1,024")
         name_bytes(name, "name of a stream", error=InvalidParameter)
-        self.queue, self.name, self.partitions, self._id_ttl_ms = (
-            queue,
-            name,
-            partitions,
-            ttl_ms(id_ttl_s),
-        )
+        self.queue = queue
+        self.name = name
+        self.partitions = partitions
+        self._id_ttl_ms = ttl_ms(id_ttl_s)
         self.keys = [queue.keys.partition(name, number) for number in range(partitions)]
         self._prefixes = [
             queue.keys.partition_prefixes(name, number) for number in range(partitions)
@@ -71,15 +77,32 @@ class PartitionedStream:
         self._access = queue.context(name)
 
     def partition_of(self, conversation: Name) -> int:
-        """Return the partition of a conversation: the same for everybody, for ever."""
+        """Return the partition of a conversation: the same for everybody, for ever.
+
+        Args:
+            conversation: The conversation's name.
+
+        Returns:
+            The partition's number, from 0.
+        """
         return crc32(name_bytes(conversation, "conversation")) % self.partitions
 
     async def append(
         self, conversation: Name, payload: bytes | str, id: Name | None = None
     ) -> AppendResult:
-        """Give a message its sequence number and append it, unless its id has been sent before.
+        """Give a message its sequence number and append it, atomically.
 
-        Atomically.
+        Args:
+            conversation: The conversation's name.
+            payload: Bytes, or text, which is sent as UTF-8.
+            id: The message's id; one that was sent before is not appended again.
+
+        Returns:
+            The sequence number, and whether it is new.
+
+        Raises:
+            InvalidMessage: It cannot be sent.
+            MpimError: What `ReconnectingConnection` raises.
         """
         data = encode_payload(payload, self.queue.max_payload_bytes)
         raw, message_id = name_bytes(conversation, "conversation"), encode_message_id(id)
@@ -100,13 +123,28 @@ class PartitionedStream:
         return [keys.members(self.name, group), *assignments]
 
     def dead_letters(self, group: Name, partition: int) -> DeadLetterQueue:
-        """Return the dead letters of a group from one partition."""
+        """Return the dead letters of a group from one partition.
+
+        Args:
+            group: The group's name.
+            partition: The partition's number.
+
+        Returns:
+            The queue with them.
+        """
         return DeadLetterQueue(
             self.queue.context(self.name)._replace(key=self.keys[partition]), group
         )
 
     async def lag(self, group: Name) -> int:
-        """Return how many entries the group has not done yet, in all partitions."""
+        """Count what the group has not done yet.
+
+        Args:
+            group: The group's name.
+
+        Returns:
+            How many entries, in all partitions.
+        """
         link, behind = self.queue.context(self.name).connection, 0
         for key, assignment in zip(self.keys, self.assignment_keys(group)[1:], strict=True):
             after = await link.call("HGET", assignment, "offset") or b"0"

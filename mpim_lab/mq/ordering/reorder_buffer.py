@@ -12,12 +12,13 @@ Item = TypeVar("Item")
 
 
 class ReorderBuffer(Generic[Item]):
-    """A reorder buffer.
+    """A reorder buffer: it releases one conversation's messages in order, each exactly once.
 
-    It releases one conversation's messages in sequence order, each exactly once.
+    Times are the caller's, in seconds.
 
-    Holds at most `limit` messages; one more raises `ReorderOverflow`. `next` is the sequence number
-    that is waited for. Times are the caller's, in seconds.
+    Args:
+        limit: At most so many messages wait; one more raises `ReorderOverflow`.
+        next: The sequence number that is waited for.
 
         >>> buffer = ReorderBuffer(limit=8)
         >>> buffer.add(2, "world")
@@ -32,8 +33,8 @@ class ReorderBuffer(Generic[Item]):
 
         >>> buffer.add(5, "all", now=10.0)
         []
-        >>> buffer.missing, buffer.overdue(now=10.4, gap_timeout_s=0.5), buffer.overdue(now=10.5, gap_timeout_s=0.5)
-        (range(3, 5), False, True)
+        >>> buffer.missing, [buffer.overdue(now=now, gap_timeout_s=0.5) for now in (10.4, 10.5)]
+        (range(3, 5), [False, True])
         >>> buffer.skip_to(5)
         ['all']
     """
@@ -50,7 +51,16 @@ class ReorderBuffer(Generic[Item]):
     def add(self, sequence: int, item: Item, *, now: float = 0.0) -> list[Item]:
         """Add one message.
 
-        Return what can be released, in order; nothing for a sequence number seen before.
+        Args:
+            sequence: Its sequence number.
+            item: The message.
+            now: When it came, in seconds.
+
+        Returns:
+            What can be released, in order; nothing for a sequence number seen before.
+
+        Raises:
+            ReorderOverflow: `limit` messages wait already.
         """
         if sequence < self.next or sequence in self._buffered:
             return []
@@ -66,13 +76,26 @@ class ReorderBuffer(Generic[Item]):
         return range(self.next, min(self._buffered, default=self.next))
 
     def overdue(self, now: float, gap_timeout_s: float) -> bool:
-        """Whether the first gap has been open for `gap_timeout_s`."""
+        """Return whether the first gap is open for too long.
+
+        Args:
+            now: The time, in seconds.
+            gap_timeout_s: How long is too long.
+
+        Returns:
+            True if it is.
+        """
         return self._gap_since is not None and now - self._gap_since >= gap_timeout_s
 
     def skip_to(self, sequence: int, *, now: float = 0.0) -> list[Item]:
         """Give up every number below `sequence` that is not here.
 
-        Return what can be released then, in order.
+        Args:
+            sequence: The number to go on from.
+            now: The time, in seconds.
+
+        Returns:
+            What can be released then, in order.
         """
         passed = [
             self._buffered.pop(number) for number in sorted(self._buffered) if number < sequence

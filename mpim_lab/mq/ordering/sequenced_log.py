@@ -1,4 +1,4 @@
-"""SequencedLog: every conversation's messages get their sequence numbers where they are written, and are read in that order.
+"""SequencedLog: messages get their sequence numbers where they are written.
 
 "Take a number, then publish" is two steps, and another gateway fits between them. Here one script
 recognises a repeated message id, takes the number, appends to the conversation's log and publishes:
@@ -20,8 +20,7 @@ from mpim_lab.events import EventKind
 from mpim_lab.keys import Name, name_bytes
 from mpim_lab.mq.connection.bounds import check_whole
 from mpim_lab.mq.connection.context import StreamContext
-from mpim_lab.mq.connection.encoding import encode_payload
-from mpim_lab.mq.connection.ids import new_message_id
+from mpim_lab.mq.connection.encoding import encode_payload, new_message_id
 from mpim_lab.mq.connection.lua_script import LuaScript
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
@@ -50,9 +49,17 @@ class SequencedMessage(NamedTuple):
 class SequencedLog:
     """A message log with sequence numbers for each conversation: `SequencedLog(mq, "chat")`.
 
-    id_ttl_s: how long a message's id is remembered, so that a repeat gets the same number; longer
-    than a sender repeats. Raises what `ReconnectingConnection` raises; after an error with
-    `definite` False append again, with the same id.
+    After an error with `definite` False append again, with the same id.
+
+    Args:
+        queue: The queue on whose server it is.
+        name: The log's name.
+        id_ttl_s: How long a message's id is remembered, so that a repeat gets the same number;
+            longer than a sender repeats.
+
+    Raises:
+        InvalidParameter: The name is none.
+        MpimError: What `ReconnectingConnection` raises, in all methods.
     """
 
     def __init__(self, queue: MessageQueue, name: Name, *, id_ttl_s: int = ID_TTL_S) -> None:
@@ -63,7 +70,16 @@ class SequencedLog:
     async def append(
         self, conversation: Name, payload: bytes | str, id: Name | None = None
     ) -> AppendResult:
-        """Give a message its sequence number, append it, and publish it, atomically."""
+        """Give a message its sequence number, append it, and publish it, atomically.
+
+        Args:
+            conversation: The conversation's name.
+            payload: Bytes, or text, which is sent as UTF-8.
+            id: The message's id; one that was sent before keeps its number.
+
+        Returns:
+            The sequence number, and whether it is new.
+        """
         data = encode_payload(payload, self.queue.max_payload_bytes)
         message_id, keys = encode_message_id(id), self.queue.keys
         names = [
@@ -77,7 +93,17 @@ class SequencedLog:
     async def read_range(
         self, conversation: Name, first: int, last: int | None = None, count: int = 500
     ) -> list[SequencedMessage]:
-        """Return what the log still has from sequence number `first` to `last` (to its end), at most `count`."""
+        """Read what the log has of a conversation.
+
+        Args:
+            conversation: The conversation's name.
+            first: The first sequence number.
+            last: The last one; None: to the end.
+            count: At most so many.
+
+        Returns:
+            The messages, in order.
+        """
         check_whole(0, first=first)
         check_whole(count=count)
         key = self._log_key(conversation)
@@ -93,12 +119,27 @@ class SequencedLog:
         ]
 
     async def last_sequence(self, conversation: Name) -> int:
-        """Return the last sequence number of a conversation; 0 if there is none."""
+        """Return the last sequence number of a conversation.
+
+        Args:
+            conversation: The conversation's name.
+
+        Returns:
+            The number; 0 if there is none.
+        """
         key = self.queue.keys.sequence(self.name, conversation)
         return int(await self._access.connection.call("GET", key) or 0)
 
     async def trim(self, conversation: Name, *, max_entries: int) -> int:
-        """Delete all but the last `max_entries` of a conversation. Return how many were deleted."""
+        """Delete the oldest messages of a conversation.
+
+        Args:
+            conversation: The conversation's name.
+            max_entries: How many stay.
+
+        Returns:
+            How many were deleted.
+        """
         check_whole(0, max_entries=max_entries)
         key = self._log_key(conversation)
         return int(

@@ -1,4 +1,4 @@
-"""The pool's rules about time and choice: when a connection is too old, when a server is passed over, which one is next."""
+"""The pool's rules: when a connection is too old, which server is passed over or next."""
 
 import math
 from collections.abc import Iterable
@@ -22,8 +22,10 @@ class IdlePolicy:
         'idle too long'
         >>> policy.expiry_reason(opened_at=0, idle_since=1790, now=1800)
         'too old'
-        >>> policy.expiry_reason(opened_at=0, idle_since=100, now=106), policy.needs_health_check(idle_since=100, now=106)
-        ('', True)
+        >>> policy.expiry_reason(opened_at=0, idle_since=100, now=106)
+        ''
+        >>> policy.needs_health_check(idle_since=100, now=106)
+        True
     """
 
     check_idle_after_s: float = 5.0

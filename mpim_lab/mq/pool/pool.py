@@ -11,16 +11,19 @@ is given an idle connection, or a new one     NotConnected, LoginRejected, after
 a server at most has it until it leaves the context            see PooledConnection gives it back,
 or it is closed                never: this step cannot fail, nor be cancelled
 
-| what is taken   | is given back when                                                                              |
-|-----------------|-------------------------------------------------------------------------------------------------|
-| a turn in line  | its caller has a slot, is cancelled, has waited too long; the pool is closed                    |
-| a slot          | the caller leaves the context, is cancelled as it is given it, or cannot be given a connection  |
-| a connection    | the same; closed if broken, dirty, too old, in the middle of a reply, or the pool is closed     |
-| a socket        | its connection is closed; opening it fails, is cancelled, or takes over `connect_timeout_s`     |
-| maintenance task| the pool is closed                                                                              |
+| what is taken    | is given back when                                                           |
+|------------------|------------------------------------------------------------------------------|
+| a turn in line   | its caller has a slot, is cancelled, has waited too long; the pool is closed |
+| a slot           | the caller leaves the context, is cancelled as it is given it, or cannot be  |
+|                  | given a connection                                                           |
+| a connection     | the same; closed if broken, dirty, too old, in the middle of a reply, or the |
+|                  | pool is closed                                                               |
+| a socket         | its connection is closed; opening it fails, is cancelled, or takes over      |
+|                  | `connect_timeout_s`                                                          |
+| maintenance task | the pool is closed                                                           |
 
-What is handed on is a slot (`wait_queue.py`); which connection goes with it is decided by who has
-the slot, so that looking at one, or connecting, holds up nobody else.
+What is handed on is a slot (`connection/wait_queue.py`); which connection goes with it is decided
+by who has the slot, so that looking at one, or connecting, holds up nobody else.
 
 A caller does not wait for a server to come back: while all are passed over
 (`policies.CircuitBreaker`) it hears NotConnected at once, which is definite, and may try again.
@@ -34,16 +37,24 @@ import math
 from collections.abc import AsyncIterator, Sequence
 from typing import Self
 
-from mpim_lab.errors import InvalidParameter, MpimError, NotConnected, PoolTimeout, QueueClosed
+from mpim_lab.errors import (
+    InvalidParameter,
+    MpimError,
+    NotConnected,
+    PoolTimeout,
+    QueueClosed,
+    QueueFull,
+)
 from mpim_lab.events import now
-from mpim_lab.mq.connection.bounds import MAX_WAIT_S, check_bounds, check_times
+from mpim_lab.latency_histogram import LatencyHistogram
+from mpim_lab.mq.connection.bounds import MAX_INT, MAX_WAIT_S, check_bounds, check_times
 from mpim_lab.mq.connection.handler import LoopAffinity
 from mpim_lab.mq.connection.retry import Backoff
+from mpim_lab.mq.connection.wait_queue import WaitQueue
 from mpim_lab.mq.pool.policies import IdlePolicy
-from mpim_lab.mq.pool.pooled_connection import PooledConnection
+from mpim_lab.mq.pool.pooled_connection import PooledConnection, Ticket
 from mpim_lab.mq.pool.servers import ServerSelector
-from mpim_lab.mq.pool.stats import CheckedOut, PoolStats, QueueStats, WaitHistogram, pool_stats
-from mpim_lab.mq.pool.wait_queue import SlotQueue, Ticket
+from mpim_lab.mq.pool.stats import CheckedOut, PoolStats, QueueStats, pool_stats
 
 _log = logging.getLogger(__name__)
 
@@ -51,14 +62,28 @@ _log = logging.getLogger(__name__)
 class Pool:
     """A pool of connections that are borrowed, one caller at a time.
 
-    `async with Pool(url) as pool: async with pool.connection() as connection: await
-    connection.call("BLPOP", "jobs", 1)`
+    `async with Pool(url) as pool, pool.connection() as connection: await connection.call(...)`
 
-    `urls`: one server or several, whose options (socket_timeout, ...) stand above those here; never
-    more than `max_connections` are open to all of them together. Connections are opened when they
-    are needed. One that was idle for `check_idle_after_s` is asked for a sign of life before it is
-    lent; after `max_idle_s` without use, or at the age of `max_lifetime_s`, it is closed when
-    nobody has it. What is out for longer than `leak_warning_s` is named in the stats and the log.
+    Connections are opened when they are needed.
+
+    Args:
+        urls: One server or several, whose options (socket_timeout, ...) stand above those here.
+        max_connections: How many are open to all of them together at most.
+        max_waiting: How many callers may wait for one.
+        acquire_timeout_s: How long a caller waits.
+        call_timeout_s: How long a command may take, unless it blocks.
+        connect_timeout_s: How long connecting may take.
+        check_idle_after_s: One that was idle for so long is asked for a sign of life before it is
+            lent.
+        max_idle_s: One that was idle for so long is closed.
+        max_lifetime_s: One of this age is closed when nobody has it.
+        leak_warning_s: What is out for longer is named in the stats and the log.
+        close_timeout_s: How long those who have a connection may finish when the pool is closed.
+        name: The client name of its connections.
+        backoff: How long a server is passed over that cannot be reached.
+
+    Raises:
+        InvalidParameter: An option is out of bounds, or a URL cannot be used.
     """
 
     def __init__(
@@ -85,6 +110,8 @@ class Pool:
         )
         check_times(math.inf, leak_warning_s=leak_warning_s)
         check_bounds(0.0, MAX_WAIT_S, close_timeout_s=close_timeout_s)  # 0: cut at once
+        check_bounds(1, MAX_INT, max_connections=max_connections)
+        check_bounds(0, MAX_INT, max_waiting=max_waiting)
         self.name = name
         self._acquire_timeout_s, self._call_timeout_s = acquire_timeout_s, call_timeout_s
         self._leak_warning_s, self._close_timeout_s = leak_warning_s, close_timeout_s
@@ -92,10 +119,11 @@ class Pool:
         self._servers = ServerSelector(
             urls, max_connections, name, idle_policy, backoff or Backoff(), connect_timeout_s
         )
-        self._slots = SlotQueue(max_connections, max_waiting)
-        self._turns: dict[Ticket, asyncio.Future[None]] = {}
+        self._max_connections, self._max_waiting = max_connections, max_waiting
+        self._holders: dict[Ticket, None] = {}  # who has a slot, longest first
+        self._wait_queue = WaitQueue(self._free_slots, self._refusal, acquire_timeout_s)
         self._connections: dict[Ticket, PooledConnection] = {}
-        self._wait_histogram = WaitHistogram()
+        self._wait_histogram = LatencyHistogram()
         self._timed_out = self._refused = 0
         self._tick_s = min(5.0, max_idle_s / 4, max_lifetime_s / 4, leak_warning_s / 4)
         self._opened = self._closed = False
@@ -107,10 +135,20 @@ class Pool:
 
     @contextlib.asynccontextmanager
     async def connection(self, server: str | None = None) -> AsyncIterator[PooledConnection]:
-        """Borrow one; `server` is one of the urls, if it has to be that one.
+        """Borrow a connection for the length of a context.
 
-        Raises QueueFull, PoolTimeout, NotConnected, LoginRejected, QueueClosed; in each case
-        nothing was sent.
+        Args:
+            server: One of the urls, if it has to be that one.
+
+        Yields:
+            The connection.
+
+        Raises:
+            QueueFull: Too many wait already; as for the others, nothing was sent.
+            PoolTimeout: None was free in time.
+            NotConnected: No server can be reached.
+            LoginRejected: The server refuses the user.
+            QueueClosed: The pool was closed.
         """
         wanted = None if server is None else self._servers.resolve(server)
         ticket = await self._acquire_slot()
@@ -121,43 +159,35 @@ class Pool:
             self._release(ticket)
 
     async def _acquire_slot(self) -> Ticket:
-        """Stand in line.
-
-        When this returns or raises, nobody has been overtaken and no place is lost.
-        """
+        """Wait in the queue until there is a slot. Nobody who came before is overtaken."""
         self._loop.check()
         if not self._opened or self._closed:
             raise self._not_open_error()
-        try:
-            caller = asyncio.current_task()
-            ticket = self._slots.acquire(
-                caller.get_name() if caller is not None else "no task", now()
-            )
-            ticket.caller = caller
-        except MpimError:
-            self._refused += 1
-            raise
-        if ticket.acquired_at is None:
-            await self._wait_turn(ticket)
-        self._wait_histogram.record(ticket.waited_s)
+        requested_at = now()
+        if self._wait_queue or not self._free_slots():
+            if len(self._wait_queue) >= self._max_waiting:
+                self._refused += 1
+                raise QueueFull(
+                    f"all {self._max_connections:,} connections are in use and "
+                    f"{self._max_waiting:,} callers wait already"
+                )
+            await self._wait_queue.wait()
+        ticket = Ticket(asyncio.current_task(), requested_at, now())
+        self._holders[ticket] = None
+        self._wait_histogram.add(ticket.waited_s)
         return ticket
 
-    async def _wait_turn(self, ticket: Ticket) -> None:
-        turn = self._turns[ticket] = asyncio.get_running_loop().create_future()
-        try:
-            async with asyncio.timeout(self._acquire_timeout_s):
-                await turn
-        except TimeoutError:
-            self._free_slot(ticket)
-            self._timed_out += 1
-            raise PoolTimeout(self._timeout_text()) from None
-        except (
-            BaseException
-        ):  # cancelled, perhaps at the very moment of being given the place; or the pool was closed
-            self._free_slot(ticket)
-            raise
-        finally:
-            del self._turns[ticket]
+    def _free_slots(self) -> int:
+        return self._max_connections - len(self._holders)
+
+    def _refusal(self) -> MpimError:
+        if self._closed:
+            return QueueClosed("the pool was closed")
+        self._timed_out += 1
+        longest = next(iter(self._checked_out(now())), None)
+        who = f"; longest out: {longest.task!r} for {longest.seconds:.1f} s" if longest else ""
+        taken = f"{len(self._holders)} of {self._max_connections} connections are in use"
+        return PoolTimeout(f"waited {self._acquire_timeout_s:g} s; {taken}{who}")
 
     async def _checkout(self, ticket: Ticket, wanted: str | None) -> PooledConnection:
         raw = await self._servers.acquire(ticket, wanted)
@@ -175,14 +205,8 @@ class Pool:
             connection.is_returned = True
             why = "pool closed" if self._closed else connection.dirty_reason
             self._servers.release(connection.raw, why)
-        self._free_slot(ticket)
-
-    def _free_slot(self, ticket: Ticket) -> None:
-        following = self._slots.release(ticket, now())
-        if following is not None and not (turn := self._turns[following]).done():
-            turn.set_result(
-                None
-            )  # if it is done, its task is on its way to leave, and will pass the place on
+        del self._holders[ticket]
+        self._wait_queue.wake()
         self._slot_freed.set()
 
     # The end
@@ -200,9 +224,7 @@ class Pool:
         self._closed = True
         if self._maintenance_task is not None:
             self._maintenance_task.cancel()
-        for ticket in self._slots.cancel_waiters():
-            if not (turn := self._turns[ticket]).done():
-                turn.set_exception(QueueClosed("the pool was closed"))
+        self._wait_queue.close()
         try:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._close_timeout_s):
@@ -213,7 +235,7 @@ class Pool:
 
     async def _all_returned(self) -> None:
         caller = asyncio.current_task()
-        while any(ticket.caller is not caller for ticket in self._slots.holders):
+        while any(ticket.caller is not caller for ticket in self._holders):
             self._slot_freed.clear()
             await self._slot_freed.wait()
 
@@ -233,44 +255,39 @@ class Pool:
         await self.close()
 
     async def _maintain(self) -> None:
-        """Retire what is too old also when nobody comes, and say who has been out for too long, once each."""
+        """Retire what is too old, and log once who has been out for too long."""
         named: set[Ticket] = set()
         while True:
             await asyncio.sleep(self._tick_s)
             self._servers.expire_idle(now())
-            named &= set(self._slots.holders)
-            for ticket in self._slots.holders:
-                if ticket not in named and ticket.held_s(now()) >= self._leak_warning_s:
+            named &= self._holders.keys()
+            for ticket in self._holders:
+                held_s = now() - ticket.acquired_at
+                if ticket not in named and held_s >= self._leak_warning_s:
                     named.add(ticket)
-                    _log.warning(
-                        "%s: %r has had a connection for %.0f s",
-                        self.name,
-                        ticket.who,
-                        ticket.held_s(now()),
-                    )
+                    text = "%s: %r has had a connection for %.0f s"
+                    _log.warning(text, self.name, ticket.who, held_s)
 
     # What can be seen
 
     def stats(self) -> PoolStats:
-        """Return the state of this moment. See PoolStats."""
+        """Return the state of this moment.
+
+        Returns:
+            See PoolStats.
+        """
         at = now()
         overdue = tuple(out for out in self._checked_out(at) if out.seconds >= self._leak_warning_s)
         line = QueueStats(
-            self._slots.in_use, self._slots.waiting, self._timed_out, self._refused, overdue
+            len(self._holders), len(self._wait_queue), self._timed_out, self._refused, overdue
         )
         return pool_stats(line, self._wait_histogram, self._servers.stats(at))
 
     def _checked_out(self, at: float) -> list[CheckedOut]:
         return [
-            CheckedOut(ticket.who, ticket.held_s(at), ticket.server)
-            for ticket in self._slots.holders
+            CheckedOut(ticket.who, at - ticket.acquired_at, ticket.server)
+            for ticket in self._holders
         ]
-
-    def _timeout_text(self) -> str:
-        longest = next(iter(self._checked_out(now())), None)
-        who = f"; longest out: {longest.task!r} for {longest.seconds:.1f} s" if longest else ""
-        taken = f"{self._slots.in_use} of {self._slots.slots} connections are in use"
-        return f"waited {self._acquire_timeout_s:g} s; {taken}{who}"
 
     def _not_open_error(self) -> MpimError:
         if self._closed:

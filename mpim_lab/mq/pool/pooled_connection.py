@@ -1,7 +1,9 @@
 """PooledConnection: what a caller holds while it has a connection of its own."""
 
+import asyncio
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from mpim_lab.errors import (
@@ -20,17 +22,40 @@ from mpim_lab.mq.pool.command_state import (
     require_single_reply,
 )
 from mpim_lab.mq.pool.raw_connection import RawConnection
-from mpim_lab.mq.pool.wait_queue import Ticket
+
+
+@dataclass(eq=False)
+class Ticket:
+    """One caller's slot: the task that has it, since when, and at which server."""
+
+    caller: "asyncio.Task[Any] | None"
+    requested_at: float
+    acquired_at: float
+    server: str = ""
+
+    @property
+    def who(self) -> str:
+        """The task's name, to be shown if it stays long."""
+        return "no task" if self.caller is None else self.caller.get_name()
+
+    @property
+    def waited_s(self) -> float:
+        """How long its caller waited for it."""
+        return self.acquired_at - self.requested_at
 
 
 class PooledConnection:
     """A connection to one server, lent to one task until it leaves the context.
 
-    It serves one command after another.
+    It serves one command after another. After the context it is dead, even if the connection behind
+    it lives on with somebody else. `server` is its URL without the password, `waited_s` how long
+    the borrower waited for it.
 
-    `server`: its URL without the password. `waited_s`: how long the borrower stood in line. Replies
-    are RESP3, in bytes. After the context it is dead, even if the connection behind it lives on
-    with somebody else.
+    Args:
+        raw: The connection behind it.
+        call_timeout_s: How long a command may take, unless it blocks.
+        ticket: The borrower's slot in the pool.
+        loop: The pool's event loop.
     """
 
     def __init__(
@@ -64,12 +89,22 @@ class PooledConnection:
     async def call(self, *words: Word, timeout_s: float | None = None) -> Any:
         """Send one command and await its reply.
 
-        timeout_s: without it the pool's `call_timeout_s`, and on top of that the time for which the
-        command says it blocks (BLPOP key 1, XREAD BLOCK 500). Raises CommandRejected;
-        CommandTimeout and ConnectionLost, after which it is broken: a blocking read may then have
-        taken something from the server that nobody gets. Nothing was sent: NotConnected,
-        InvalidMessage (SUBSCRIBE, MONITOR, CLIENT REPLY have no reply of their own),
-        InvalidParameter (blocks for ever).
+        Args:
+            *words: The command.
+            timeout_s: How long to wait. None: the pool's `call_timeout_s`, and on top of that the
+                time for which the command says it blocks (BLPOP key 1, XREAD BLOCK 500).
+
+        Returns:
+            The reply, in RESP3 and bytes.
+
+        Raises:
+            CommandRejected: The server refused it.
+            CommandTimeout: No answer in time; the connection is broken, and a blocking read may
+                have taken something from the server that nobody gets.
+            ConnectionLost: The same.
+            NotConnected: The connection is of no use; nothing was sent.
+            InvalidMessage: It has no reply of its own (SUBSCRIBE, MONITOR, CLIENT REPLY).
+            InvalidParameter: It would block for ever.
         """
         require_single_reply(words)
         limit_s = self._timeout_s(words, timeout_s)
@@ -83,13 +118,21 @@ class PooledConnection:
     async def transaction(
         self, commands: Sequence[Sequence[Word]], *, timeout_s: float | None = None
     ) -> list[Any]:
-        """MULTI, the commands and EXEC in one write; gives the commands' replies.
+        """Send MULTI, the commands and EXEC in one write. `call("WATCH", …)` before it, if need be.
 
-        `call("WATCH", …)` before it, if need be.
+        Args:
+            commands: The commands, each a sequence of words.
+            timeout_s: How long to wait; None: the pool's `call_timeout_s`.
 
-        Raises WatchFailed and CommandRejected: nothing was done. PartlyAdded: some failed as they
-        were run, the others are done; `ids` are the replies, `errors` says which. Otherwise as
-        `call`.
+        Returns:
+            The commands' replies.
+
+        Raises:
+            WatchFailed: A watched key was changed; nothing was done.
+            CommandRejected: Nothing was done.
+            PartlyAdded: Some failed as they were run, the others are done; `ids` are the replies,
+                `errors` says which.
+            MpimError: Otherwise as `call`.
         """
         commands = [tuple(words) for words in commands]
         for words in commands:
@@ -111,7 +154,8 @@ class PooledConnection:
         )
         if not 0 < limit_s < math.inf:
             raise InvalidParameter(
-                f"{words[0]!r} may block for {limit_s:g} s: give a timeout_s that is above 0 and not infinite"
+                f"{words[0]!r} may block for {limit_s:g} s: give a timeout_s that is above 0 and "
+                "not infinite"
             )
         return limit_s
 
@@ -125,7 +169,8 @@ class PooledConnection:
             raise NotConnected("this connection was given back to the pool; nothing was sent")
         if self.raw.pending_replies:
             raise NotConnected(
-                "this connection is in the middle of a reply, and of no use until then; nothing was sent"
+                "this connection is in the middle of a reply, and of no use until then; nothing "
+                "was sent"
             )
 
 
@@ -139,9 +184,4 @@ def _outcome(queued: list[Any], outcome: Any) -> list[Any]:
         raise WatchFailed(
             "a watched key was changed in the meantime; nothing of the transaction was done"
         )
-    errors = [reply if isinstance(reply, MpimError) else None for reply in outcome]
-    if any(errors):
-        raise PartlyAdded(
-            [None if error else reply for reply, error in zip(outcome, errors, strict=True)], errors
-        )
-    return list(outcome)
+    return PartlyAdded.unless_all(list(outcome))

@@ -1,4 +1,6 @@
-"""RawConnection: one dedicated connection, redis-py's: no retries, no silent reconnecting, errors of ours.
+"""RawConnection: one dedicated connection, redis-py's.
+
+No retries, no silent reconnecting, errors of ours.
 
 redis-py connects again by itself when it is to send and is not connected; for a connection with
 state (WATCH, MULTI) the second half of a transaction would then run without the first. Here a
@@ -83,7 +85,10 @@ class RawConnection:
             raise
 
     async def health_check(self) -> str:
-        """Return why it is not fit to be lent, as far as one can see without a round trip; "" if nothing is seen."""
+        """Return why it is not fit to be lent, as far as one can see without a round trip.
+
+        "" if nothing is seen.
+        """
         if not self.is_open:
             return "ended by the server"
         try:
@@ -165,7 +170,8 @@ def _redis_connection(address: Address, name: str) -> AbstractConnection:
         "password": address.password,
         "client_name": sanitize_client_name(address.client_name or name) or None,
         "protocol": 3,
-        "socket_timeout": None,  # our own time-outs; redis-py's turns a blocking read that takes long into an error
+        # our own time-outs; redis-py's turns a blocking read that takes long into an error
+        "socket_timeout": None,
         "socket_connect_timeout": None,
         "driver_info": None,
     }

@@ -1,4 +1,4 @@
-"""ServerSelector: which server a connection comes from, so that no more than so many are open to all of them together.
+"""ServerSelector: which server a connection comes from, within one limit for all of them.
 
 ServerPool: one server's connections: which are idle, how one is acquired, checked, opened, closed
 and counted.
@@ -15,9 +15,9 @@ from mpim_lab.events import now
 from mpim_lab.mq.connection.address import Address
 from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.pool.policies import CircuitBreaker, IdlePolicy, ServerLoad, least_loaded
+from mpim_lab.mq.pool.pooled_connection import Ticket
 from mpim_lab.mq.pool.raw_connection import RawConnection
 from mpim_lab.mq.pool.stats import ServerStats
-from mpim_lab.mq.pool.wait_queue import Ticket
 
 
 class ServerPool:
@@ -170,9 +170,8 @@ class ServerPool:
             return ""
         try:
             await raw.execute([("PING",)], self._connect_timeout_s)
-        except (
-            CommandTimeout
-        ) as error:  # its other connections would be as silent: do not try them one by one
+        except CommandTimeout as error:
+            # its other connections would be as silent: do not try them one by one
             raise NotConnected(f"{self.url} gives no sign of life") from error
         except MpimError:
             return "ended by the server"
@@ -283,7 +282,8 @@ class ServerSelector:
         pools = [self.pools[url] for url in tried]
         causes = [pool.breaker.cause for pool in pools]
         text = "; ".join(
-            f"{pool.breaker.cause} (tried again in {max(0.0, pool.breaker.open_until - now()):.2f} s)"
+            f"{pool.breaker.cause} (tried again in "
+            f"{max(0.0, pool.breaker.open_until - now()):.2f} s)"
             for pool in pools
         )
         refused = any(isinstance(cause, LoginRejected) for cause in causes)

@@ -1,11 +1,10 @@
-"""What can be read off a pool at any moment: PoolStats, and the small histogram of how long callers waited."""
+"""What can be read off a pool at any moment."""
 
-import math
 from collections import Counter
 from dataclasses import dataclass, field
 
-_STEP = math.log(1.1)  # a bucket is 10% wide
-_MIN_S = 1e-5
+from mpim_lab.latency_histogram import LatencyHistogram
+
 # Why a connection was closed that mean: it was of no use when somebody was to have it
 REPLACED = frozenset({"ended by the server", "no sign of life", "unasked reply"})
 
@@ -44,7 +43,7 @@ class PoolStats:
     in_use: slots taken, those that are connecting included. opened - sum(closed.values()) = idle +
         connections in use.
     closed: how many, by why. replaced: of those, found unusable when somebody was to have them.
-    waits: all who got a slot, those who did not have to wait included (0 ms); p50 and p99 to 10%.
+    waits: all who got a slot, those who did not have to wait included (0 ms); p50 and p99 to 1 %.
     timed_out, refused: PoolTimeout, QueueFull.
     overdue: out for longer than `leak_warning_s`, longest first: this is where a leak is seen.
     """
@@ -65,44 +64,6 @@ class PoolStats:
     servers: dict[str, ServerStats]
 
 
-class WaitHistogram:
-    """How long callers waited: a histogram of constant size, quantiles to 10%.
-
-    >>> waits = WaitHistogram()
-    >>> for ms in range(1, 101):
-    ...     waits.record(ms / 1000)
-    >>> waits.count, 50 <= waits.quantile_ms(0.5) <= 55, 99 <= waits.quantile_ms(0.99) <= 100, waits.max_ms
-    (100, True, True, 100.0)
-    >>> WaitHistogram().quantile_ms(0.5)
-    0.0
-    """
-
-    def __init__(self) -> None:
-        self.count, self.max_ms = 0, 0.0
-        self._buckets: Counter[int] = Counter()
-
-    def record(self, seconds: float) -> None:
-        """Add one wait."""
-        self.count += 1
-        self.max_ms = max(self.max_ms, seconds * 1000)
-        self._buckets[
-            0 if seconds <= _MIN_S else math.ceil(math.log(seconds / _MIN_S) / _STEP)
-        ] += 1
-
-    def quantile_ms(self, share: float) -> float:
-        """The wait in milliseconds that this share of all did not exceed; 0 when there was none."""
-        seen = 0
-        for bucket in sorted(self._buckets):
-            seen += self._buckets[bucket]
-            if seen >= share * self.count:
-                return (
-                    0.0
-                    if bucket == 0
-                    else min(self.max_ms, _MIN_S * math.exp(bucket * _STEP) * 1000)
-                )
-        return 0.0
-
-
 @dataclass(frozen=True)
 class QueueStats:
     """What the slot queue contributes."""
@@ -115,7 +76,7 @@ class QueueStats:
 
 
 def pool_stats(
-    line: QueueStats, waits: WaitHistogram, servers: dict[str, ServerStats]
+    line: QueueStats, waits: LatencyHistogram, servers: dict[str, ServerStats]
 ) -> PoolStats:
     """Put a pool's stats together."""
     closed: Counter[str] = sum((Counter(server.closed) for server in servers.values()), Counter())
@@ -127,9 +88,9 @@ def pool_stats(
         closed=dict(closed),
         replaced=sum(count for why, count in closed.items() if why in REPLACED),
         waits=waits.count,
-        wait_p50_ms=waits.quantile_ms(0.5),
-        wait_p99_ms=waits.quantile_ms(0.99),
-        wait_max_ms=waits.max_ms,
+        wait_p50_ms=waits.percentile_ms(0.5) or 0.0,
+        wait_p99_ms=waits.percentile_ms(0.99) or 0.0,
+        wait_max_ms=waits.max_s * 1e3,
         timed_out=line.timed_out,
         refused=line.refused,
         overdue=line.overdue,

@@ -1,1 +1,1 @@
-"""Publish/subscribe: the MessageQueue, its subscriptions, their buffers, acknowledged publishing (chapter 1)."""
+"""Publish/subscribe: the MessageQueue, its subscriptions, acknowledged publishing (chapter 1)."""

@@ -1,4 +1,4 @@
-"""SubscriberBuffer: a bounded queue between the connection and a slow handler, with a policy for when it is full."""
+"""SubscriberBuffer: a bounded queue between the connection and a slow handler."""
 
 import asyncio
 from collections import deque
@@ -13,7 +13,9 @@ from mpim_lab.mq.connection.encoding import Message
 class OverflowPolicy(StrEnum):
     """What to do with a subscriber that is slower than its messages."""
 
-    WAIT = "wait"  # stop reading from the server: nothing is lost here, but the server's buffer grows until it cuts us off
+    # stop reading from the server: nothing is lost here, but the server's buffer grows until it
+    # cuts us off
+    WAIT = "wait"
     DROP_OLDEST = "drop oldest"  # the newest matter more: positions, prices
     DISCONNECT = "disconnect"  # end the subscription with SlowSubscriber: fail fast
 
@@ -71,7 +73,8 @@ class SubscriberBuffer:
             if self.overflow_policy is OverflowPolicy.DISCONNECT:
                 self.close(
                     SlowSubscriber(
-                        f"the handler was {self.max_messages} messages behind: its subscription was ended"
+                        f"the handler was {self.max_messages} messages behind: its subscription "
+                        "was ended"
                     )
                 )
                 return False

@@ -29,10 +29,17 @@ from mpim_lab.mq.pubsub.queue import MessageQueue
 
 
 class AckedPublisher:
-    """A publisher to one user that repeats each message until it is acknowledged, at most `max_attempts` times.
+    """A publisher to one user that repeats each message until it is acknowledged.
 
     An attempt is over when the server says that nobody listens, when publishing fails, or after
-    `ack_timeout_s`, which may be changed at any time.
+    `ack_timeout_s`.
+
+    Args:
+        queue: The queue to publish on, open.
+        uid: The user on whose channel the acknowledgements come.
+        max_attempts: How often a message is sent at most.
+        ack_timeout_s: How long to wait for an acknowledgement; may be changed at any time.
+        backoff: The pause between two attempts.
     """
 
     def __init__(
@@ -77,12 +84,19 @@ class AckedPublisher:
     async def send(self, uid: str, payload: bytes | str) -> str:
         """Send "<id> <text>".
 
-        Return "delivered" if the subscriber acknowledged it, otherwise "unconfirmed": perhaps
-        handled.
+        It takes at most `max_attempts` times what a publish, `ack_timeout_s` and a pause take.
 
-        Raises what no repeat can change: InvalidMessage (also for a payload without an id: nothing
-        could confirm it), QueueClosed, NotConnected (this is not open). It takes at most
-        `max_attempts` times what one publish, `ack_timeout_s` and a pause of the backoff take.
+        Args:
+            uid: The user who is to get it.
+            payload: The message, whose first word is its id.
+
+        Returns:
+            "delivered" if the subscriber acknowledged it, otherwise "unconfirmed": perhaps handled.
+
+        Raises:
+            InvalidMessage: There is no id, so that nothing could confirm it, or it is too large.
+            NotConnected: This is not open.
+            QueueClosed: The queue was closed.
         """
         if not self._is_listening:
             raise NotConnected("not open: write `async with AckedPublisher(…) as sender:`")
@@ -125,7 +139,14 @@ class AckedPublisher:
 
 
 class AckingSubscriber:
-    """A subscriber of one user's messages that acknowledges each one after its handler has returned."""
+    """A subscriber of one user's messages that acknowledges each one once it is handled.
+
+    Args:
+        queue: The queue to listen and to answer on, open.
+        uid: The user whose messages these are.
+        handler: An async function of the message.
+        max_buffered: How many messages may wait for the handler.
+    """
 
     def __init__(
         self,
@@ -137,12 +158,10 @@ class AckingSubscriber:
     ) -> None:
         check_handler(handler)
         check_bounds(1, MAX_INT, max_buffered=max_buffered)
-        self._queue, self._uid, self._handler, self._max_buffered = (
-            queue,
-            uid,
-            handler,
-            max_buffered,
-        )
+        self._queue = queue
+        self._uid = uid
+        self._handler = handler
+        self._max_buffered = max_buffered
 
     async def __aenter__(self) -> Self:
         await self.start()

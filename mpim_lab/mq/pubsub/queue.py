@@ -20,10 +20,9 @@ from mpim_lab.keys import Keys, Name
 from mpim_lab.mq.connection.address import Address
 from mpim_lab.mq.connection.bounds import check_whole
 from mpim_lab.mq.connection.config import ConnectionConfig
-from mpim_lab.mq.connection.context import StreamContext
+from mpim_lab.mq.connection.context import LayoutCheck, LayoutCheckedConnection, StreamContext
 from mpim_lab.mq.connection.encoding import Message, encode_payload, publish_prefix
 from mpim_lab.mq.connection.handler import check_handler, is_async
-from mpim_lab.mq.connection.layout_check import LayoutCheck, LayoutCheckedConnection
 from mpim_lab.mq.connection.reconnecting import ReconnectingConnection
 from mpim_lab.mq.connection.resp import ignore_result
 from mpim_lab.mq.pubsub.buffer import OverflowPolicy, SubscriberBuffer
@@ -44,11 +43,21 @@ _MAX_PREFIXES = 4_096
 class MessageQueue:
     """A queue over one Redis or Valkey server, for the tasks of one event loop.
 
-    url: redis://, rediss:// or unix://, with user, password and db as redis-py reads them. name:
-    who reports to the `observer`, and the client's name on the server. prefix: put before every key
-    and channel, and taken off again. Connections that break come back by themselves and subscribe
-    again; what was published meanwhile is gone, and the observer and `on_gap(seconds)` are told how
-    long the gap was.
+    A connection that breaks comes back by itself and subscribes again. What was published meanwhile
+    is gone; the observer and `on_gap` are told how long the gap was.
+
+    Args:
+        url: redis://, rediss:// or unix://, with user, password and db as redis-py reads them.
+        name: Who reports to the `observer`, and the client's name on the server.
+        prefix: Put before every key and channel, and taken off again.
+        config: Time-outs and sizes of the connections.
+        max_payload_bytes: A larger payload is refused with InvalidMessage.
+        observer: Is called with an event for each step of a message.
+        on_gap: Is called with the seconds for which the subscriptions had no connection.
+        sleep: What waits between two attempts to reconnect.
+
+    Raises:
+        InvalidParameter: The URL or a number cannot be used.
     """
 
     def __init__(
@@ -94,15 +103,18 @@ class MessageQueue:
     # Life
 
     async def open(self) -> None:
-        """Connect.
+        """Connect. The second connection is made by the first `subscribe`.
 
-        Raises NotConnected or LoginRejected. The second connection is made by the first
-        `subscribe`.
+        Raises:
+            NotConnected: There is no server in time.
+            LoginRejected: The server refuses the user or the database.
         """
         await self._commands.open()
 
     async def close(self) -> None:
-        """Finish what was begun, within `close_timeout_s`: handlers what has arrived, commands what was written.
+        """Finish what was begun, within `close_timeout_s`.
+
+        Handlers what has arrived, commands what was written.
 
         Handlers that are not done by then are cancelled. Idempotent; it goes on if its caller is
         cancelled. A handler may close its own queue: then that handler is not waited for.
@@ -151,10 +163,18 @@ class MessageQueue:
     # Publishing
 
     async def publish(self, channel: Name, payload: bytes | str) -> int:
-        """Publish, and return the number of subscribers the server handed the message to.
+        """Publish a message to a channel.
 
-        Raises InvalidMessage (nothing was sent) and what `ReconnectingConnection` raises; look at
-        the error's `definite`.
+        Args:
+            channel: The channel's name, without the prefix.
+            payload: Bytes, or text, which is sent as UTF-8.
+
+        Returns:
+            The number of subscribers that the server handed the message to.
+
+        Raises:
+            InvalidMessage: The payload is of another type, or too large; nothing was sent.
+            MpimError: What `ReconnectingConnection` raises; look at the error's `definite`.
         """
         try:
             prefix = self._publish_prefixes[channel]
@@ -193,16 +213,28 @@ class MessageQueue:
         return receivers
 
     async def subscriber_count(self, channel: Name) -> int:
-        """Return how many connections are subscribed to the channel now, patterns not counted."""
+        """Count the subscribers of a channel.
+
+        Args:
+            channel: The channel's name, without the prefix.
+
+        Returns:
+            How many connections are subscribed to it now; patterns are not counted.
+        """
         reply = await self._commands.call(b"PUBSUB", b"NUMSUB", self.keys.channel(channel))
         return int(reply[1])
 
     # Streams
 
     def stream(self, name: Name, *, max_entries: int | None = None) -> Stream:
-        """A stream of this queue (chapter 2); nothing is sent yet.
+        """Make a stream of this queue (chapter 2); nothing is sent yet.
 
-        `max_entries`: keep about so many, forget the oldest.
+        Args:
+            name: The stream's name, without the prefix.
+            max_entries: Keep about so many, forget the oldest; None: keep all.
+
+        Returns:
+            The stream.
         """
         return Stream(
             self.context(name), max_payload_bytes=self.max_payload_bytes, max_entries=max_entries
@@ -211,7 +243,11 @@ class MessageQueue:
     def context(self, name: Name) -> StreamContext:
         """Return what the parts that build on this queue share.
 
-        The key called `name`, and the connections.
+        Args:
+            name: What the key is called, without the prefix.
+
+        Returns:
+            The key, the connections, the reporter.
         """
         key = self.keys.stream(name)
         return StreamContext(
@@ -248,11 +284,21 @@ class MessageQueue:
     ) -> None:
         """Have `handler(message)` called for each message; returns once the server has confirmed.
 
-        A plain handler is called at once, an async one from a buffer of at most `max_buffered`
-        messages; `overflow_policy` says what then. A handler that raises is reported; the next
-        message comes. `pattern`: a glob (`user:*`). `decode`: gives the messages that a payload
-        holds, for senders that batch or compress (`FrameDecoder`). Raises InvalidMessage,
-        AlreadySubscribed, and what `ReconnectingConnection` raises.
+        A handler that raises is reported, and the next message comes.
+
+        Args:
+            channel: A channel, or a glob (`user:*`) if `pattern` is True.
+            handler: A plain one is called at once, an async one from a buffer.
+            pattern: Whether `channel` is a glob.
+            max_buffered: How many messages the buffer of an async handler holds.
+            overflow_policy: What happens to a message when the buffer is full.
+            decode: Returns the messages that a payload holds, for senders that batch or compress
+                (`FrameDecoder`).
+
+        Raises:
+            InvalidMessage: The channel has no name that can be sent.
+            AlreadySubscribed: The channel has a handler.
+            MpimError: What `ReconnectingConnection` raises.
         """
         check_handler(handler)
         buffer = (
@@ -285,10 +331,12 @@ class MessageQueue:
     async def unsubscribe(self, channel: Name, *, pattern: bool = False) -> None:
         """Stop: what has arrived is still handled, nothing after that.
 
-        A channel without a handler is no error.
-
         Returns after `timeout_s` for the server's answer and `close_timeout_s` for the handler at
-        the latest.
+        the latest. A channel without a handler is no error.
+
+        Args:
+            channel: The channel or pattern that was subscribed to.
+            pattern: Whether it was a pattern.
         """
         self._commands.check_loop()
         await self._subscriptions.remove(channel, pattern=pattern)
@@ -296,8 +344,10 @@ class MessageQueue:
     async def drain(self) -> None:
         """Wait until everything the server has sent to this queue's handlers so far is handled.
 
-        Raises HandlerTimeout when for `timeout_s` nothing was handled. A handler that asks does not
-        wait for itself.
+        A handler that asks does not wait for itself.
+
+        Raises:
+            HandlerTimeout: For `timeout_s` nothing was handled.
         """
         self._commands.check_loop()
         await self._subscriptions.drain()
@@ -313,8 +363,20 @@ class MessageQueue:
     ) -> AsyncIterator[AsyncIterator[Message]]:
         """Give the messages of several channels and patterns as one async iterator.
 
-        It ends when the queue is closed, or the last of them is unsubscribed. Raises as `subscribe`
-        does; with `overflow_policy="disconnect"` the iterator raises SlowSubscriber.
+        Args:
+            *channels: At least one, if there is no pattern.
+            patterns: Globs (`user:*`).
+            max_buffered: How many messages the buffer holds.
+            overflow_policy: What happens to a message when the buffer is full. With "disconnect"
+                the iterator raises SlowSubscriber.
+            decode: See `subscribe`.
+
+        Yields:
+            The iterator. It ends when the queue is closed, or the last channel is unsubscribed.
+
+        Raises:
+            InvalidParameter: There is nothing to listen to.
+            MpimError: As `subscribe` does.
         """
         wanted = [(name, False) for name in channels] + [(name, True) for name in patterns]
         if not wanted:

@@ -1,4 +1,4 @@
-"""Subscription: one channel or pattern, and how a message gets to its handler, or to whoever listens."""
+"""Subscription: one channel or pattern, and how a message gets to its handler."""
 
 import asyncio
 import logging
@@ -181,12 +181,14 @@ class Subscription:
 
     `decodes`: a message may hold several, which `deliver` reports one by one.
 
-    | state   | from ... on                                       | messages                                  |
-    |---------|---------------------------------------------------|-------------------------------------------|
-    | added   | SUBSCRIBE is about to be written                  | are taken                                 |
-    | leaving | UNSUBSCRIBE was written (or there is no line)     | that the server had sent before are taken |
-    | removed | the server's answer, or its time-out; a refusal   | are nobody's; the handler finishes its own |
-    |         | to subscribe again on a new connection            |                                            |
+    | state   | from ... on                             | messages                               |
+    |---------|-----------------------------------------|----------------------------------------|
+    | added   | SUBSCRIBE is about to be written        | are taken                              |
+    | leaving | UNSUBSCRIBE was written (or there is no | that the server had sent before are    |
+    |         | line)                                   | taken                                  |
+    | removed | the server's answer, or its time-out; a | are nobody's; the handler finishes its |
+    |         | refusal to subscribe again on a new     | own                                    |
+    |         | connection                              |                                        |
     """
 
     def __init__(
@@ -254,7 +256,10 @@ class Subscription:
             self._worker.add_done_callback(lambda _: callback())
 
     async def finish(self, timeout_s: float) -> list[Message]:
-        """Let the handler finish what has arrived, at most `timeout_s`; gives what it could not finish."""
+        """Let the handler finish what has arrived, at most `timeout_s`.
+
+        Gives what it could not finish.
+        """
         if (
             self._worker is None or self.buffer is None or is_in_handler(self)
         ):  # a handler does not wait for itself

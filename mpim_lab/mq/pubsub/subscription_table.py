@@ -1,4 +1,4 @@
-"""SubscriptionTable: the subscriptions of one queue, kept in step with the server over a connection of its own.
+"""SubscriptionTable: the subscriptions of one queue, kept in step with the server.
 
 A subscriber that is slow, or that the server cuts off for it, must not hold up or lose anybody's
 commands; so a queue has one connection for commands and this one for messages, opened by the first
@@ -39,10 +39,11 @@ Table = dict[bytes, Subscription]
 
 
 class SubscriptionTable:
-    """The subscriptions of one queue; `on_push` and `resubscribe_commands` are for its connection."""
+    """The subscriptions of a queue; `on_push`, `resubscribe_commands` are for its connection."""
 
     def __init__(self, keys: Keys, reporter: Reporter) -> None:
-        self.link: ReconnectingConnection  # set once by the queue: the link needs `on_push`, this needs the link
+        # set once by the queue: the link needs `on_push`, this needs the link
+        self.link: ReconnectingConnection
         self._keys, self._reporter, self._is_reporting = keys, reporter, reporter.is_on
         self._channels: Table = {}
         self._patterns: Table = {}
@@ -104,9 +105,8 @@ class SubscriptionTable:
             await other.removed.wait()  # until its UNSUBSCRIBE is answered, or overdue
         if self._is_closing:
             raise QueueClosed("the queue is closed")
-        table[name] = (
-            subscription  # before the server is asked: messages may follow its answer at once
-        )
+        # before the server is asked: messages may follow its answer at once
+        table[name] = subscription
         subscription.start(self._reporter)
         try:
             await self.link.open()
@@ -138,28 +138,25 @@ class SubscriptionTable:
         self, subscriptions: Sequence[Subscription], buffer: SubscriberBuffer
     ) -> None:
         """Leave several channels whose messages nobody will read any more."""
-        buffer.close(
-            QueueClosed("no longer listened to")
-        )  # first: a full buffer would keep the answers from being read
+        # First: a full buffer would keep the answers from being read.
+        buffer.close(QueueClosed("no longer listened to"))
         self._report_dropped(buffer.drain(), "no longer listened to")
-        endings = [
-            asyncio.ensure_future(self._remove(each))
-            for each in subscriptions
-            if not each.is_unsubscribing
-        ]
-        if endings:
-            await asyncio.gather(*endings)
+        await self._remove(*(each for each in subscriptions if not each.is_unsubscribing))
 
-    async def _remove(self, subscription: Subscription) -> None:
-        config = self.link.config
+    async def _remove(self, *subscriptions: Subscription) -> None:
+        """Leave some; what the server hears of it is written at once, before anything can be cancelled."""
+        timeout_s = self.link.config.timeout_s
         try:
-            answer = self._send_unsubscribe(subscription, at_once=False)
-            if answer is not None and (self.link.is_reading or subscription.is_full):
-                await asyncio.wait([answer], timeout=config.timeout_s)
+            sent = [self._send_unsubscribe(each, at_once=False) for each in subscriptions]
+            answers = [each for each in sent if each is not None]
+            if answers and (self.link.is_reading or any(each.is_full for each in subscriptions)):
+                await asyncio.wait(answers, timeout=timeout_s)
         finally:
-            self._detach(subscription)
-        await self._finish_all(subscription.channel, subscription.pattern)
-        self._reporter.system(EventKind.UNSUBSCRIBED, channel=subscription.channel)
+            for each in subscriptions:
+                self._detach(each)
+        for each in subscriptions:
+            await self._finish_all(each.channel, each.pattern)
+            self._reporter.system(EventKind.UNSUBSCRIBED, channel=each.channel)
 
     async def _finish_all(self, channel: Name, pattern: bool) -> None:
         """Let every handler of a channel finish.
@@ -188,7 +185,10 @@ class SubscriptionTable:
     def _send_unsubscribe(
         self, subscription: Subscription, *, at_once: bool = True
     ) -> "asyncio.Future[Any] | None":
-        """Write UNSUBSCRIBE; gives the answer to come, None if there is no line: it will not be subscribed again then."""
+        """Write UNSUBSCRIBE; gives the answer to come, None if there is no line.
+
+        It will not be subscribed again then.
+        """
         subscription.is_unsubscribing = True
         if at_once:
             self._delete(subscription)
@@ -263,7 +263,7 @@ class SubscriptionTable:
                     yield encode_command(command, name), partial(self._on_refused, each)
 
     def _on_refused(self, subscription: Subscription, error: CommandRejected) -> None:
-        """End what the server does not take again, so that whoever listens is told instead of waiting for ever."""
+        """End what the server does not take again; whoever listens gets the error."""
         _log.error(
             "%s: %r: not subscribed again: %s", self._reporter.actor, subscription.channel, error
         )

@@ -6,18 +6,22 @@ A connection of its own, because a read that waits holds up whatever comes after
 
 An entry that is in flight takes one of its `max_in_flight` slots. Every way out gives it back:
 
-| the entry is ...                        | noticed by                     | then the server has it                          |
-|-----------------------------------------|--------------------------------|-------------------------------------------------|
-| acknowledged                            | `ack`, `ack_all`               | in the stream only                              |
-| a dead letter                           | `discard`                      | among the dead letters                          |
-| failed and due later                    | – it keeps its slot            | pending, mine, kept alive by the heartbeat      |
-| claimed by another                      | the heartbeat, or `redeliver`  | pending, the other's                            |
-| trimmed                                 | the heartbeat, or `redeliver`  | nowhere: it is finished                         |
-| in a group that is gone (NOGROUP)       | the next `fetch`               | pending, mine: the group is made again with it  |
-| in doubt: a line broke, a call was      | `reset`, or the next           | pending, mine: the next `fetch` asks for it     |
-| cancelled                               | `fetch`                        |                                                 |
-| in flight when the consumer leaves      | `release_all`                  | pending, idle for long: the next claim takes it |
-| in flight when the process dies         | others, after `claim_idle_ms`  | pending, until it is claimed                    |
+| the entry is ...            | noticed by                    | then the server has it          |
+|-----------------------------|-------------------------------|---------------------------------|
+| acknowledged                | `ack`, `ack_all`              | in the stream only              |
+| a dead letter               | `discard`                     | among the dead letters          |
+| failed and due later        | – it keeps its slot           | pending, mine, kept alive by    |
+|                             |                               | the heartbeat                   |
+| claimed by another          | the heartbeat, or `redeliver` | pending, the other's            |
+| trimmed                     | the heartbeat, or `redeliver` | nowhere: it is finished         |
+| in a group that is gone     | the next `fetch`              | pending, mine: the group is     |
+| (NOGROUP)                   |                               | made again with it              |
+| in doubt: a line or a call  | `reset`, or the next `fetch`  | pending, mine: the next `fetch` |
+| broke                       |                               | asks for it                     |
+| in flight when the consumer | `release_all`                 | pending, idle for long: the     |
+| leaves                      |                               | next claim takes it             |
+| in flight when the process  | others, after `claim_idle_ms` | pending, until it is claimed    |
+| dies                        |                               |                                 |
 """
 
 import asyncio
@@ -48,24 +52,30 @@ _log = logging.getLogger(__name__)
 
 
 class Consumer:
-    """Use as a context, and as an async iterator of deliveries.
+    """One member of a group: a context, and an async iterator of deliveries.
 
-    Acknowledge each one when its work is done.
+    Acknowledge each one when its work is done. On leaving, what is unfinished is released; it may
+    be opened again. After an error, or a fetch that was cancelled, the next `fetch` picks up what
+    was on its way.
 
-    name: no other living consumer's. A later one of the same name takes it over: this one's next
-    `fetch` raises LeaseLost, and what it has in flight stays its own until it has left.
-    batch_size: entries asked for at once. max_in_flight: read and not acknowledged; then reading
-        waits for acknowledgements.
-    prefetch: the server reads the next ones while these are handled, as long as there are many:
-    faster, and whoever dies leaves two batches behind.
-    claim_idle_ms: after so long another member's entry counts as abandoned; None: never. The same
-        for all members.
-    heartbeat: what is in flight is kept alive, however long its work takes, so that slow is not
-    dead, as long as the event loop is not blocked for longer than `claim_idle_ms`. False: an entry
-    is idle from its delivery on; then `claim_idle_ms` is longer than the handling of a whole batch.
-    On leaving, what is unfinished is released; it may be opened again. Raises what
-    `ReconnectingConnection` raises; after an error, or a fetch that was cancelled, the next `fetch`
-    picks up what was on its way.
+    Args:
+        group: The group to join.
+        name: No other living consumer's. A later one of the same name takes it over: this one's
+            next `fetch` raises LeaseLost, and what it has in flight stays its own until it has
+            left.
+        batch_size: How many entries are asked for at once.
+        max_in_flight: How many may be read and not acknowledged; then reading waits.
+        claim_idle_ms: After so long another member's entry counts as abandoned; None: never. The
+            same for all members.
+        prefetch: The server reads the next ones while these are handled, as long as there are many:
+            faster, and whoever dies leaves two batches behind.
+        heartbeat: What is in flight is kept alive, however long its work takes, as long as the
+            event loop is not blocked for longer than `claim_idle_ms`. False: an entry is idle from
+            its delivery on; then `claim_idle_ms` is longer than the handling of a whole batch.
+
+    Raises:
+        InvalidParameter: A number is out of bounds, or it is open already.
+        MpimError: What `ReconnectingConnection` raises.
     """
 
     def __init__(
@@ -92,7 +102,8 @@ class Consumer:
         self._is_reporting = group.context.reporter.is_on
         self._has_capacity = asyncio.Event()
         self._fetch_lock = asyncio.Lock()  # whoever fetches
-        self.has_lost = False  # something in flight has passed on since the last fetch: ask `holds` before working on it
+        # something in flight has passed on since the last fetch: ask `holds` before working on it
+        self.has_lost = False
         self._membership: Membership | None = None
         self._heartbeat_task: asyncio.Task[None] | None = None
         self._reset_state()
@@ -243,11 +254,19 @@ class Consumer:
                 yield delivery
 
     async def fetch(self, timeout_ms: int = BLOCK_MS) -> list[Delivery]:
-        """What has become mine: leftovers, abandoned entries, new ones.
-
-        Empty if there is nothing in time, or no room.
+        """Fetch what has become mine: leftovers, abandoned entries, new ones.
 
         Several tasks may ask, one after the other: each entry goes to one of them.
+
+        Args:
+            timeout_ms: How long to wait for the first entry.
+
+        Returns:
+            The deliveries; none if there is nothing in time, or no room.
+
+        Raises:
+            LeaseLost: Another consumer has begun under the same name.
+            MpimError: What `ReconnectingConnection` raises.
         """
         async with self._fetch_lock:
             return await self._fetch(timeout_ms)
@@ -393,15 +412,23 @@ class Consumer:
     # Finishing
 
     def ack(self, delivery: Delivery) -> "asyncio.Future[None]":
-        """Acknowledge; await it to know that the server has done it.
+        """Acknowledge; all of one event-loop iteration leave as one command.
 
-        All of one loop turn leave as one command.
+        Args:
+            delivery: An entry in flight.
+
+        Returns:
+            A future, done when the server has done it.
         """
         self.discard(delivery)
         return self.group.ack_coalesced(delivery, actor=self.shown_name)
 
     async def ack_all(self, deliveries: Sequence[Delivery]) -> None:
-        """Acknowledge many with one command; returns when the server has done it."""
+        """Acknowledge many with one command; returns when the server has done it.
+
+        Args:
+            deliveries: Entries in flight.
+        """
         for first in range(0, len(deliveries), MAX_IDS):
             chunk = deliveries[first : first + MAX_IDS]
             ids = raw_ids(chunk)
@@ -414,19 +441,31 @@ class Consumer:
                     self.group.report(EventKind.ACKED, delivery, actor=self.shown_name)
 
     def discard(self, delivery: Delivery) -> None:
-        """It is not in flight any more: acknowledged, dead-lettered, or somebody else's."""
+        """Give up an entry's slot: acknowledged, dead-lettered, or somebody else's.
+
+        Args:
+            delivery: An entry in flight.
+        """
         self._in_flight.pop(delivery.raw_id, None)
         self._has_capacity.set()
 
     def holds(self, delivery: Delivery) -> bool:
-        """Whether it is in flight still.
+        """Return whether an entry is in flight still.
 
-        Neither finished, nor claimed by another, nor trimmed, as far as is known.
+        Args:
+            delivery: What was fetched.
+
+        Returns:
+            False if it is known to be finished, claimed by another, or trimmed.
         """
         return delivery.raw_id in self._in_flight
 
     def reset(self, *, keep: Collection[Delivery] = ()) -> None:
-        """After an error nobody works on what is in flight, save for `keep`: the next fetch asks the server what is mine."""
+        """Forget what is in flight after an error: the next fetch asks the server what is mine.
+
+        Args:
+            keep: Deliveries that somebody still works on.
+        """
         self._in_flight = {
             key: held for key in raw_ids(keep) if (held := self._in_flight.get(key)) is not None
         }
@@ -437,7 +476,11 @@ class Consumer:
     async def redeliver(self, delivery: Delivery) -> Delivery | None:
         """Count one more delivery of an entry in flight.
 
-        None if it is not mine any more, or not there: its slot is free.
+        Args:
+            delivery: The entry as it was delivered last.
+
+        Returns:
+            The new delivery; None if it is not mine any more, or not there: its slot is free.
         """
         try:
             taken = await self.group.redeliver(self.name, [delivery])

@@ -12,20 +12,22 @@ or "reason", too:
 
 What becomes of an entry that is given up:
 
-| `move` ...                       | then the entry is ...                                                        |
-|----------------------------------|------------------------------------------------------------------------------|
-| returns True                     | a dead letter, and not pending any more: both in one step                    |
-| returns False                    | finished by somebody else: no dead letter was made                           |
-| raises, `definite`               | pending as before: try again later, if the error is `transient`              |
-| raises, not `definite`           | one or the other; a repeat returns False if it is a dead letter already        |
-| finds it trimmed from its stream | a dead letter: its fields come from whoever has it in flight               |
+| `move` ...                       | then the entry is ...                                        |
+|----------------------------------|--------------------------------------------------------------|
+| returns True                     | a dead letter, and not pending any more: both in one step    |
+| returns False                    | finished by somebody else: no dead letter was made           |
+| raises, `definite`               | pending as before: try again later, if the error is          |
+|                                  | `transient`                                                  |
+| raises, not `definite`           | one or the other; a repeat returns False if it is a dead     |
+|                                  | letter already                                               |
+| finds it trimmed from its stream | a dead letter: its fields come from whoever has it in flight |
 
-| `redrive` ...                    | then the dead letter is ...                                                  |
-|----------------------------------|------------------------------------------------------------------------------|
-| returns an id                    | gone, and the entry is the last of its stream: both in one step              |
-| returns None                     | not here: redriven or deleted before                                         |
-| raises, `definite`               | here as before                                                               |
-| raises, not `definite`           | one or the other; a repeat returns None if it is in its stream already         |
+| `redrive` ...          | then the dead letter is ...                                            |
+|------------------------|------------------------------------------------------------------------|
+| returns an id          | gone, and the entry is the last of its stream: both in one step        |
+| returns None           | not here: redriven or deleted before                                   |
+| raises, `definite`     | here as before                                                         |
+| raises, not `definite` | one or the other; a repeat returns None if it is in its stream already |
 
 An entry of 50,000 fields keeps the server busy for 0.1 s in either step, one of 200,000 for a
 second, one of 500,000 for some ten: then the answer comes too late, CommandTimeout is raised, and
@@ -40,10 +42,8 @@ from mpim_lab.mq.connection.context import StreamContext
 from mpim_lab.mq.connection.lua_script import LuaScript
 from mpim_lab.mq.streams.entries import Entry, Pairs, decode_fields, parse_entry
 
-DEAD_LETTER, REDRIVE = (
-    LuaScript("mq/connection/lua/call.lua", "mq/streams/lua/dead_letter.lua"),
-    LuaScript("mq/connection/lua/call.lua", "mq/streams/lua/redrive.lua"),
-)
+DEAD_LETTER = LuaScript("mq/connection/lua/call.lua", "mq/streams/lua/dead_letter.lua")
+REDRIVE = LuaScript("mq/connection/lua/call.lua", "mq/streams/lua/redrive.lua")
 _HEADER = (b"stream", b"group", b"id", b"reason", b"error", b"deliveries")
 _MAX_ERROR_CHARS = 500
 
@@ -74,9 +74,11 @@ class DeadLetter(NamedTuple):
 
 
 class DeadLetterQueue:
-    """The dead-letter queue of one group.
+    """The dead-letter queue of one group: a stream in the same slot as the group's stream.
 
-    A stream of its own, in the same slot as the group's stream.
+    Args:
+        access: What the parts of the stream share.
+        group: The group's name.
     """
 
     def __init__(self, access: StreamContext, group: Name) -> None:
@@ -86,10 +88,18 @@ class DeadLetterQueue:
     async def move(self, entry: Entry, *, reason: str, error: str, deliveries: int) -> bool:
         """Move an entry from the group to here, in one atomic step.
 
-        Return False if it was not pending any more.
+        Args:
+            entry: The entry.
+            reason: Why it is given up.
+            error: The last error's text.
+            deliveries: How often it was handed to somebody.
 
-        Raises what `ReconnectingConnection` raises, as the table above says: CommandRejected, say,
-        when the key is no stream.
+        Returns:
+            False if it was not pending any more.
+
+        Raises:
+            CommandRejected: The key is no stream, say.
+            MpimError: What `ReconnectingConnection` raises, as the table above says.
         """
         fields = self.encode_fields(entry, reason=reason, error=error, deliveries=deliveries)
         keys = [self._context.key, self.key]
@@ -110,27 +120,50 @@ class DeadLetterQueue:
         return [part for pair in (*zip(_HEADER, ours, strict=True), *entry.pairs) for part in pair]
 
     async def list(self, *, count: int = 100, after: str = "-") -> list[DeadLetter]:
-        """Return the oldest `count` of them, from the id `after` on ("(id": above it)."""
+        """List dead letters, oldest first.
+
+        Args:
+            count: At most so many.
+            after: From this id on; "(id" is above it, so that one page may follow the other.
+
+        Returns:
+            The dead letters.
+        """
         check_whole(count=count)
         raws = await self._link.call("XRANGE", self.key, after, "+", "COUNT", str(count))
         return [_parse(parse_entry(raw)) for raw in raws]
 
     async def redrive(self, id: str) -> str | None:
-        """Put one back at the end of its stream, as a new entry.
-
-        Return its id, or None if it is not here.
+        """Put a dead letter back at the end of its stream, as a new entry, in one atomic step.
 
         The stream's other groups get it as well, once more: their handlers must be idempotent.
+
+        Args:
+            id: The dead letter's own id.
+
+        Returns:
+            The entry's new id; None if the dead letter is not here.
         """
         new = await REDRIVE.run(self._link, [self._context.key, self.key], id, *_HEADER)
         return None if new is None else str(new, "ascii")
 
     async def delete(self, *ids: str) -> int:
-        """Delete some for good; return how many there were."""
+        """Delete dead letters for good.
+
+        Args:
+            *ids: Their own ids.
+
+        Returns:
+            How many of them there were.
+        """
         return int(await self._link.call("XDEL", self.key, *ids)) if ids else 0
 
     async def count(self) -> int:
-        """Return how many there are."""
+        """Count the dead letters.
+
+        Returns:
+            How many there are.
+        """
         return int(await self._link.call("XLEN", self.key))
 
 

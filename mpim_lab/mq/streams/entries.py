@@ -19,7 +19,9 @@ Pairs = tuple[
 class Entry:
     """One entry: its id ("<milliseconds>-<number>", ascending) and its fields. It does not change.
 
-    `raw_id` is the id as the server has it, for commands about this entry.
+    Args:
+        raw_id: The id as the server has it, for commands about this entry.
+        parts: The fields, name and value in turn.
 
         >>> entry = Entry(b"1700000000000-0", [b"order", b"17", b"item", b"tea"])
         >>> entry
@@ -93,6 +95,11 @@ class Delivery(Entry):
     """An entry that one consumer has in flight, for the `deliveries`-th time in all.
 
     One object and not two: a consumer makes one for each entry it reads.
+
+    Args:
+        raw_id: The id as the server has it.
+        parts: The fields, name and value in turn.
+        deliveries: How often it was handed to somebody, this time included.
     """
 
     __slots__ = ("_deliveries",)

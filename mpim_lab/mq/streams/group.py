@@ -2,12 +2,13 @@
 
 Each entry is somebody's until it is acknowledged.
 
-| state of an entry | how it gets there      | where it is                                                        |
-|-------------------|------------------------|--------------------------------------------------------------------|
-| new               | `Stream.add`           | in the stream                                                      |
-| pending           | `Consumer.fetch`       | in the pending list: its consumer, idle time and delivery count    |
-| acknowledged      | `ack`                  | in the stream only                                                 |
-| dead              | `dead_letter`          | in the dead letters                                                |
+| state of an entry | how it gets there | where it is                                      |
+|-------------------|-------------------|--------------------------------------------------|
+| new               | `Stream.add`      | in the stream                                    |
+| pending           | `Consumer.fetch`  | in the pending list: its consumer, idle time and |
+|                   |                   | delivery count                                   |
+| acknowledged      | `ack`             | in the stream only                               |
+| dead              | `dead_letter`     | in the dead letters                              |
 
 A consumer that dies leaves its entries pending. The server gives them to nobody: another consumer
 must claim what has been idle for too long. The first may not be dead but slow, so an entry may be
@@ -24,8 +25,6 @@ had in flight is lost with the list. In another stream of the same name, whose i
 everything is new.
 
 Source: https://valkey.io/topics/streams-intro/#consumer-groups
-
-AckCoalescer: acknowledgements of one event-loop iteration leave as one command.
 """
 
 import asyncio
@@ -39,36 +38,16 @@ from mpim_lab.mq.connection.bounds import check_whole
 from mpim_lab.mq.connection.coalescer import Coalescer
 from mpim_lab.mq.connection.context import StreamContext
 from mpim_lab.mq.connection.lua_script import LuaScript
-from mpim_lab.mq.connection.reconnecting import CommandConnection
 from mpim_lab.mq.streams.dead_letters import DeadLetterQueue
 from mpim_lab.mq.streams.entries import Delivery, raw_ids
 
 MAX_IDS = 1_000
 
 
-class AckCoalescer:
-    """The acknowledgements of one group, joined into one command a loop iteration."""
-
-    def __init__(self, link: CommandConnection, key: bytes, group: bytes) -> None:
-        self._link, self._key, self._group = link, key, group
-        self._coalescer: Coalescer[str, None] = Coalescer(self._send, max_items=MAX_IDS)
-
-    def submit(self, id: str) -> "asyncio.Future[None]":
-        """Acknowledge at the end of this loop turn.
-
-        The future is done when the server has done it.
-        """
-        return self._coalescer.submit(id)
-
-    async def _send(self, ids: Sequence[str]) -> Sequence[None]:
-        await self._link.call("XACK", self._key, self._group, *ids)
-        return [None] * len(ids)
-
-
-REDELIVER_OR_RELEASE, RECREATE_GROUP = (
-    LuaScript("mq/streams/lua/own_entries.lua", "mq/streams/lua/redeliver_or_release.lua"),
-    LuaScript("mq/streams/lua/recreate_group.lua"),
+REDELIVER_OR_RELEASE = LuaScript(
+    "mq/streams/lua/own_entries.lua", "mq/streams/lua/redeliver_or_release.lua"
 )
+RECREATE_GROUP = LuaScript("mq/streams/lua/recreate_group.lua")
 
 
 class PendingEntry(NamedTuple):
@@ -83,23 +62,31 @@ class PendingEntry(NamedTuple):
 class ConsumerGroup:
     """One group of one stream: `await stream.group("billing")`.
 
-    Raises what `ReconnectingConnection` raises.
+    Its methods raise what `ReconnectingConnection` raises.
+
+    Args:
+        access: What the parts of the stream share.
+        name: The group's name.
     """
 
     def __init__(self, access: StreamContext, name: Name) -> None:
         name = same_name(name, "group")
         self.context, self.name, self.dead_letters = access, name, DeadLetterQueue(access, name)
         self.raw_name = name_bytes(name, "group")
-        self._link, self._ack_coalescer = (
-            access.connection,
-            AckCoalescer(access.connection, access.key, self.raw_name),
-        )
-        self._last_delivered_id = (
-            b"0-0"  # the last id that it was given, as far as anybody here knows
-        )
+        self._link = access.connection
+        self._acks: Coalescer[bytes, None] = Coalescer(self._send_acks, max_items=MAX_IDS)
+        # the last id that it was given, as far as anybody here knows
+        self._last_delivered_id = b"0-0"
 
     async def create(self, start: str = "0") -> bool:
-        """Make it, and the stream; False if it was there already, wherever it stands."""
+        """Make the group, and the stream.
+
+        Args:
+            start: "0" from the first entry, "$" only what comes from now on, or an id.
+
+        Returns:
+            False if the group was there already, wherever it stands.
+        """
         try:
             await self._link.call(
                 "XGROUP", "CREATE", self.context.key, self.raw_name, start, "MKSTREAM"
@@ -121,7 +108,7 @@ class ConsumerGroup:
             self._last_delivered_id = raw_id
 
     async def recreate(self, consumer: Name, in_flight: Sequence[Delivery]) -> None:
-        """Make a group again that the server has lost, where it was, with what a consumer has in flight."""
+        """Make a lost group again, where it was, with what a consumer has in flight."""
         words = (self.raw_name, name_bytes(consumer), self._last_delivered_id)
         await RECREATE_GROUP.run(
             self._link, [self.context.key], *words, *with_delivery_counts(in_flight)
@@ -136,20 +123,36 @@ class ConsumerGroup:
     # Acknowledging
 
     async def ack(self, *ids: str | bytes) -> int:
-        """Say that these are handled; gives how many were pending, whoever had them."""
+        """Acknowledge entries, whoever has them.
+
+        Args:
+            *ids: Their ids.
+
+        Returns:
+            How many of them were pending.
+        """
         return (
             int(await self._link.call("XACK", self.context.key, self.raw_name, *ids)) if ids else 0
         )
 
     def ack_coalesced(self, delivery: Delivery, *, actor: Name) -> "asyncio.Future[None]":
-        """Acknowledge with all others of this loop turn in one command.
+        """Acknowledge with all others of this event-loop iteration in one command.
 
-        The future is done when the server has done it.
+        Args:
+            delivery: The entry.
+            actor: Who handled it, for the observer.
+
+        Returns:
+            A future, done when the server has done it.
         """
-        answer = self._ack_coalescer.submit(delivery.entry.id)
+        answer = self._acks.submit(delivery.raw_id)
         if self.context.reporter.is_on:
             answer.add_done_callback(lambda done: self._on_acked(delivery, done, actor))
         return answer
+
+    async def _send_acks(self, ids: Sequence[bytes]) -> Sequence[None]:
+        await self.ack(*ids)
+        return [None] * len(ids)
 
     def _on_acked(self, delivery: Delivery, done: "asyncio.Future[None]", actor: Name) -> None:
         if not done.cancelled() and done.exception() is None:
@@ -160,11 +163,16 @@ class ConsumerGroup:
     async def pending(
         self, *, count: int = 100, idle_ms: int = 0, consumer: Name | None = None, first: str = "-"
     ) -> list[PendingEntry]:
-        """Unacknowledged entries, oldest first.
+        """List unacknowledged entries, oldest first.
 
-        Idle for at least `idle_ms`, of one consumer or of all.
+        Args:
+            count: At most so many.
+            idle_ms: Only those that have been idle for at least so long.
+            consumer: Only this consumer's; None: everybody's.
+            first: From this id on; "(id" is above it, so that one page may follow the other.
 
-        first: from this id on ("(id": above it), so that one page may follow the other.
+        Returns:
+            The entries, with their consumer, idle time and delivery count.
         """
         check_whole(count=count)
         check_whole(0, idle_ms=idle_ms)
@@ -181,10 +189,19 @@ class ConsumerGroup:
     async def claim(
         self, consumer: Name, *, idle_ms: int, count: int = 100, owner: Name | None = None
     ) -> list[Delivery]:
-        """Take over what has been idle for at least `idle_ms`: its consumer is dead, or slow beyond what you allow.
+        """Take over what has been idle: its consumer is dead, or slow beyond what you allow.
 
         Two that claim at once do not get the same entry: claiming ends its idleness. Entries that
         were deleted meanwhile are dropped from the pending list.
+
+        Args:
+            consumer: Who takes it over.
+            idle_ms: For how long it has been idle at least.
+            count: At most so many.
+            owner: Only this consumer's; None: everybody's.
+
+        Returns:
+            What is the consumer's now.
         """
         lines = await self.pending(count=count, idle_ms=idle_ms, consumer=owner)
         return await self.claim_ids(consumer, lines, idle_ms=idle_ms)
@@ -204,7 +221,15 @@ class ConsumerGroup:
     async def redeliver(
         self, consumer: Name, lines: Sequence[PendingEntry] | Sequence[Delivery]
     ) -> list[Delivery]:
-        """Deliver a consumer's own entries once more, as far as they are its own and there."""
+        """Deliver a consumer's own entries once more, as far as they are its own and there.
+
+        Args:
+            consumer: Whose they are.
+            lines: The entries.
+
+        Returns:
+            The new deliveries.
+        """
         if not lines:
             return []
         raws = await self._run_own_entries("again", consumer, with_delivery_counts(lines))
@@ -230,11 +255,14 @@ class ConsumerGroup:
     async def release(
         self, consumer: Name, lines: Sequence[PendingEntry] | Sequence[Delivery]
     ) -> set[bytes]:
-        """Give a consumer's own entries back.
+        """Give a consumer's own entries back: the next claim takes them at once.
 
-        They count as idle for long, so that the next claim takes them at once.
+        Args:
+            consumer: Whose they are.
+            lines: The entries.
 
-        Gives the ids of those that were still its own.
+        Returns:
+            The ids of those that were still its own.
         """
         released: set[bytes] = set()
         for first in range(0, len(lines), MAX_IDS):
@@ -254,7 +282,13 @@ class ConsumerGroup:
     async def dead_letter(self, delivery: Delivery, *, reason: str, error: str = "") -> bool:
         """Move an entry to the dead-letter queue, in one atomic step.
 
-        Return False if somebody else finished it meanwhile.
+        Args:
+            delivery: The entry.
+            reason: Why it is given up.
+            error: The last error's text.
+
+        Returns:
+            False if somebody else finished it meanwhile.
         """
         is_moved = await self.dead_letters.move(
             delivery.entry, reason=reason, error=error, deliveries=delivery.deliveries
@@ -266,17 +300,17 @@ class ConsumerGroup:
         return is_moved
 
     async def lag(self) -> int | None:
-        """How many entries nobody in this group has been given yet.
+        """Count the entries that nobody in this group has been given yet.
 
-        None where the server cannot tell (deletions).
+        Returns:
+            How many; None where the server cannot tell (deletions).
         """
         info = await self._info()
         lag = info.get(b"lag")  # servers before version 7 do not have it
         if not lag:
             return None if lag is None else 0
-        after = (
-            b"(" + info[b"last-delivered-id"]
-        )  # Redis 7.0 counts what was trimmed before it was given, for ever
+        # Redis 7.0 counts what was trimmed before it was given, for ever
+        after = b"(" + info[b"last-delivered-id"]
         is_behind = await self._link.call("XRANGE", self.context.key, after, "+", "COUNT", "1")
         return (
             min(int(lag), int(await self._link.call("XLEN", self.context.key))) if is_behind else 0
@@ -305,7 +339,7 @@ class ConsumerGroup:
 
 
 def group_is_gone(error: MpimError) -> bool:
-    """Whether the server said that it does not have the group, or that it has it no more while a read waited."""
+    """Whether the server said that it does not have the group, or no longer."""
     return isinstance(error, CommandRejected) and error.code in ("NOGROUP", "UNBLOCKED")
 
 

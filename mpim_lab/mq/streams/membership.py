@@ -2,29 +2,32 @@
 
 The name belongs to the latest life, and the one before is told so.
 
-| the life ...                            | then its lease ...                          | and its name in the group ...      |
-|-----------------------------------------|---------------------------------------------|------------------------------------|
-| leaves in good order, nothing pending   | is deleted                                  | is removed                         |
-| leaves in good order, something pending | is deleted                                  | stays, until whoever claims it all |
-| is followed by one of the same name     | is that one's; its next heartbeat says so   | is that one's                      |
-| dies, or cannot reach the server        | ends after `LEASE_MS`                       | stays, until whoever claims it all |
-| finds that the server has lost it       | is taken again by the next heartbeat        | comes back with its next read      |
+| the life ...                   | then its lease ...         | and its name in the group ...  |
+|--------------------------------|----------------------------|--------------------------------|
+| leaves in good order, nothing  | is deleted                 | is removed                     |
+| pending                        |                            |                                |
+| leaves in good order,          | is deleted                 | stays, until whoever claims it |
+| something pending              |                            | all                            |
+| is followed by one of the same | is that one's; its next    | is that one's                  |
+| name                           | heartbeat says so          |                                |
+| dies, or cannot reach the      | ends after `LEASE_MS`      | stays, until whoever claims it |
+| server                         |                            | all                            |
+| finds that the server has lost | is taken again by the next | comes back with its next read  |
+| it                             | heartbeat                  |                                |
 """
 
 from collections.abc import Sequence
 
 from mpim_lab.errors import CommandRejected
 from mpim_lab.keys import Name, name_bytes
-from mpim_lab.mq.connection.ids import new_message_id
+from mpim_lab.mq.connection.encoding import new_message_id
 from mpim_lab.mq.connection.lua_script import LuaScript
 from mpim_lab.mq.streams.entries import Delivery, raw_ids
 from mpim_lab.mq.streams.group import MAX_IDS, ConsumerGroup, with_delivery_counts
 
 LEASE_MS = 10_000
-HEARTBEAT, LEAVE = (
-    LuaScript("mq/streams/lua/own_entries.lua", "mq/streams/lua/heartbeat.lua"),
-    LuaScript("mq/streams/lua/leave.lua"),
-)
+HEARTBEAT = LuaScript("mq/streams/lua/own_entries.lua", "mq/streams/lua/heartbeat.lua")
+LEAVE = LuaScript("mq/streams/lua/leave.lua")
 
 
 class Membership:
@@ -34,11 +37,9 @@ class Membership:
     """
 
     def __init__(self, group: ConsumerGroup, consumer: Name) -> None:
-        self._group, self._name, self._commands = (
-            group,
-            name_bytes(consumer, "consumer"),
-            group.context.connection,
-        )
+        self._group = group
+        self._name = name_bytes(consumer, "consumer")
+        self._commands = group.context.connection
         self._key, self._incarnation = self._lease_key(consumer), new_message_id()
         self.owns_name = True
         self.has_joined = False  # the server has answered `begin`
@@ -110,7 +111,7 @@ class Membership:
         await self._run_leave(self._key, self._name, self._incarnation)
 
     async def remove(self, consumer: Name) -> None:
-        """Remove the name of another consumer that has no lease any more, if nothing of it is left."""
+        """Remove the name of another consumer without a lease, if nothing of it is left."""
         await self._run_leave(self._lease_key(consumer), name_bytes(consumer), "")
 
     async def _run_leave(self, key: bytes, consumer: bytes, life: str) -> None:

@@ -1,4 +1,4 @@
-"""PendingScan: through a group's pending list to its end, page by page, for what nobody here works on."""
+"""PendingScan: through a group's pending list to its end, page by page."""
 
 from collections.abc import Container
 
@@ -9,7 +9,7 @@ PAGE = 100
 
 
 class PendingScan:
-    """Goes through what is pending, of one consumer or of all, and begins anew when it has reached the end.
+    """A scan of what is pending, of one consumer or of all, which begins anew at its end.
 
     One page is not the whole: what is in flight already does not hide what stands behind it in the
     list.
@@ -20,7 +20,10 @@ class PendingScan:
         self._group, self._owner, self._from = group, owner, "-"
 
     async def next_page(self, max_entries: int, *, exclude: Container[bytes]) -> list[PendingEntry]:
-        """The next ones that are not in `exclude`, at most `max_entries`; nothing at all only at the end of the list."""
+        """The next ones that are not in `exclude`, at most `max_entries`.
+
+        Nothing at all only at the end of the list.
+        """
         while True:
             lines = await self._group.pending(
                 count=PAGE, idle_ms=self.idle_ms, consumer=self._owner, first=self._from

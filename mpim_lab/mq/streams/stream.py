@@ -8,7 +8,6 @@ Source: https://valkey.io/topics/streams-intro/ (entries, ids, trimming)
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from mpim_lab.errors import (
     ConnectionLost,
@@ -32,11 +31,13 @@ Payload = bytes | str | Mapping[str, bytes | str]
 
 
 class Stream:
-    """One stream of a queue: `mq.stream("orders")`.
+    """One stream of a queue: `mq.stream("orders")`. Its methods raise what the connection raises.
 
-    `max_entries`: trim to about so many while adding (whole blocks of the server's, so a few
-    hundred more may stay). Raises what `ReconnectingConnection` raises; look at the error's
-    `definite`.
+    Args:
+        access: What the parts of this stream share.
+        max_payload_bytes: A larger field is refused with InvalidMessage.
+        max_entries: Trim to about so many while adding: whole blocks of the server's, so a few
+            hundred more may stay. None: keep all.
     """
 
     def __init__(
@@ -59,13 +60,20 @@ class Stream:
     # Producing
 
     async def add(self, payload: Payload, *, id: str | None = None) -> str:
-        """Append an entry and give its id.
+        """Append an entry.
 
-        A payload goes into the field "data"; a mapping gives the fields.
+        Args:
+            payload: Bytes or text, which goes into the field "data"; or a mapping, which gives the
+                fields.
+            id: Chosen by the caller instead of the server. It must be above the last one, so that
+                adding the same id again after a time-out is refused and not appended twice.
 
-        id: chosen by the caller instead of the server; it must be above the last one, so that
-        adding the same id again after a time-out is refused and not appended twice. Raises
-        InvalidMessage, CommandRejected.
+        Returns:
+            The entry's id.
+
+        Raises:
+            InvalidMessage: A field is of another type, or too large; nothing was sent.
+            CommandRejected: The server refused it; look at the error's `definite` for the others.
         """
         if type(payload) is bytes and id is None and len(payload) <= self._max_bytes:
             told, command = payload, b"%b%d\r\n%b\r\n" % (self._data_prefix, len(payload), payload)
@@ -93,14 +101,21 @@ class Stream:
         return added.decode()
 
     async def add_many(self, payloads: Iterable[Payload]) -> list[str]:
-        """Append many and give their ids, in order.
-
-        One write and one round trip, as far as the limits allow.
+        """Append many, in order: one write and one round trip, as far as the limits allow.
 
         All are checked before anything is sent. They are so many commands, not one: other
-        producers' entries may come between them, and some may fail while others do not. Then it
-        raises PartlyAdded, which says which; if nothing was written at all, what
-        `ReconnectingConnection` raises. Raises InvalidMessage.
+        producers' entries may come between them.
+
+        Args:
+            payloads: Each as `add` takes it.
+
+        Returns:
+            The ids, in the same order.
+
+        Raises:
+            InvalidMessage: One of them cannot be sent; nothing was.
+            PartlyAdded: Some failed while others did not; it says which.
+            MpimError: What `ReconnectingConnection` raises, if nothing was written at all.
         """
         reject_single_payload(payloads)
         packed = [self._encode(payload, None) for payload in payloads]
@@ -116,15 +131,23 @@ class Stream:
         if self._is_reporting:
             for (told, _), outcome in zip(packed, outcomes, strict=True):
                 self._report_outcome(told, outcome)
-        return _ids_or_raise(outcomes)
+        return PartlyAdded.unless_all(
+            [out if isinstance(out, MpimError) else out.decode() for out in outcomes]
+        )
 
     async def add_available(self, payloads: Sequence[bytes]) -> list[str | MpimError]:
         """Append the first of many, as many as one write has room for.
 
-        Gives an id or an error for each of those.
+        Nothing is checked and nothing reported: that is done by whoever gathered them.
 
-        Nothing is checked and nothing reported: that is done by whoever gathered them. Raises what
-        `ReconnectingConnection.acquire_slot` raises.
+        Args:
+            payloads: What goes into the field "data" of each entry.
+
+        Returns:
+            An id or an error for each of those that were written.
+
+        Raises:
+            MpimError: What `ReconnectingConnection.acquire_slot` raises; nothing was written.
         """
         head, connection = self._data_prefix, self._commands.connection
         commands = [b"%b%d\r\n%b\r\n" % (head, len(payload), payload) for payload in payloads]
@@ -173,9 +196,14 @@ class Stream:
     # Reading without a group
 
     async def read(self, after: str = "0", *, count: int = 100) -> list[Entry]:
-        """Entries above the id `after`, oldest first; at most `count`.
+        """Read the entries after an id.
 
-        An empty list: there are none yet.
+        Args:
+            after: An id; "0" begins with the first entry.
+            count: At most so many.
+
+        Returns:
+            The entries, oldest first.
         """
         check_whole(count=count)
         reply = await self._commands.call("XREAD", "COUNT", str(count), "STREAMS", self.key, after)
@@ -184,14 +212,19 @@ class Stream:
     async def wait(
         self, after: str = "$", *, count: int = 100, timeout_ms: int = 1_000
     ) -> list[Entry]:
-        """As `read`, but waits for the first one, over a connection of its own.
+        """Read as `read` does, but wait for the first entry, over a connection of its own.
 
-        An empty list: none came in time.
+        Args:
+            after: An id; "$" is the last one that there is now.
+            count: At most so many.
+            timeout_ms: How long to wait.
+
+        Returns:
+            The entries; none if none came in time.
         """
         check_whole(count=count)
-        await (
-            self._commands.acquire_slot()
-        )  # a queue that is closed, or was never opened, says so here
+        # a queue that is closed, or was never opened, says so here
+        await self._commands.acquire_slot()
         link = self._context.new_connection(f"{self.name} reader")
 
         def give_up() -> None:
@@ -226,7 +259,16 @@ class Stream:
     async def range(
         self, first: str = "-", last: str = "+", *, count: int | None = None
     ) -> list[Entry]:
-        """Entries with ids from `first` to `last`, both included ("(id": not included)."""
+        """Read the entries between two ids, oldest first.
+
+        Args:
+            first: The first id, included; "(id": not included.
+            last: The last id, likewise.
+            count: At most so many; None: all.
+
+        Returns:
+            The entries.
+        """
         check_whole(count=1 if count is None else count)
         limit = () if count is None else ("COUNT", str(count))
         return [
@@ -235,7 +277,11 @@ class Stream:
         ]
 
     async def length(self) -> int:
-        """How many entries it holds."""
+        """Count the entries.
+
+        Returns:
+            How many entries the stream holds.
+        """
         return int(await self._commands.call("XLEN", self.key))
 
     # Forgetting
@@ -243,13 +289,21 @@ class Stream:
     async def trim(
         self, *, max_entries: int | None = None, max_age_ms: int | None = None, exact: bool = False
     ) -> int:
-        """Forget the oldest.
+        """Forget the oldest: all but `max_entries`, or those older than `max_age_ms`.
 
-        All but `max_entries`, or those older than `max_age_ms` by the server's clock.
+        Entries that a group has not acknowledged are forgotten, too.
 
-        Without `exact` the server forgets whole blocks only, which is far cheaper and may keep a
-        few hundred more. Entries that a group has not acknowledged are forgotten, too. Gives how
-        many were.
+        Args:
+            max_entries: How many stay.
+            max_age_ms: How old they may be, by the server's clock.
+            exact: Without it the server forgets whole blocks only, which is far cheaper and may
+                keep a few hundred more.
+
+        Returns:
+            How many were forgotten.
+
+        Raises:
+            InvalidParameter: Not exactly one of the two limits is given.
         """
         if (max_entries is None) == (max_age_ms is None):
             raise InvalidParameter("trim by max_entries or by max_age_ms: one of them")
@@ -264,7 +318,14 @@ class Stream:
         return int(await self._commands.call("XTRIM", self.key, "MINID", how, str(max(0, oldest))))
 
     async def delete(self, *ids: str) -> int:
-        """Delete single entries; gives how many there were."""
+        """Delete single entries.
+
+        Args:
+            *ids: Their ids.
+
+        Returns:
+            How many of them there were.
+        """
         return int(await self._commands.call("XDEL", self.key, *ids)) if ids else 0
 
     # Groups
@@ -272,9 +333,15 @@ class Stream:
     async def group(self, name: Name, *, start: str = "0") -> ConsumerGroup:
         """Join the consumer group `name`, made now if it does not exist; the stream, too.
 
-        start: "0" from the first entry, "$" only what comes from now on, or an id; it counts only
-        when it is made. A group that the server loses later is made again where it was, not at
-        `start`.
+        A group that the server loses later is made again where it was, not at `start`.
+
+        Args:
+            name: The group's name.
+            start: "0" from the first entry, "$" only what comes from now on, or an id. It counts
+                only when the group is made.
+
+        Returns:
+            The group.
         """
         group = ConsumerGroup(self._context, name)
         await group.create(start)
@@ -287,13 +354,3 @@ def _xadd_prefix(key: bytes, max_entries: int | None) -> tuple[int, bytes]:
     if max_entries is not None:
         words += [b"MAXLEN", b"~", b"%d" % max_entries]
     return len(words), b"".join([b"$%d\r\n%b\r\n" % (len(word), word) for word in words])
-
-
-def _ids_or_raise(outcomes: list[Any]) -> list[str]:
-    """The ids, if all of them were added. Raises PartlyAdded."""
-    failures = [outcome for outcome in outcomes if isinstance(outcome, MpimError)]
-    if not failures:
-        return [outcome.decode() for outcome in outcomes]
-    ids = [None if isinstance(outcome, MpimError) else outcome.decode() for outcome in outcomes]
-    errors = [outcome if isinstance(outcome, MpimError) else None for outcome in outcomes]
-    raise PartlyAdded(ids, errors) from failures[0]

@@ -2,22 +2,25 @@
 
 Acknowledges what was handled, retries what failed, dead-letters what cannot be handled.
 
-| the handler ...                          | then the entry is ...                                                    |
-|------------------------------------------|--------------------------------------------------------------------------|
-| returns None                             | acknowledged                                                             |
-| raises, or returns anything else         | retried after a delay, until its tries are used up, then a dead letter   |
-| meets a CancelledError of something else | the same: nobody has cancelled the worker                                |
-| is cancelled with the worker             | released, for another member to take at once                             |
-| is not done when a stop is overdue       | cancelled, and released                                                  |
-| cannot be dead-lettered: it is refused   | kept, and tried again later, until that is put right                     |
-| kills its process                        | claimed by another member; after too many deliveries a dead letter       |
+| the handler ...                          | then the entry is ...                                |
+|------------------------------------------|------------------------------------------------------|
+| returns None                             | acknowledged                                         |
+| raises, or returns anything else         | retried after a delay, until its tries are used up,  |
+|                                          | then a dead letter                                   |
+| meets a CancelledError of something else | the same: nobody has cancelled the worker            |
+| is cancelled with the worker             | released, for another member to take at once         |
+| is not done when a stop is overdue       | cancelled, and released                              |
+| cannot be dead-lettered: it is refused   | kept, and tried again later, until that is put right |
+| kills its process                        | claimed by another member; after too many deliveries |
+|                                          | a dead letter                                        |
 
-| `run` ...                                | after                                                                    |
-|------------------------------------------|--------------------------------------------------------------------------|
-| returns                                  | `stop`                                                                   |
-| goes on, after a growing delay           | an error that is `transient`, or a group that was made again             |
-| raises                                   | any other error, NotConnected at its beginning, its own cancellation;    |
-|                                          | LeaseLost when another worker has begun under the same name              |
+| `run` ...                      | after                                                           |
+|--------------------------------|-----------------------------------------------------------------|
+| returns                        | `stop`                                                          |
+| goes on, after a growing delay | an error that is `transient`, or a group that was made again    |
+| raises                         | any other error, NotConnected at its beginning, its own         |
+|                                | cancellation; LeaseLost when another worker has begun under the |
+|                                | same name                                                       |
 
 Never acknowledged before it was handled, never lost, never tried for ever. However it ends, what it
 had in flight is given back, its tasks have ended, and it may be run again.
@@ -51,13 +54,22 @@ _log = logging.getLogger(__name__)
 
 
 class Worker:
-    """Run a handler on what one member of a group gets: `await worker.run()`, and `await worker.stop()` from elsewhere.
+    """A consumer with a handler: `await worker.run()`, and `await worker.stop()` from elsewhere.
 
-    name: no other living worker's. The later one of two goes on, the earlier one's `run` raises
-    LeaseLost once it has finished what it had in flight.
-    handler: plain or async. concurrency: how many async handlers at once; 1 keeps the order in
-    which entries were read. The other options are Consumer's. What waits for its next try is kept
-    alive by the consumer's heartbeat; without one the delays are shorter than `claim_idle_ms`.
+    What waits for its next try is kept alive by the consumer's heartbeat; without one the delays
+    are shorter than `claim_idle_ms`.
+
+    Args:
+        group: The group to join.
+        name: No other living worker's. The later one of two goes on, the earlier one's `run` raises
+            LeaseLost once it has finished what it had in flight.
+        handler: Plain or async; gets an Entry and returns None.
+        retry: How often, and after which delays, a failed entry is tried again.
+        concurrency: How many async handlers at once; 1 keeps the order in which entries were read.
+        **options: Those of Consumer.
+
+    Raises:
+        InvalidParameter: An option is out of bounds, or the delays are too long.
     """
 
     def __init__(
@@ -88,12 +100,13 @@ class Worker:
             raise InvalidParameter(f"{said}: without a heartbeat others would claim what waits")
 
     async def run(self) -> None:
-        """Work until `stop`.
+        """Work until `stop`. A line that breaks later than the first connection is waited for.
 
-        Raises NotConnected if there is no first connection; a line that breaks later is waited for.
-
-        Raises InvalidParameter if it runs already, LeaseLost, and what is not `transient` of what
-        `ReconnectingConnection` raises.
+        Raises:
+            NotConnected: There is no first connection.
+            InvalidParameter: It runs already.
+            LeaseLost: Another worker has begun under the same name.
+            MpimError: What is not `transient` of what `ReconnectingConnection` raises.
         """
         with self._loop:
             try:
@@ -159,10 +172,8 @@ class Worker:
         done: list[Delivery] = []
         try:
             await self._handle_each(deliveries, done, acks)
-        except (
-            Exception,
-            asyncio.CancelledError,
-        ):  # not when the process goes down: then nothing more is said
+        except (Exception, asyncio.CancelledError):
+            # not when the process goes down: then nothing more is said
             await self.consumer.ack_all(done)
             raise
         await self.consumer.ack_all(done)
@@ -173,12 +184,10 @@ class Worker:
         done: list[Delivery],
         acks: list["asyncio.Future[None]"],
     ) -> None:
-        handler, consumer, loop, cancellations = (
-            self._handler,
-            self.consumer,
-            self._loop,
-            TaskCancellation(),
-        )
+        handler = self._handler
+        consumer = self.consumer
+        loop = self._loop
+        cancellations = TaskCancellation()
         for delivery in deliveries:
             if loop.is_stopping:
                 break

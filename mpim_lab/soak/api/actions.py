@@ -1,22 +1,18 @@
 """Actions: the table of all steps, area by area, with their weights."""
 
-import random
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 
 from mpim_lab.errors import InvalidParameter
+from mpim_lab.soak.api.effects import ONCE_ACTIONS, ORDERED_ACTIONS
 from mpim_lab.soak.api.faults import FAULT_ACTIONS
 from mpim_lab.soak.api.listeners import LISTEN_ACTIONS
 from mpim_lab.soak.api.members import MEMBER_ACTIONS
 from mpim_lab.soak.api.pubsub import PUBSUB_ACTIONS
 from mpim_lab.soak.api.senders import BATCH_ACTIONS, POOL_ACTIONS
 from mpim_lab.soak.api.streams import STREAM_ACTIONS
-from mpim_lab.soak.api.work import ONCE_ACTIONS, ORDERED_ACTIONS
-from mpim_lab.soak.api.world import Call, World
+from mpim_lab.soak.api.world import Action
 
-Action = Callable[[World, random.Random], Call | None]
-_COMMON = {name: PUBSUB_ACTIONS[name] for name in ("close", "open")} | {
-    "release": FAULT_ACTIONS["release"]
-}
+_COMMON = {name: (PUBSUB_ACTIONS | FAULT_ACTIONS)[name] for name in ("close", "open", "release")}
 TABLE: dict[str, Mapping[str, tuple[Action, int]]] = {
     "pubsub": {**PUBSUB_ACTIONS, **LISTEN_ACTIONS, **_COMMON},
     "streams": {**STREAM_ACTIONS, **MEMBER_ACTIONS, **_COMMON},
@@ -30,22 +26,15 @@ ACTIONS = {name: action for area in TABLE.values() for name, (action, _) in area
 
 
 def weights(only: Collection[str] = (), without: Collection[str] = ()) -> dict[str, dict[str, int]]:
-    """Area → action → weight, of some areas and actions.
-
-    Named in `only` (all, if empty) and not in `without`.
-    """
+    """Return area → action → weight: of what is in `only` (all, if empty) and not in `without`."""
     if unknown := set(only) - TABLE.keys() - ACTIONS.keys():
         raise InvalidParameter(f"no area and no action: {', '.join(sorted(unknown))}")
-    chosen = {}
-    for area, actions in TABLE.items():
-        if area in without:
-            continue
-        is_in = not only or area in only
-        left = {
+    chosen = {
+        area: {
             name: weight
             for name, (_, weight) in actions.items()
-            if (is_in or name in only) and name not in without
+            if (not only or {area, name} & set(only)) and not {area, name} & set(without)
         }
-        if left:
-            chosen[area] = left
-    return chosen
+        for area, actions in TABLE.items()
+    }
+    return {area: actions for area, actions in chosen.items() if actions}

@@ -9,13 +9,14 @@ listen:5 publish:17 leave:3` these steps.
 
 import argparse
 import asyncio
+import itertools
 import logging
 import multiprocessing
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 
 from mpim_lab.lab.server.embedded import EmbeddedServer
@@ -129,54 +130,47 @@ def soak(
     total, seed = Result(), first
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, mp_context=context) as pool:
-        running: set[Future[Result]] = set()
-        while running or total.steps < count:
-            while (
-                len(running) < processes
-                and total.steps + len(running) * SEEDS_AT_ONCE * options.steps < count
-            ):
-                running.add(pool.submit(play_seeds, range(seed, seed + SEEDS_AT_ONCE), options))
-                seed += SEEDS_AT_ONCE
-            if not running:
-                running.add(pool.submit(play_seeds, [seed], options))
-                seed += 1
-            done, running = wait(running, return_when=FIRST_COMPLETED)
-            for part in done:
-                total.add(part.result())
-            yield seed, total
+        while total.steps < count:
+            begin, seed = seed, seed + SEEDS_AT_ONCE * processes
+            parts = [range(n, n + SEEDS_AT_ONCE) for n in range(begin, seed, SEEDS_AT_ONCE)]
+            for part in pool.map(play_seeds, parts, itertools.repeat(options)):
+                total.add(part)
+                yield seed, total
 
 
-def _parser() -> argparse.ArgumentParser:
+# option → its default, and what it is for
+_NUMBERS = {
+    "--from": (1, "the first seed"),
+    "--count": (20_000, "how many steps, at least"),
+    "--steps-per-schedule": (40, "how long a schedule is"),
+    "--shrink": (80, "so many runs to make a failing schedule short; 0: none"),
+    "--processes": (2, "how many play at the same time"),
+    "--stop-after": (10, "so many failed schedules are enough"),
+    "--seed": (None, "play this one again"),
+}
+_WORDS = {
+    "--only": "these areas or actions",
+    "--without": "not these areas, actions or checks",
+    "--steps": "play these steps",
+}
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m mpim_lab.soak.api.campaign", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("--from", dest="first", type=int, default=1, help="the first seed")
-    parser.add_argument("--count", type=int, default=20_000, help="how many steps, at least")
     parser.add_argument("--server", help="another server's program, such as redis-server")
-    parser.add_argument("--steps-per-schedule", type=int, default=40)
-    parser.add_argument("--only", nargs="*", default=[], help="these areas or actions")
-    parser.add_argument(
-        "--without", nargs="*", default=[], help="not these areas, actions or checks"
-    )
-    parser.add_argument(
-        "--shrink",
-        type=int,
-        default=80,
-        help="so many runs to make a failing schedule short; 0: none",
-    )
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--seed", type=int, help="play this one again")
-    parser.add_argument("--steps", nargs="*", help="play these steps")
-    parser.add_argument(
-        "--stop-after", type=int, default=10, help="so many failed schedules are enough"
-    )
-    return parser
+    for name, (default, meaning) in _NUMBERS.items():
+        parser.add_argument(name, type=int, default=default, help=meaning)
+    for name, meaning in _WORDS.items():
+        parser.add_argument(name, nargs="*", default=[], help=meaning)
+    return parser.parse_args(argv)
 
 
 def _replay(seed: int, steps: list[Step], options: Options) -> bool:
     host = Host(options)
     try:
-        played: Played = host.play(seed, steps)
+        played = host.play(seed, steps)
     finally:
         host.stop()
     print(*played.said, *played.violations, f"{len(played.steps)} steps", sep="\n")
@@ -184,35 +178,28 @@ def _replay(seed: int, steps: list[Step], options: Options) -> bool:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run from the command line; gives the exit status: 1 if a schedule failed."""
-    given = _parser().parse_args(argv)
+    """Run from the command line; return the exit status: 1 if a schedule failed."""
+    given = _parse(argv)
     check_bounds(1, 64, processes=given.processes)
     check_bounds(1, 100_000_000, count=given.count)
     check_bounds(1, 100_000, steps_per_schedule=given.steps_per_schedule)
     only, without = tuple(given.only), tuple(given.without)
     options = Options(given.server, given.steps_per_schedule, only, without, given.shrink)
-    if given.steps is not None or given.seed is not None:
+    if given.steps or given.seed is not None:
         seed = given.seed or 0
-        return int(
-            _replay(
-                seed, parse_steps(given.steps) if given.steps else options.schedule(seed), options
-            )
-        )
-    began, reported, last = time.monotonic(), 0, (given.first, Result())
-    for last in soak(given.first, given.count, options, given.processes):
-        result = last[1]
+        return _replay(seed, parse_steps(given.steps) or options.schedule(seed), options)
+    began, reported = time.monotonic(), 0
+    seed, result = getattr(given, "from"), Result()
+    for next_seed, result in soak(seed, given.count, options, given.processes):
         for report in list(result.reports.values())[reported:]:
             print(report, flush=True)
-        reported = len(result.reports)
-        seconds = time.monotonic() - began
-        print(
-            f"{seconds:6.0f} s  {result.steps:,} steps, {result.schedules:,} schedules, {reported} failed",
-            flush=True,
-        )
+        seed, reported = next_seed, len(result.reports)
+        counts = f"{result.steps:,} steps, {result.schedules:,} schedules, {reported} failed"
+        print(f"{time.monotonic() - began:6.0f} s  {counts}", flush=True)
         if reported >= given.stop_after:
             break
-    print(f"next seed: {last[0]}; failures: {dict(last[1].kinds) or 'none'}")
-    return int(bool(last[1].reports))
+    print(f"next seed: {seed}; failures: {dict(result.kinds) or 'none'}")
+    return bool(reported)
 
 
 if __name__ == "__main__":

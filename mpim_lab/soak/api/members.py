@@ -1,11 +1,15 @@
-"""Members of groups for schedules: workers, and consumers that are led by hand.
+"""Members for schedules: workers, ordered workers, and consumers that are led by hand.
 
-The model is in api_streams.
+One model for all three. It says when a member may end, and what it must have left behind.
 """
 
 import asyncio
+import functools
+import math
 import random
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from mpim_lab.errors import NotConnected, QueueClosed
@@ -14,109 +18,212 @@ from mpim_lab.mq.connection.retry import Backoff, RetryPolicy
 from mpim_lab.mq.streams.consumer import BLOCK_MS, Consumer
 from mpim_lab.mq.streams.entries import Entry
 from mpim_lab.mq.streams.worker import Worker
-from mpim_lab.soak.api.streams import FETCH_MS, GROUPS, Group, Member, id_key, part_of
+from mpim_lab.soak.api.streams import GROUPS, Group, Streams
 from mpim_lab.soak.api.world import (
     CALL_S,
     END_S,
-    Actor,
+    Action,
     Call,
     QueueSlot,
     World,
-    cancelled_result,
-    foreign_cancellation,
-    pick,
+    behave,
+    behave_plain,
+    on,
 )
 
 NAMES = ("ann", "ben")
 CLAIM_IDLE_MS = 150
+FETCH_MS = 50
 RETRY = RetryPolicy(max_attempts=4, backoff=Backoff(0.02, 0.1))
+END_MEMBER_S = END_S + 4 * CALL_S  # by its own limits, also while the server is away
+_WORKER_S = END_S + 2 * CALL_S + BLOCK_MS / 1e3
+_STOP_S = {"worker": _WORKER_S, "ordered worker": _WORKER_S, "consumer": END_MEMBER_S}
+
+
+@dataclass
+class Member:
+    """A "worker", an "ordered worker", or a "consumer". `state`: running, ending, ended."""
+
+    kind: str
+    name: str
+    slot: QueueSlot
+    part: Any
+    group: Any = None
+    faults: int = 0  # that there had been when it began
+    state: str = "running"
+    held: list[Any] = field(default_factory=list)
+    ended_at: float = math.inf
+    left_well: bool = False  # it left in good order, and never met a fault
+
+    def __post_init__(self) -> None:
+        self.life = self.slot.life
+        self.asked: asyncio.Queue[tuple[Any, asyncio.Future[Any]]] = asyncio.Queue()
+        self.task: asyncio.Task[Any]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}{f' of {self.group}' if self.group else ''}"
+
+    @property
+    def is_stale(self) -> bool:
+        """Its queue was closed."""
+        return not self.slot.is_open_in(self.life)
+
+    async def ask(self, what: Any) -> Any:
+        """Have a consumer do something in its own task; return None if that has ended."""
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.asked.put_nowait((what, answer))
+        await asyncio.wait([answer, self.task], return_when=asyncio.FIRST_COMPLETED)
+        return answer.result() if answer.done() else None
+
+
+@dataclass
+class Members:
+    """All members of a schedule. `begun`: how many were started, by group and name."""
+
+    all: list[Member] = field(default_factory=list)
+    begun: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    def running(self, kind: str) -> list[Member]:
+        """Return the members that nobody has asked to leave."""
+        return [each for each in self.all if (each.kind, each.state) == (kind, "running")]
+
+    def is_free(self, group: Group, name: str) -> bool:
+        """Return whether nobody alive has a name; it is taken from now on.
+
+        Two of one name at once are the user's mistake.
+        """
+        lives = [each for each in self.all if (each.name, each.group) == (name, group)]
+        key = (str(group), name)
+        if self.begun[key] > len(lives) or any(each.state == "running" for each in lives):
+            return False
+        self.begun[key] += 1
+        return True
+
+
+def begin(w: World, member: Member) -> Member:
+    """Start a member in a task of its own."""
+    member.faults = w.faults
+    w.part(Members).all.append(member)
+    w.names.add(member.name)
+    member.task = w.own(_run(w, member), str(member))
+    return member
+
+
+async def _run(w: World, member: Member) -> None:
+    try:
+        await (_lead(member) if member.kind == "consumer" else member.part.run())
+    except asyncio.CancelledError:
+        if member.state == "running":
+            w.violate("worker ended", f"{member} was cancelled by nobody")
+        raise
+    except Exception as error:
+        no_connection = isinstance(error, NotConnected)  # no first one
+        closed = isinstance(error, QueueClosed) and member.is_stale
+        if not (no_connection or closed or member.kind == "consumer"):
+            w.violate("worker ended", f"{member}: {type(error).__name__}: {error}")
+    else:
+        if member.state == "running" and not member.is_stale:
+            w.violate("worker ended", f"{member}: run() returned by itself")
+    finally:
+        member.state, member.ended_at = "ended", now()
+
+
+async def _lead(member: Member) -> None:
+    async with member.part as consumer:
+        while True:
+            what, answer = await member.asked.get()
+            if what == "leave":
+                break
+            try:
+                result = await what(consumer)
+            except Exception as error:
+                answer.set_exception(error)
+            else:
+                answer.set_result(result)
+
+
+async def end(w: World, member: Member, *, cancel: bool = False) -> None:
+    """Have a member leave, and wait until it has."""
+    member.state = "ending" if member.state == "running" else member.state
+
+    def is_well() -> bool:
+        return w.faults == member.faults and not member.is_stale
+
+    well = is_well() and not w.is_armed and member.slot.queue.is_connected
+    if cancel:
+        member.task.cancel()
+    else:
+        await (member.ask("leave") if member.kind == "consumer" else member.part.stop())
+    await asyncio.wait([member.task])
+    member.left_well = well and is_well() and not cancel
+
+
+def ending(kind: str) -> Action:
+    """Make the action that stops a member of a kind, or cancels it."""
+
+    @on(lambda w: w.part(Members).running(kind))
+    def leave(w: World, rng: random.Random, member: Member) -> Call:
+        cancel = rng.random() < 0.4
+        member.state = "ending"
+        text = f"{'cancel' if cancel else 'stop'} {member}"
+        running = end(w, member, cancel=cancel)
+        return Call(text, running, _STOP_S[kind], modes=("wait", "aside"))
+
+    return leave
+
+
+# Workers
 
 
 def _handler(w: World, group: Group, is_async: bool) -> Callable[[Entry], Any]:
-    def begin(entry: Entry) -> str:
+    def begun(entry: Entry) -> str:
         known = group.stream.added.get(entry.id)
         if known is not None and known != entry.data:
             w.violate("another payload", f"{entry.id} is {known!r} and came as {entry.data!r}")
-        if id_key(entry.id) <= group.not_up_to:
-            w.violate(
-                "old entry", f"{entry.id} was there before {group.name!r} was made with start='$'"
-            )
+        group.check_is_new(w, entry.id)
         behaviour = entry.data.decode().partition(":")[2]
         if behaviour == "poison":
             return "raise"
-        if w.calm or (behaviour in ("raise", "cancelled") and group.failed[entry.data]):
+        if w.calm or group.failed[entry.data]:
             return "ok"
+        group.failed[entry.data] += behaviour in ("raise", "cancelled")
         return behaviour
 
-    def failing(entry: Entry, behaviour: str) -> bool:
-        if behaviour in ("raise", "cancelled"):
-            group.failed[entry.data] += 1
-        return behaviour == "raise"
-
     def plain(entry: Entry) -> None:
-        if failing(entry, behaviour := begin(entry)):
-            raise ValueError("not this one")
-        if behaviour == "cancelled":
-            cancelled_result()
+        behave_plain(begun(entry))
         group.handled[entry.id] += 1
 
     async def waiting(entry: Entry) -> None:
-        if failing(entry, behaviour := begin(entry)):
-            raise ValueError("not this one")
-        if behaviour == "cancelled":
-            await foreign_cancellation()
-        elif behaviour == "slow":
-            await asyncio.sleep(0.01)
-        elif behaviour == "hang":
-            await w.released.wait()
+        await behave(w, begun(entry))
         group.handled[entry.id] += 1
 
     return waiting if is_async else plain
 
 
-def work(w: World, rng: random.Random) -> Call | None:
-    """Start a worker; its name may be that of one that has left, or is just leaving."""
-    slot = pick(rng, w.open_slots())
-    made = [
-        group
-        for model in part_of(w).streams.values()
-        for group in model.groups.values()
-        if group.is_made
-    ]
-    group: Group | None = pick(rng, made)
-    if slot is None or group is None:
+def _choose(w: World, rng: random.Random, names: tuple[str, ...]) -> tuple[Group, str] | None:
+    """Choose a group, and a name in it, perhaps of one that has left or is just leaving."""
+    made = w.part(Streams).made()
+    if not made:
         return None
-    name, is_async, concurrency = rng.choice(NAMES), rng.random() < 0.6, rng.choice((1, 1, 4))
-    if not is_free(w, group, name):
+    group, name = rng.choice(made), rng.choice(names)
+    return (group, name) if w.part(Members).is_free(group, name) else None
+
+
+@on(World.open_slots)
+def work(w: World, rng: random.Random, slot: QueueSlot) -> Call | None:
+    """Start a worker."""
+    if (chosen := _choose(w, rng, NAMES)) is None:
         return None
-    in_hand = rng.choice((1, 2, 5, 100))
-    options = {
+    options: dict[str, Any] = {
+        "is_async": rng.random() < 0.6,
+        "concurrency": rng.choice((1, 1, 4)),
+        "max_in_flight": rng.choice((1, 2, 5, 100)),
         "batch_size": rng.choice((1, 5, 100)),
-        "max_in_flight": in_hand,
         "prefetch": rng.random() < 0.3,
     }
-    running = start_worker(
-        w, slot, group, name, is_async=is_async, concurrency=concurrency, **options
-    )
-    shown = f"{'async' if is_async else 'plain'}, concurrency={concurrency}, {options}"
-    return Call(
-        f"{slot.name}: Worker({group.stream.name}/{group.name}, {name!r}, {shown})", running, CALL_S
-    )
-
-
-def is_free(w: World, group: Group, name: str) -> bool:
-    """Whether nobody alive has a name; it is taken from now on.
-
-    Two of one name at once are the user's mistake.
-    """
-    lives = [each for each in part_of(w).members if each.name == name and each.group is group]
-    begun = part_of(w).begun
-    if begun[group.stream.name, group.name, name] > len(lives) or any(
-        each.state == "running" for each in lives
-    ):
-        return False
-    begun[group.stream.name, group.name, name] += 1
-    return True
+    group, name = chosen
+    text = f"{slot.name}: Worker({group}, {name!r}, {options})"
+    return Call(text, start_worker(w, slot, group, name, **options), CALL_S)
 
 
 async def start_worker(
@@ -124,186 +231,54 @@ async def start_worker(
 ) -> None:
     """Join a group and start a worker."""
     handle = await slot.queue.stream(group.stream.name).group(group.name, start=GROUPS[group.name])
-    handler = _handler(w, group, is_async)
-    worker = Worker(handle, name, handler, retry=RETRY, claim_idle_ms=CLAIM_IDLE_MS, **options)
-    member = Member("worker", name, group, slot, slot.life, worker, faults=w.faults)
-    part_of(w).members.append(member)
-    w.names.add(name)
-    member.task = w.own(_run(w, member), f"worker {name}")
-
-
-async def _run(w: World, member: Member) -> None:
-    try:
-        await member.part.run()
-    except NotConnected:  # no first connection
-        member.state = "ended"
-    except QueueClosed:
-        member.state = "ended"
-        if member.slot.life == member.life and member.slot.state == "open":
-            w.violate("worker ended", f"{member.name}: QueueClosed, and its queue is open")
-    except asyncio.CancelledError:
-        if member.state == "running":
-            w.violate("worker ended", f"{member.name} was cancelled by nobody")
-        raise
-    except Exception as error:
-        w.violate("worker ended", f"{member.name}: {type(error).__name__}: {error}")
-    else:
-        if (
-            member.state == "running"
-            and member.slot.life == member.life
-            and member.slot.state == "open"
-        ):
-            w.violate("worker ended", f"{member.name}: run() returned by itself")
-    finally:
-        member.state, member.ended_at = "ended", now()
-
-
-def stop(w: World, rng: random.Random) -> Call | None:
-    """Stop a worker, or cancel it."""
-    member: Member | None = pick(rng, part_of(w).running("worker"))
-    if member is None:
-        return None
-    cancel = rng.random() < 0.4
-    member.state = "ending"
-    text = f"{'cancel' if cancel else 'stop'} worker {member.name} of {member.group.stream.name}/{member.group.name}"
-    limit_s = END_S + 2 * CALL_S + BLOCK_MS / 1e3
-    return Call(text, end_member(w, member, cancel=cancel), limit_s, modes=("wait", "aside"))
-
-
-async def end_member(w: World, member: Member, *, cancel: bool = False) -> None:
-    """Have it leave, and wait until it has."""
-    assert member.task is not None
-    member.state = "ending" if member.state == "running" else member.state
-    well = (
-        w.faults == member.faults
-        and not w.is_armed
-        and member.slot.life == member.life
-        and member.slot.state == "open"
-    )
-    well = well and member.slot.queue.is_connected
-    if cancel:
-        member.task.cancel()
-    elif member.kind == "worker":
-        await member.part.stop()
-    elif member.actor is not None:
-        await member.actor.ask("leave")
-    await asyncio.wait([member.task])
-    still = member.slot.life == member.life and member.slot.state == "open"
-    member.left_well = well and still and w.faults == member.faults and not cancel
+    options |= {"retry": RETRY, "claim_idle_ms": CLAIM_IDLE_MS}
+    worker = Worker(handle, name, _handler(w, group, is_async), **options)
+    begin(w, Member("worker", name, slot, worker, group))
 
 
 # Consumers by hand
 
 
-def consume(w: World, rng: random.Random) -> Call | None:
+@on(World.open_slots)
+def consume(w: World, rng: random.Random, slot: QueueSlot) -> Call | None:
     """Begin to consume by hand."""
-    slot = pick(rng, w.open_slots())
-    made = [
-        group
-        for model in part_of(w).streams.values()
-        for group in model.groups.values()
-        if group.is_made
-    ]
-    group: Group | None = pick(rng, made)
-    if slot is None or group is None:
+    if (chosen := _choose(w, rng, tuple(f"hand-{name}" for name in NAMES))) is None:
         return None
-    name = f"hand-{rng.choice(NAMES)}"
-    if not is_free(w, group, name):
-        return None
-    in_hand = rng.choice((1, 2, 5, 100))
+    group, name = chosen
+    options: dict[str, Any] = {"batch_size": 5, "max_in_flight": rng.choice((1, 2, 5, 100))}
 
     async def starting() -> None:
-        handle = await slot.queue.stream(group.stream.name).group(
-            group.name, start=GROUPS[group.name]
-        )
-        consumer = Consumer(
-            handle, name, batch_size=5, max_in_flight=in_hand, claim_idle_ms=CLAIM_IDLE_MS
-        )
-        member = Member(
-            "consumer",
-            name,
-            group,
-            slot,
-            slot.life,
-            consumer,
-            actor=(actor := Actor(name)),
-            faults=w.faults,
-        )
-        part_of(w).members.append(member)
-        w.names.add(name)
-        member.task = actor.task = w.own(_lead(w, member), f"consumer {name}")
+        stream = slot.queue.stream(group.stream.name)
+        handle = await stream.group(group.name, start=GROUPS[group.name])
+        consumer = Consumer(handle, name, claim_idle_ms=CLAIM_IDLE_MS, **options)
+        begin(w, Member("consumer", name, slot, consumer, group))
 
-    text = f"{slot.name}: Consumer({group.stream.name}/{group.name}, {name!r}, max_in_flight={in_hand})"
-    return Call(text, starting(), CALL_S)
+    return Call(f"{slot.name}: Consumer({group}, {name!r}, {options})", starting(), CALL_S)
 
 
-async def _lead(w: World, member: Member) -> None:
-    assert member.actor is not None
-    try:
-        async with member.part as consumer:
-            while True:
-                what, answer = await member.actor.asked.get()
-                if what == "leave":
-                    break
-                try:
-                    result = await what(consumer)
-                except Exception as error:
-                    if not answer.done():
-                        answer.set_exception(error)
-                else:
-                    if not answer.done():
-                        answer.set_result(result)
-    except Exception as error:
-        w.part("errors of consumers", list).append(error)
-    finally:
-        member.state, member.ended_at = "ended", now()
-
-
-def fetch(w: World, rng: random.Random) -> Call | None:
+@on(lambda w: w.part(Members).running("consumer"))
+def fetch(w: World, rng: random.Random, member: Member) -> Call:
     """Fetch by hand; some of what is held is acknowledged first."""
-    member: Member | None = pick(rng, part_of(w).running("consumer"))
-    if member is None or member.actor is None:
-        return None
     share = rng.choice((0.0, 0.5, 1.0))
-    group = member.group
-
-    async def step(consumer: Consumer) -> int:
-        keep = int(len(member.held) * (1 - share))
-        member.held, done = member.held[:keep], member.held[keep:]
-        for delivery in done:
-            group.handled[delivery.entry.id] += 1
-        await consumer.ack_all(done)
-        came = await consumer.fetch(FETCH_MS)
-        for delivery in came:
-            if id_key(delivery.entry.id) <= group.not_up_to:
-                w.violate(
-                    "old entry",
-                    f"{delivery.entry.id} was there before {group.name!r} was made with start='$'",
-                )
-        member.held += came
-        return len(came)
-
-    text = f"{member.name} of {group.stream.name}/{group.name}: ack {share:.0%}, fetch"
-    return Call(text, member.actor.ask(step), 4 * CALL_S + FETCH_MS / 1e3, modes=("wait", "aside"))
+    running = member.ask(functools.partial(_fetch, w, member, share))
+    limit_s = 4 * CALL_S + FETCH_MS / 1e3
+    return Call(f"{member}: ack {share:.0%}, fetch", running, limit_s, modes=("wait", "aside"))
 
 
-def end_consumer(w: World, rng: random.Random) -> Call | None:
-    """Leave, or be cancelled."""
-    member: Member | None = pick(rng, part_of(w).running("consumer"))
-    if member is None:
-        return None
-    cancel = rng.random() < 0.4
-    member.state = "ending"
-    text = f"{'cancel' if cancel else 'leave'} consumer {member.name} of {member.group.stream.name}/{member.group.name}"
-    return Call(
-        text, end_member(w, member, cancel=cancel), END_S + 4 * CALL_S, modes=("wait", "aside")
-    )
+async def _fetch(w: World, member: Member, share: float, consumer: Consumer) -> None:
+    keep = int(len(member.held) * (1 - share))
+    member.held, done = member.held[:keep], member.held[keep:]
+    member.group.handled.update(delivery.entry.id for delivery in done)
+    await consumer.ack_all(done)
+    for delivery in await consumer.fetch(FETCH_MS):
+        member.group.check_is_new(w, delivery.entry.id)
+        member.held.append(delivery)
 
 
 MEMBER_ACTIONS = {
     "work": (work, 5),
-    "stop": (stop, 3),
+    "stop": (ending("worker"), 3),
     "consume": (consume, 2),
     "fetch": (fetch, 4),
-    "end_consumer": (end_consumer, 1),
+    "end_consumer": (ending("consumer"), 1),
 }

@@ -8,27 +8,30 @@ exactly those.
 import asyncio
 import contextlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
 from mpim_lab.errors import AlreadySubscribed
 from mpim_lab.mq.connection.encoding import Message
+from mpim_lab.soak.api.senders import all_or_first_error
 from mpim_lab.soak.api.world import (
     CALL_S,
     END_S,
     LIMITS,
     Call,
+    Ended,
     Outcome,
     QueueSlot,
     World,
-    cancelled_result,
-    foreign_cancellation,
-    pick,
+    behave,
+    behave_plain,
+    on,
 )
 
 CHANNELS = (("a", False), ("b", False), ("c:é", False), ("c:*", True))
 BEHAVIOURS = ("ok",) * 8 + ("raise", "cancelled", "slow", "hang", "leave", "close")
+POLICIES = ("wait", "wait", "drop oldest", "disconnect")
 Key = tuple[int, int, str, bool]  # slot, life, channel, whether it is a pattern
 
 
@@ -40,207 +43,153 @@ class Sub:
     policy: str
     state: str = "opening"
     probes: int = 0
-    listener: "Listener | None" = None
 
 
 @dataclass
-class Listener:
-    """A `listen`, read by a task of its own as far as `want` says."""
+class Subs:
+    """All subscriptions."""
 
-    slot: QueueSlot
-    subs: list[Sub]
-    want: int = 0
-    state: str = "opening"
-    may_leave: asyncio.Event = field(default_factory=asyncio.Event)
-    news: asyncio.Event = field(default_factory=asyncio.Event)
-    is_reading: bool = False
-    task: "asyncio.Task[None] | None" = None
-
-
-@dataclass
-class PubSub:
-    """What the model knows."""
-
-    subs: list[Sub] = field(default_factory=list)
-    listeners: list[Listener] = field(default_factory=list)
+    all: list[Sub] = field(default_factory=list)
 
     def alive(self, slot: QueueSlot) -> list[Sub]:
-        """What is subscribed in a queue's present life that may be there."""
-        return [
-            sub
-            for sub in self.subs
-            if sub.key[:2] == (slot.number, slot.life) and sub.state != "closed"
-        ]
+        """Return what is subscribed in a queue's present life, or may be."""
+        here = (slot.number, slot.life)
+        return [sub for sub in self.all if sub.key[:2] == here and sub.state != "closed"]
 
 
-def part_of(w: World) -> PubSub:
-    """What the model knows of Pub/Sub."""
-    part: PubSub = w.part("pubsub", PubSub)
-    return part
+def doubt(subs: Collection[Sub]) -> None:
+    """Note that these may be open or not."""
+    for sub in subs:
+        sub.state = "closed" if sub.state == "closed" else "unknown"
+
+
+def closing(w: World, subs: Collection[Sub], also: Collection[Key] = ()) -> Ended:
+    """Note that a call begins that closes these; what is returned notes its end."""
+    keys = list(dict.fromkeys([*(sub.key for sub in subs), *also]))
+    ended = w.enter(*keys)
+    doubt(subs)
+
+    def done(outcome: Outcome) -> None:
+        mixed = dict(zip(keys, ended(), strict=True))
+        for sub in subs:
+            if outcome.is_ok and not mixed[sub.key]:
+                sub.state = "closed"
+
+    return done
+
+
+def opening(w: World, slot: QueueSlot, subs: list[Sub]) -> Ended:
+    """Note that a subscribe or listen begins; what is returned judges its end."""
+    part, keys = w.part(Subs), [sub.key for sub in subs]
+    taken = [sub for sub in part.alive(slot) if sub.key in keys]
+    part.all += subs
+    ended, life = w.enter(*keys), slot.life
+
+    def done(outcome: Outcome) -> None:
+        mixed = any(ended()) or not slot.is_open_in(life)
+        for sub in subs:
+            if not outcome.is_ok:
+                sub.state = "closed"
+            else:  # unknown: its handler may have ended it meanwhile
+                sub.state = "open" if sub.state == "opening" and not mixed else "unknown"
+        # a slow one may have been ended
+        states = {sub.state for sub in taken if sub.policy != "disconnect"}
+        if isinstance(outcome.error, AlreadySubscribed) and not taken and not mixed:
+            w.violate("already subscribed", f"nobody has {keys[0]}")
+        if outcome.is_ok and "open" in states and not mixed:
+            w.violate("subscribed twice", f"{keys[0]} has two handlers")
+
+    return done
 
 
 # Handlers
 
 
 def _received(w: World, sub: Sub, message: Message) -> str:
-    """Note a message; gives how the handler is to behave."""
+    """Note a message; return how the handler is to behave."""
     if sub.state == "closed":
         w.violate("closed subscription", f"{message.payload!r} reached {sub.key} after its end")
     behaviour = message.text.partition(":")[2]
-    if behaviour == "probe":
-        sub.probes += 1
+    sub.probes += behaviour == "probe"
     return "ok" if w.calm else behaviour
 
 
-def _plain(w: World, sub: Sub) -> Callable[[Message], None]:
-    def handler(message: Message) -> None:
-        behaviour = _received(w, sub, message)
-        if behaviour == "raise":
-            raise ValueError("not this one")
-        if behaviour == "cancelled":
-            cancelled_result()
-
-    return handler
+def _plain_handler(w: World, sub: Sub) -> Callable[[Message], Any]:
+    return lambda message: behave_plain(_received(w, sub, message))
 
 
-def _async(w: World, sub: Sub, slot: QueueSlot) -> Callable[[Message], Any]:
+def _async_handler(w: World, sub: Sub, slot: QueueSlot) -> Callable[[Message], Any]:
     async def handler(message: Message) -> None:
         behaviour = _received(w, sub, message)
-        if behaviour == "raise":
-            raise ValueError("not this one")
-        if behaviour == "cancelled":
-            await foreign_cancellation()
-        elif behaviour == "slow":
-            await asyncio.sleep(0.01)
-        elif behaviour == "hang":
-            await w.released.wait()
-        elif behaviour == "leave" and sub.state in (
-            "opening",
-            "open",
-        ):  # once: later the name may be another's
-            sub.state = "unknown"
-            await slot.queue.unsubscribe(sub.key[2], pattern=sub.key[3])
-        elif behaviour == "close" and slot.state == "open":
-            slot.state = "closing"
-            for each in part_of(w).alive(slot):
-                each.state = "unknown"
-            try:
-                async with asyncio.timeout(END_S + 1.0):
-                    await slot.queue.close()
-            except TimeoutError:
-                w.violate("hang", "close() inside a handler did not end")
+        if behaviour == "leave":
+            if sub.state in ("opening", "open"):  # once: later the name may be another's
+                sub.state = "unknown"
+                await slot.queue.unsubscribe(sub.key[2], pattern=sub.key[3])
+        elif behaviour == "close":
+            if slot.state == "open":
+                await _close_inside(w, slot)
+        else:
+            await behave(w, behaviour)
 
     return handler
+
+
+async def _close_inside(w: World, slot: QueueSlot) -> None:
+    slot.state = "closing"
+    doubt(w.part(Subs).alive(slot))
+    try:
+        async with asyncio.timeout(END_S + 1.0):
+            await slot.queue.close()
+    except TimeoutError:
+        w.violate("hang", "close() inside a handler did not end")
 
 
 # Actions
 
 
-def subscribe(w: World, rng: random.Random) -> Call | None:
+@on(World.open_slots)
+def subscribe(w: World, rng: random.Random, slot: QueueSlot) -> Call:
     """Subscribe a handler, plain or async, with some policy."""
-    slot = pick(rng, w.open_slots())
     channel, pattern = rng.choice(CHANNELS)
-    is_async = rng.random() < 0.6
-    policy = rng.choice(("wait", "wait", "drop oldest", "disconnect"))
-    if slot is None:
-        return None
+    is_async, policy = rng.random() < 0.6, rng.choice(POLICIES)
     sub = Sub((slot.number, slot.life, channel, pattern), policy)
-    taken = [each for each in part_of(w).alive(slot) if each.key == sub.key]
-    part_of(w).subs.append(sub)
-    (gate := w.gate(sub.key)).begin()
-    handler = _async(w, sub, slot) if is_async else _plain(w, sub)
-    running = slot.queue.subscribe(
-        channel, handler, pattern=pattern, max_buffered=rng.choice((2, 100)), overflow_policy=policy
-    )
-    kind = "async" if is_async else "plain"
-    text = (
-        f"{slot.name}.subscribe({channel!r}, {kind}, pattern={pattern}, overflow_policy={policy!r})"
-    )
-    return Call(
-        text,
-        running,
-        2 * CALL_S,
-        lambda outcome: judge_subscribed(w, [sub], taken, outcome, [gate]),
-    )
+    done = opening(w, slot, [sub])
+    handler = _async_handler(w, sub, slot) if is_async else _plain_handler(w, sub)
+    max_buffered = rng.choice((2, 100))
+    options: dict[str, Any] = {"max_buffered": max_buffered, "overflow_policy": policy}
+    options["pattern"] = pattern
+    running = slot.queue.subscribe(channel, handler, **options)
+    text = f"{slot.name}.subscribe({channel!r}, {'async' if is_async else 'plain'}, {options})"
+    return Call(text, running, 2 * CALL_S, done)
 
 
-def judge_subscribed(
-    w: World, subs: list[Sub], taken: list[Sub], outcome: Outcome, gates: list[Any]
-) -> None:
-    """Judge a subscribe or listen that has ended, and note what is open now."""
-    mixed = sum(gate.end() for gate in gates) > 0  # all of them are to end
-    slot = w.slots[subs[0].key[0]]
-    mixed |= slot.state != "open" or slot.life != subs[0].key[1]
-    for sub in subs:
-        if not outcome.is_ok:
-            sub.state = "closed"
-        elif mixed or sub.state != "opening":  # its handler has ended it meanwhile
-            sub.state = "unknown"
-        else:
-            sub.state = "open"
-    states = {
-        sub.state for sub in taken if sub.policy != "disconnect"
-    }  # a slow one may have been ended
-    if isinstance(outcome.error, AlreadySubscribed) and not taken and not mixed:
-        w.violate("already subscribed", f"nobody has {subs[0].key}")
-    if outcome.is_ok and "open" in states and not mixed:
-        w.violate("subscribed twice", f"{subs[0].key} has two handlers")
-
-
-def unsubscribe(w: World, rng: random.Random) -> Call | None:
+@on(World.open_slots)
+def unsubscribe(w: World, rng: random.Random, slot: QueueSlot) -> Call:
     """Unsubscribe from something, or from nothing."""
-    slot = pick(rng, w.open_slots())
-    if slot is None:
-        return None
-    alive = part_of(w).alive(slot)
-    sub = pick(rng, alive)
-    channel, pattern = (
-        sub.key[2:] if sub is not None and rng.random() < 0.9 else rng.choice(CHANNELS)
-    )
-    key = (slot.number, slot.life, channel, pattern)
-    ended = [each for each in alive if each.key == key]
-    (gate := w.gate(key)).begin()
-
-    def done(outcome: Outcome) -> None:
-        mixed = gate.end()
-        for each in ended:
-            if each.state != "closed":
-                each.state = "closed" if outcome.is_ok and not mixed else "unknown"
-
-    for each in ended:
-        each.state = "unknown"
-    running = slot.queue.unsubscribe(channel, pattern=pattern)
-    return Call(f"{slot.name}.unsubscribe({channel!r}, pattern={pattern})", running, END_S, done)
+    alive, name = w.part(Subs).alive(slot), rng.choice(CHANNELS)
+    if alive and rng.random() < 0.9:
+        name = rng.choice(alive).key[2:]
+    running = slot.queue.unsubscribe(name[0], pattern=name[1])
+    key = (slot.number, slot.life, *name)
+    done = closing(w, [sub for sub in alive if sub.key == key], [key])
+    return Call(f"{slot.name}.unsubscribe({name[0]!r}, pattern={name[1]})", running, END_S, done)
 
 
-def publish(w: World, rng: random.Random) -> Call | None:
+@on(World.open_slots)
+def publish(w: World, rng: random.Random, slot: QueueSlot) -> Call:
     """Publish some messages at once."""
-    slot = pick(rng, w.open_slots())
-    if slot is None:
-        return None
-    channel = rng.choice(CHANNELS[:3])[0]
-    payloads = [
-        f"{w.next()}:{w.behaviour(rng, BEHAVIOURS)}" for _ in range(rng.choice((1, 1, 2, 6)))
-    ]
+    channel, count = rng.choice(CHANNELS[:3])[0], rng.choice((1, 1, 2, 6))
+    payloads = [f"{w.next()}:{w.behaviour(rng, BEHAVIOURS)}" for _ in range(count)]
 
-    async def all_of_them() -> None:
-        for outcome in await asyncio.gather(
-            *(slot.queue.publish(channel, payload) for payload in payloads), return_exceptions=True
-        ):
-            if isinstance(outcome, BaseException):
-                raise outcome
+    async def publishing() -> None:
+        await all_or_first_error(*(slot.queue.publish(channel, each) for each in payloads))
 
-    return Call(f"{slot.name}.publish({channel!r}, {' '.join(payloads)})", all_of_them())
+    return Call(f"{slot.name}.publish({channel!r}, {' '.join(payloads)})", publishing())
 
 
-def drain(w: World, rng: random.Random) -> Call | None:
-    """Wait until everything is handled.
-
-    Cancelled if that is not so soon, as it waits for handlers.
-    """
-    slot = pick(rng, w.open_slots())
-    if slot is None:
-        return None
+@on(World.open_slots)
+def drain(w: World, rng: random.Random, slot: QueueSlot) -> Call:
+    """Wait until everything is handled, but not for long: it waits for handlers."""
 
     async def at_most() -> None:
         with contextlib.suppress(TimeoutError):
@@ -250,44 +199,30 @@ def drain(w: World, rng: random.Random) -> Call | None:
     return Call(f"{slot.name}.drain()", at_most())
 
 
-def close_queue(w: World, rng: random.Random) -> Call | None:
+@on(World.open_slots)
+def close_queue(w: World, rng: random.Random, slot: QueueSlot) -> Call:
     """Close a queue, whatever its handlers, listeners, workers and batchers do."""
-    slot = pick(rng, w.open_slots())
-    if slot is None:
-        return None
-    subs = part_of(w).alive(slot)
-    gates = [w.gate(sub.key) for sub in subs]
-    for gate in gates:
-        gate.begin()
-    for sub in subs:
-        sub.state = "unknown"
-    slot.state, life = "closing", slot.life
+    subs_done, life = closing(w, w.part(Subs).alive(slot)), slot.life
+    slot.state = "closing"
 
     def done(outcome: Outcome) -> None:
-        for sub, gate in zip(subs, gates, strict=True):
-            sub.state = "closed" if not gate.end() and outcome.is_ok else sub.state
+        subs_done(outcome)
         if outcome.is_ok and slot.life == life:
             slot.state = "closed"
 
     return Call(f"{slot.name}.close()", slot.queue.close(), END_S, done)
 
 
-def open_queue(w: World, rng: random.Random) -> Call | None:
+@on(lambda w: [each for each in w.slots if each.state == "closed"])
+def open_queue(w: World, rng: random.Random, slot: QueueSlot) -> Call:
     """Open a new queue in place of one that was closed."""
-    slot = pick(rng, [each for each in w.slots if each.state == "closed"])
-    if slot is None:
-        return None
-    slot.life += 1
-    slot.queue = queue = w.new_queue(slot.number, slot.life)
-    slot.state = "opening"
+    w.renew(slot)
 
-    def done(outcome: Outcome) -> None:
-        if not isinstance(
-            outcome.error, asyncio.CancelledError
-        ):  # else it may be open: it is closed at rest
+    def done(outcome: Outcome) -> None:  # if it was cancelled it may be open: it is closed at rest
+        if not isinstance(outcome.error, asyncio.CancelledError):
             slot.state = "open" if outcome.is_ok else "closed"
 
-    return Call(f"{slot.name}.open()", queue.open(), 2 * LIMITS.connect_timeout_s, done)
+    return Call(f"{slot.name}.open()", slot.queue.open(), 2 * LIMITS.connect_timeout_s, done)
 
 
 PUBSUB_ACTIONS = {

@@ -1,11 +1,11 @@
 """Runner: plays one schedule against a real server, and judges every call as it ends.
 
-| a call ...                             | is a violation                                                              |
-|----------------------------------------|-----------------------------------------------------------------------------|
-| takes longer than its limit            | "hang": its own limit, some slack, and for how long our own loop stood still |
-| raises neither ours nor ValueError     | "foreign error"                                                             |
-| raises CancelledError, uncancelled     | "foreign cancellation"                                                      |
-| returns although it was cancelled      | "swallowed"                                                                 |
+| a call ...                         | is a violation                                           |
+|------------------------------------|----------------------------------------------------------|
+| takes longer than its limit        | "hang": its limit, slack, and how long our loop was held |
+| raises neither ours nor ValueError | "foreign error"                                          |
+| raises CancelledError, uncancelled | "foreign cancellation"                                   |
+| returns although it was cancelled  | "swallowed"                                              |
 """
 
 import asyncio
@@ -28,7 +28,8 @@ from mpim_lab.soak.api.world import Admin, Call, Clock, Outcome, Violation, Worl
 
 SLACK_S = 1.5
 _BEAT_S = 0.02
-_MAX_TURNS = 40  # of the loop, until a call is cancelled
+_MAX_ITERATIONS = 40  # of the loop, until a call is cancelled
+_MARKS = {"wait": "", "cancel": " ✗", "aside": " …"}
 
 
 @dataclass
@@ -59,7 +60,7 @@ class Runner:
 
         Stop at the first violation.
         """
-        asyncio.get_running_loop().set_exception_handler(self._unhandled)
+        asyncio.get_running_loop().set_exception_handler(self._on_unhandled)
         beat = asyncio.create_task(self._clock.measure())
         try:
             async with World(*self._world, self._clock, self._without) as w:
@@ -85,35 +86,30 @@ class Runner:
                 continue
             self.played.steps.append(step)
             mode = step.mode if step.mode in call.modes else call.modes[0]
-            self.played.said.append(
-                f"{step!s:<28}{call.text}" + {"wait": "", "cancel": " ✗", "aside": " …"}[mode]
-            )
-            await self._begin(call, mode, step.number % _MAX_TURNS)
-            self._look(w)
+            self.played.said.append(f"{step!s:<28}{call.text}{_MARKS[mode]}")
+            await self._begin(call, mode, step.number % _MAX_ITERATIONS)
+            self._raise_violations(w)
         self.played.said.append("-- rest")
         for task, call, begun in self._aside:
             await self._finish(task, call, begun)
-        self._look(w)
+        self._raise_violations(w)
         await check_rest(w, self._bounded)
-        self._look(w)
+        self._raise_violations(w)
         self.played.said.append("-- end")
         await check_end(w, self._bounded)
-        self._look(w)
+        self._raise_violations(w)
 
-    async def _begin(self, call: Call, mode: str, turns: int) -> None:
-        begun = self._clock()
-        task = asyncio.create_task(_told(call), name=call.text[:60])
-        if mode == "wait":
-            return await self._finish(task, call, begun)
-        for _ in range(turns if mode == "cancel" else 3):
-            if task.done():
-                break
+    async def _begin(self, call: Call, mode: str, iterations: int = 0) -> None:
+        begun, is_cancelled = self._clock(), False
+        task = asyncio.create_task(_reported(call), name=call.text[:60])
+        for _ in range({"wait": 0, "cancel": iterations, "aside": 3}[mode]):
             await asyncio.sleep(0)
+        if mode == "aside":
+            self._aside.append((task, call, begun))
+            return
         if mode == "cancel":
             is_cancelled = task.cancel()
-            await self._finish(task, call, begun, is_cancelled=is_cancelled)
-        else:
-            self._aside.append((task, call, begun))
+        await self._finish(task, call, begun, is_cancelled=is_cancelled)
 
     async def _finish(
         self, task: asyncio.Task[Any], call: Call, begun: float, *, is_cancelled: bool = False
@@ -123,70 +119,52 @@ class Runner:
             if left_s <= 0:
                 raise Violation("hang", f"{call.text} did not end within {call.limit_s:g} s")
             await asyncio.wait([task], timeout=left_s)
-        outcome = _outcome_of(task)
-        if (
-            inspect.getcoroutinestate(call.running) == inspect.CORO_CREATED
-        ):  # cancelled before it began
-            call.running.close()
-            call.ended(outcome)
-        error = outcome.error
-        if (
-            error is None
-            or isinstance(error, MpimError | ValueError | TypeError)
-            or not call.is_judged
-        ):
-            if error is None and is_cancelled and call.is_judged:
-                raise Violation(
-                    "swallowed", f"{call.text} returned {outcome.value!r} although it was cancelled"
-                )
-        elif not isinstance(error, asyncio.CancelledError):
-            raise Violation("foreign error", f"{call.text} raised {error!r}") from error
-        elif not is_cancelled:
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        if inspect.getcoroutinestate(call.running) == inspect.CORO_CREATED:
+            call.running.close()  # it was cancelled before it began
+            call.ended(Outcome(error=error))
+        if not call.is_judged or isinstance(error, MpimError | ValueError | TypeError):
+            return
+        if error is None and is_cancelled:
+            text = f"{call.text} returned although it was cancelled"
+            raise Violation("swallowed", text)
+        if isinstance(error, asyncio.CancelledError) and not is_cancelled:
             raise Violation("foreign cancellation", f"{call.text} raised CancelledError")
+        if not isinstance(error, asyncio.CancelledError | None):
+            raise Violation("foreign error", f"{call.text} raised {error!r}") from error
 
     async def _bounded(self, call: Call) -> Outcome:
         """Make one call of a check; it must end within its limit, like any other."""
         outcomes: list[Outcome] = []
-        await self._begin(replace(call, ended=outcomes.append), "wait", 0)
+        await self._begin(replace(call, ended=outcomes.append), "wait")
         return outcomes[-1]
 
-    def _look(self, w: World) -> None:
+    def _raise_violations(self, w: World) -> None:
         now = self._clock()
         for task, call, begun in self._aside:
             if not task.done() and now > begun + call.limit_s + SLACK_S:
                 w.violate("hang", f"{call.text} did not end within {call.limit_s:g} s")
-        if w.violations:
-            raise w.violations[0]
-        if self.played.violations:
-            raise self.played.violations[0]
+        if violations := [*w.violations, *self.played.violations]:
+            raise violations[0]
 
-    def _unhandled(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    def _on_unhandled(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
         self.played.violations.append(
             Violation("unhandled", f"{context.get('message')}: {error!r}")
         )
 
 
-async def _told(call: Call) -> Any:
-    """Make a call, and tell the model in the moment it ends."""
+async def _reported(call: Call) -> None:
+    """Make a call, and report to the model in the moment it ends."""
     try:
-        value = await call.running
+        outcome = Outcome(await call.running)
     except BaseException as error:
         call.ended(Outcome(error=error))
         raise
-    call.ended(Outcome(value))
-    return value
+    call.ended(outcome)
 
 
-def _outcome_of(task: asyncio.Task[Any]) -> Outcome:
-    if task.cancelled():
-        return Outcome(error=asyncio.CancelledError())
-    return (
-        Outcome(error=task.exception()) if task.exception() is not None else Outcome(task.result())
-    )
-
-
-async def _made_ready(server: EmbeddedServer) -> None:
+async def _make_ready(server: EmbeddedServer) -> None:
     if server.is_running:
         server.resume()
     await server.start()
@@ -205,32 +183,24 @@ def play(
 
     What is left of it afterwards is a violation, too.
     """
-    played = _play(server, seed, steps, without)
-    forget(played.violations)
-    return played
-
-
-def _play(
-    server: EmbeddedServer, seed: int, steps: Sequence[Step], without: Collection[str]
-) -> Played:
-    runner, loop, left = Runner(server, seed, without), asyncio.new_event_loop(), []
-    hook, sys.unraisablehook = (
-        sys.unraisablehook,
-        lambda args: left.append(f"{args.exc_value!r} in {args.object!r}"),
-    )
+    runner, loop, left = Runner(server, seed, without), asyncio.new_event_loop(), list[str]()
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda args: left.append(f"{args.exc_value!r} in {args.object!r}")
     try:
-        with warnings.catch_warnings(record=True) as told:
+        with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
-            loop.run_until_complete(_made_ready(server))
+            loop.run_until_complete(_make_ready(server))
             loop.run_until_complete(runner.play(steps))
             _clear(loop)
             gc.collect()
-        if not runner.played.violations:
-            left += [str(each.message) for each in told]
-            runner.played.violations += [Violation("left behind", each) for each in left]
     finally:
         loop.close()
         sys.unraisablehook = hook
+    violations = runner.played.violations
+    if not violations:
+        left += [str(each.message) for each in warned]
+        violations += [Violation("left behind", each) for each in left]
+    forget(violations)
     return runner.played
 
 

@@ -47,7 +47,9 @@ class Step(NamedTuple):
 
 
 def schedule_of(seed: int, steps: int, areas: Mapping[str, Mapping[str, int]]) -> list[Step]:
-    """Choose `steps` steps from some of the areas (area → action → weight); "faults" are mixed into most schedules.
+    """Choose `steps` steps from some of the areas (area → action → weight).
+
+    "faults" are mixed into most schedules.
 
     >>> areas = {"pubsub": {"publish": 3, "subscribe": 1}, "faults": {"kill": 1}}
     >>> schedule_of(7, 40, areas) == schedule_of(7, 40, areas)
@@ -65,9 +67,8 @@ def schedule_of(seed: int, steps: int, areas: Mapping[str, Mapping[str, int]]) -
     else:
         weighted = dict(actions)
     picked = rng.choices(list(weighted), list(weighted.values()), k=steps)
-    calm = (
-        rng.random() < 0.3
-    )  # neither cancelled nor left running: what fails here is easiest to understand
+    # neither cancelled nor left running: what fails here is easiest to understand
+    calm = rng.random() < 0.3
     modes = ["wait"] * steps if calm else rng.choices(MODES, _SHARES, k=steps)
     return [
         Step(action, rng.randrange(10_000), mode)
@@ -78,7 +79,7 @@ def schedule_of(seed: int, steps: int, areas: Mapping[str, Mapping[str, int]]) -
 def shrunk(
     steps: Sequence[Step], fails: Callable[[list[Step]], bool], budget: int = 80
 ) -> list[Step]:
-    """Leave out what is not needed for the failure, and simplify what is left, in at most `budget` runs.
+    """Leave out what a failure does not need, and simplify the rest, in at most `budget` runs.
 
     fails: whether a shorter schedule fails in the same way.
     """

@@ -9,23 +9,24 @@ from mpim_lab.mq.batching.batcher import Batcher
 from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.pool.pool import Pool
 from mpim_lab.mq.pool.pooled_connection import PooledConnection
-from mpim_lab.soak.api.world import CALL_S, LIMITS, Call, Outcome, QueueSlot, World, pick
+from mpim_lab.soak.api.world import CALL_S, LIMITS, Call, Outcome, QueueSlot, World, on, set_state
 
 GIVE_UP_S = 1.0
 BATCHED = "batched"
 POOL_MAX = 2
 POOL_WAIT_S = 0.3
 CLOSE_BATCHER_S = GIVE_UP_S + 3 * CALL_S
+CLOSE_POOL_S = LIMITS.close_timeout_s + CALL_S
+MAX_BATCHERS = 2
 
 
 @dataclass
 class Sender:
-    """One batcher to the stream `batched`. `in_order`: payloads as they were taken in."""
+    """One batcher to the stream `batched`."""
 
     number: int
-    slot: QueueSlot
     batcher: Batcher
-    state: str = "open"
+    state: str = "opening"
 
 
 @dataclass
@@ -40,20 +41,26 @@ class Senders:
     pool_state: str = "none"
 
 
-def part_of(w: World) -> Senders:
-    """What the model knows."""
-    part: Senders = w.part("senders", Senders)
-    return part
+def _open_batchers(w: World) -> list[Sender]:
+    return [each for each in w.part(Senders).batchers if each.state == "open"]
+
+
+def _open_pool(w: World) -> list[Pool]:
+    part = w.part(Senders)
+    return [part.pool] if part.pool is not None and part.pool_state == "open" else []
+
+
+def _no_pool(w: World) -> list[Senders]:
+    part = w.part(Senders)
+    return [part] if part.pool_state in ("none", "closed") else []
 
 
 # Batchers
 
 
-def batch(w: World, rng: random.Random) -> Call | None:
+@on(lambda w: w.open_slots() if len(_open_batchers(w)) < MAX_BATCHERS else [])
+def batch(w: World, rng: random.Random, slot: QueueSlot) -> Call:
     """Open a batcher to a stream."""
-    slot, part = pick(rng, w.open_slots()), part_of(w)
-    if slot is None or len([each for each in part.batchers if each.state == "open"]) >= 2:
-        return None
     small = rng.random() < 0.5
     batcher = Batcher.to_stream(
         slot.queue.stream(BATCHED),
@@ -62,90 +69,71 @@ def batch(w: World, rng: random.Random) -> Call | None:
         delivery_timeout_s=GIVE_UP_S,
         backoff=Backoff(0.01, 0.1),
     )
-    sender = Sender(w.next(), slot, batcher, "opening")
-    part.batchers.append(sender)
-
-    def done(outcome: Outcome) -> None:
-        sender.state = "open" if outcome.is_ok else "closed"
-
-    return Call(
-        f"{slot.name}: Batcher {sender.number}, small={small}",
-        batcher.open(),
-        2 * CALL_S,
-        done,
-        ("wait",),
-    )
+    w.part(Senders).batchers.append(sender := Sender(w.next(), batcher))
+    done = set_state(sender, ok="open", failed="closed")
+    text = f"{slot.name}: Batcher {sender.number}, small={small}"
+    return Call(text, batcher.open(), 2 * CALL_S, done, ("wait",))
 
 
-def publish(w: World, rng: random.Random) -> Call | None:
+@on(_open_batchers)
+def publish(w: World, rng: random.Random, sender: Sender) -> Call:
     """Publish some through a batcher: one by one at the same time, or as many at once."""
-    part = part_of(w)
-    sender: Sender | None = pick(rng, [each for each in part.batchers if each.state == "open"])
-    if sender is None:
-        return None
-    payloads = [f"{sender.number}.{w.next()}".encode() for _ in range(rng.choice((1, 4, 10)))]
-    whole = rng.random() < 0.3
-
-    def note(payload: bytes, outcome: Outcome) -> None:
-        if outcome.is_ok:
-            part.added[str(outcome.value)] = payload
-        elif outcome.is_definite:
-            part.refused.add(payload)
+    part, count = w.part(Senders), rng.choice((1, 4, 10))
+    payloads = [f"{sender.number}.{w.next()}".encode() for _ in range(count)]
+    many = rng.random() < 0.3
 
     async def one(payload: bytes) -> None:
         try:
-            note(payload, Outcome(await sender.batcher.publish(payload)))
+            part.added[str(await sender.batcher.publish(payload))] = payload
         except Exception as error:
-            note(payload, Outcome(error=error))
+            if Outcome(error=error).is_definite:
+                part.refused.add(payload)
             raise
 
     async def all_of_them() -> None:
-        if whole:
+        if many:
             ids = await sender.batcher.publish_many(payloads)
             part.added.update(zip(map(str, ids), payloads, strict=True))
-            return
-        outcomes = await asyncio.gather(*map(one, payloads), return_exceptions=True)
-        for outcome in outcomes:
-            if isinstance(outcome, BaseException):
-                raise outcome
+        else:
+            await all_or_first_error(*map(one, payloads))
 
-    limit_s = 0.3 + GIVE_UP_S + 3 * CALL_S
-    shown = (
-        f"batcher {sender.number}.publish{'_many' if whole else ''}({b' '.join(payloads).decode()})"
-    )
-    return Call(shown, all_of_them(), limit_s)
+    shown = b" ".join(payloads).decode()
+    text = f"batcher {sender.number}.publish{'_many' if many else ''}({shown})"
+    return Call(text, all_of_them(), 0.3 + GIVE_UP_S + 3 * CALL_S)
 
 
-def flush(w: World, rng: random.Random) -> Call | None:
+async def all_or_first_error(*running: Any) -> None:
+    """Wait for all of them, and raise the first error."""
+    for outcome in await asyncio.gather(*running, return_exceptions=True):
+        if isinstance(outcome, BaseException):
+            raise outcome
+
+
+@on(_open_batchers)
+def flush(w: World, rng: random.Random, sender: Sender) -> Call:
     """Flush a batcher."""
-    sender = pick(rng, [each for each in part_of(w).batchers if each.state == "open"])
-    if sender is None:
-        return None
     return Call(f"batcher {sender.number}.flush()", sender.batcher.flush(), CLOSE_BATCHER_S)
 
 
-def close_batcher(w: World, rng: random.Random) -> Call | None:
+@on(_open_batchers)
+def close_batcher(w: World, rng: random.Random, sender: Sender) -> Call:
     """Close a batcher."""
-    sender = pick(rng, [each for each in part_of(w).batchers if each.state == "open"])
-    if sender is None:
-        return None
     sender.state = "closing"
-
-    def done(outcome: Outcome) -> None:
-        sender.state = "closed" if outcome.is_ok else "closing"
-
-    return Call(f"batcher {sender.number}.close()", sender.batcher.close(), CLOSE_BATCHER_S, done)
+    done = set_state(sender, ok="closed", failed="closing")
+    text = f"batcher {sender.number}.close()"
+    return Call(text, sender.batcher.close(), CLOSE_BATCHER_S, done)
 
 
 # Pools
 
 
-def new_pool(w: World) -> Pool:
-    """A small pool with short limits."""
-    part = part_of(w)
+@on(_no_pool)
+def open_pool(w: World, rng: random.Random, part: Senders) -> Call:
+    """Open a small pool with short limits."""
     part.pool_life += 1
     w.names.add(name := f"pool{part.pool_life}")
-    return Pool(
+    part.pool_state = "opening"
+    part.pool = Pool(
         w.server.url,
         max_connections=POOL_MAX,
         max_waiting=3,
@@ -157,46 +145,28 @@ def new_pool(w: World) -> Pool:
         name=name,
         backoff=Backoff(0.01, 0.1),
     )
+    done = set_state(part, "pool_state", ok="open", failed="closed")
+    return Call(f"open {name}", part.pool.__aenter__(), CALL_S, done, ("wait",))
 
 
-def open_pool(w: World, rng: random.Random) -> Call | None:
-    """Open a pool."""
-    part = part_of(w)
-    if part.pool_state not in ("none", "closed"):
-        return None
-    part.pool = new_pool(w)
-    part.pool_state = "opening"
-
-    def done(outcome: Outcome) -> None:
-        part.pool_state = "open" if outcome.is_ok else "closed"
-
-    return Call(f"open pool{part.pool_life}", part.pool.__aenter__(), CALL_S, done, ("wait",))
-
-
-def borrow(w: World, rng: random.Random) -> Call | None:
+@on(_open_pool)
+def borrow(w: World, rng: random.Random, pool: Pool) -> Call:
     """Borrow a connection and use it; some borrowers raise, block, or are slow."""
-    part = part_of(w)
-    pool, how = part.pool, rng.choice(("ping", "incr", "block", "raise", "slow", "transaction"))
-    if pool is None or part.pool_state != "open":
-        return None
+    how = rng.choice(("ping", "incr", "block", "raise", "slow", "transaction"))
 
     async def borrowing() -> None:
         async with pool.connection() as connection:
-            await _use(w, connection, how)
+            await _use(connection, how, f"{w.prefix}pooled")
 
     return Call(f"pool: {how}", borrowing(), POOL_WAIT_S + LIMITS.connect_timeout_s + 3 * CALL_S)
 
 
-async def _use(w: World, connection: PooledConnection, how: str) -> None:
-    key = f"{w.prefix}pooled"
-    words: dict[str, tuple[Any, ...]] = {
-        "incr": ("INCR", key),
-        "block": ("BLPOP", key + ":none", "0.05"),
-    }
+async def _use(connection: PooledConnection, how: str, key: str) -> None:
     if how == "transaction":
         await connection.call("WATCH", key)
         await connection.transaction([("INCR", key), ("GET", key)])
         return
+    words = {"incr": ("INCR", key), "block": ("BLPOP", key + ":none", "0.05")}
     await connection.call(*words.get(how, ("PING",)))
     if how == "raise":
         raise ValueError("the borrower's own")
@@ -204,19 +174,13 @@ async def _use(w: World, connection: PooledConnection, how: str) -> None:
         await asyncio.sleep(0.05)
 
 
-def close_pool(w: World, rng: random.Random) -> Call | None:
+@on(_open_pool)
+def close_pool(w: World, rng: random.Random, pool: Pool) -> Call:
     """Close the pool, also while connections are out."""
-    part = part_of(w)
-    if part.pool is None or part.pool_state != "open":
-        return None
+    part = w.part(Senders)
     part.pool_state = "closing"
-
-    def done(outcome: Outcome) -> None:
-        part.pool_state = "closed" if outcome.is_ok else "closing"
-
-    return Call(
-        f"pool{part.pool_life}.close()", part.pool.close(), LIMITS.close_timeout_s + CALL_S, done
-    )
+    done = set_state(part, "pool_state", ok="closed", failed="closing")
+    return Call(f"pool{part.pool_life}.close()", pool.close(), CLOSE_POOL_S, done)
 
 
 BATCH_ACTIONS = {

@@ -1,47 +1,37 @@
 """Streams for schedules: add, groups, trim, delete a group; and the model.
 
-Members are in api_members.
+Members are in `members.py`.
 
-| an entry whose add was acknowledged ...       | then at rest, for each group that covers it                        |
-|-----------------------------------------------|--------------------------------------------------------------------|
-| is still in the stream                        | it was handled, or is a dead letter                                |
-| is not                                        | somebody trimmed after it was added                                |
-| is older than a group made with `start="$"`   | the group never handled it                                         |
-| was there when its group was deleted          | nothing is said                                                    |
+| an entry whose add was acknowledged ...       | then at rest, for each group that covers it  |
+|-----------------------------------------------|----------------------------------------------|
+| is still in the stream                        | it was handled, or is a dead letter          |
+| is not                                        | somebody trimmed after it was added          |
+| is older than a group made with `start="$"`   | the group never handled it                   |
+| was there when its group was deleted          | nothing is said                              |
 """
 
-import asyncio
-import math
 import random
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from mpim_lab.errors import PartlyAdded
-from mpim_lab.soak.api.world import (
-    CALL_S,
-    LIMITS,
-    Actor,
-    Call,
-    Outcome,
-    QueueSlot,
-    World,
-    pick,
-)
+from mpim_lab.soak.api.world import CALL_S, LIMITS, Call, Outcome, QueueSlot, World, on
 
 STREAMS = ("orders", "mails")
 GROUPS = {"all": "0", "new": "$"}  # name → where it starts
 BEHAVIOURS = ("ok",) * 7 + ("raise", "raise", "poison", "cancelled", "slow", "hang")
-FETCH_MS = 50
 
 
-def id_key(id: str) -> tuple[int, int]:
-    """Ids in order."""
-    ms, number = id.split("-")
+def id_key(id: str | bytes) -> tuple[int, int]:
+    """Give what ids are compared by."""
+    text = id.decode() if isinstance(id, bytes) else id
+    ms, number = text.split("-")
     return int(ms), int(number)
 
 
-@dataclass
+@dataclass(eq=False)
 class Group:
     """One group of one stream, as the model sees it. Ids are compared by `id_key`."""
 
@@ -55,8 +45,16 @@ class Group:
     handled: Counter[str] = field(default_factory=Counter)
     failed: Counter[bytes] = field(default_factory=Counter)
 
+    def __str__(self) -> str:
+        return f"{self.stream.name}/{self.name}"
 
-@dataclass
+    def check_is_new(self, w: World, id: str) -> None:
+        """Note a violation if an entry is older than the group."""
+        if id_key(id) <= self.not_up_to:
+            w.violate("old entry", f"{id} was there before {self} was made with start='$'")
+
+
+@dataclass(eq=False)
 class StreamModel:
     """One stream. `added`: id → payload, acknowledged. `refused`: certainly not added."""
 
@@ -64,73 +62,37 @@ class StreamModel:
     added: dict[str, bytes] = field(default_factory=dict)
     refused: set[bytes] = field(default_factory=set)
     trimmed_up_to: tuple[int, int] = (0, 0)
-    groups: dict[str, Group] = field(default_factory=dict)
 
-    @property
-    def last(self) -> tuple[int, int]:
-        """The highest id that is known."""
-        return max(map(id_key, self.added), default=(0, 0))
-
-
-@dataclass
-class Member:
-    """A worker, or a consumer that is led by hand. `state`: running, ending, ended."""
-
-    kind: str
-    name: str
-    group: Group
-    slot: QueueSlot
-    life: int
-    part: Any
-    task: "asyncio.Task[Any] | None" = None
-    actor: Actor | None = None
-    held: list[Any] = field(default_factory=list)
-    state: str = "running"
-    faults: int = 0  # that there had been when it began
-    ended_at: float = math.inf
-    left_well: bool = False  # it left in good order, and never met a fault
+    def __post_init__(self) -> None:
+        self.groups = {name: Group(self, name) for name in GROUPS}
 
 
 @dataclass
 class Streams:
     """What the model knows."""
 
-    streams: dict[str, StreamModel] = field(default_factory=dict)
-    members: list[Member] = field(default_factory=list)
-    begun: Counter[tuple[str, str, str]] = field(
-        default_factory=Counter
-    )  # starts by stream, group, name
+    all: dict[str, StreamModel] = field(
+        default_factory=lambda: {name: StreamModel(name) for name in STREAMS}
+    )
 
-    def running(self, kind: str) -> list[Member]:
-        """Members that nobody has asked to leave."""
-        return [each for each in self.members if each.kind == kind and each.state == "running"]
+    def choose(self, rng: random.Random) -> StreamModel:
+        """Return one of the streams."""
+        return self.all[rng.choice(STREAMS)]
 
-
-def part_of(w: World) -> Streams:
-    """What the model knows."""
-
-    def make() -> Streams:
-        models = {name: StreamModel(name) for name in STREAMS}
-        for model in models.values():
-            model.groups = {name: Group(model, name) for name in GROUPS}
-        return Streams(models)
-
-    part: Streams = w.part("streams", make)
-    return part
+    def made(self) -> list[Group]:
+        """Return the groups that are there."""
+        groups = [group for model in self.all.values() for group in model.groups.values()]
+        return [group for group in groups if group.is_made]
 
 
 # Producing
 
 
-def add(w: World, rng: random.Random) -> Call | None:
+@on(World.open_slots)
+def add(w: World, rng: random.Random, slot: QueueSlot) -> Call:
     """Add one entry, or many."""
-    slot, model = pick(rng, w.open_slots()), part_of(w).streams[rng.choice(STREAMS)]
-    if slot is None:
-        return None
-    payloads = [
-        f"{w.next()}:{w.behaviour(rng, BEHAVIOURS)}".encode()
-        for _ in range(rng.choice((1, 1, 3, 8)))
-    ]
+    model, count = w.part(Streams).choose(rng), rng.choice((1, 1, 3, 8))
+    payloads = [f"{w.next()}:{w.behaviour(rng, BEHAVIOURS)}".encode() for _ in range(count)]
     return add_to(w, slot, model, payloads)
 
 
@@ -146,103 +108,85 @@ def add_to(w: World, slot: QueueSlot, model: StreamModel, payloads: list[bytes])
         return ids
 
     def done(outcome: Outcome) -> None:
-        if outcome.is_ok:
-            model.added.update(zip(outcome.value, payloads, strict=True))
-        elif isinstance(outcome.error, PartlyAdded):
-            for payload, added, error in zip(
-                payloads, outcome.error.ids, outcome.error.errors, strict=True
-            ):
-                if added is not None:
-                    model.added[str(added)] = payload
-                elif error is not None and error.definite:
-                    model.refused.add(payload)
-        elif outcome.is_definite:
-            model.refused.update(payloads)
+        ids = outcome.value or [None] * len(payloads)
+        errors: Sequence[BaseException | None] = [outcome.error] * len(payloads)
+        if isinstance(outcome.error, PartlyAdded):
+            ids, errors = outcome.error.ids, outcome.error.errors
+        for payload, added, error in zip(payloads, ids, errors, strict=True):
+            if added is not None:
+                model.added[str(added)] = payload
+            elif Outcome(error=error).is_definite:
+                model.refused.add(payload)
 
     shown = " ".join(payload.decode() for payload in payloads)
     return Call(f"{slot.name}.stream({model.name!r}).add({shown})", adding(), CALL_S, done)
 
 
 async def still_deleted(w: World, model: StreamModel) -> None:
-    """What is added while a deleted group is not back is not the group's."""
+    """Note which deleted groups are back: what was added before is not the group's."""
     for group in model.groups.values():
         if group.was_deleted and not w.fault:
             try:
                 infos = await w.admin("XINFO", "GROUPS", w.prefix + model.name)
-            except (
-                OSError,
-                EOFError,
-            ):  # the server is killed just now: whoever comes next asks again
+            except (OSError, EOFError):  # the server is killed just now: the next one asks again
                 return
-            there = isinstance(infos, list) and any(
-                info[1] == group.name.encode() for info in infos
-            )
-            group.was_deleted = not there
-            group.claims_above = (w.now_ms() + 1, 0) if there else group.claims_above
+            names = [info[1] for info in infos] if isinstance(infos, list) else []
+            if group.name.encode() in names:
+                group.was_deleted = False
+                group.claims_above = w.id_now()
 
 
-def join(w: World, rng: random.Random) -> Call | None:
+@on(World.open_slots)
+def join(w: World, rng: random.Random, slot: QueueSlot) -> Call:
     """Make a group, or join it."""
-    slot, model = pick(rng, w.open_slots()), part_of(w).streams[rng.choice(STREAMS)]
+    model = w.part(Streams).choose(rng)
     group = model.groups[rng.choice(list(GROUPS))]
-    if slot is None:
-        return None
-    group.tried_at = model.last if group.tried_at is None else group.tried_at
+    start = GROUPS[group.name]
+    if group.tried_at is None:
+        group.tried_at = max(map(id_key, model.added), default=(0, 0))
 
     def done(outcome: Outcome) -> None:
-        if outcome.is_ok and not group.is_made:
-            group.is_made = True
-            if GROUPS[group.name] == "$":
-                group.not_up_to = group.tried_at or (0, 0)
-                group.claims_above = max(group.claims_above, (w.now_ms() + 1, 0))
-        elif not outcome.is_ok and GROUPS[group.name] == "$":  # it may be there from now on
-            group.claims_above = max(group.claims_above, (w.now_ms() + 1, 0))
+        is_first, group.is_made = not group.is_made, group.is_made or outcome.is_ok
+        if start == "$" and (is_first or not outcome.is_ok):  # it may be there from now on
+            group.claims_above = max(group.claims_above, w.id_now())
+        if start == "$" and is_first and outcome.is_ok:
+            group.not_up_to = group.tried_at or (0, 0)
 
-    running = slot.queue.stream(model.name).group(group.name, start=GROUPS[group.name])
-    text = f"{slot.name}.stream({model.name!r}).group({group.name!r}, start={GROUPS[group.name]!r})"
-    return Call(text, running, CALL_S, done)
+    running = slot.queue.stream(model.name).group(group.name, start=start)
+    return Call(f"{slot.name}: join {group}, start={start!r}", running, CALL_S, done)
 
 
 # Forgetting
 
 
-def trim(w: World, rng: random.Random) -> Call | None:
+@on(World.open_slots)
+def trim(w: World, rng: random.Random, slot: QueueSlot) -> Call:
     """Trim a stream."""
-    slot, model = pick(rng, w.open_slots()), part_of(w).streams[rng.choice(STREAMS)]
-    if slot is None:
-        return None
-    keep = rng.choice((0, 0, 1, 3))
+    model, keep = w.part(Streams).choose(rng), rng.choice((0, 0, 1, 3))
 
-    def done(outcome: Outcome) -> None:
-        later_s = 0.1 if outcome.is_ok else 3 * LIMITS.timeout_s  # it may yet be run
-        model.trimmed_up_to = (w.now_ms() + int(later_s * 1e3), 0)
+    def done(outcome: Outcome) -> None:  # one that failed may yet be run
+        model.trimmed_up_to = w.id_now(100 if outcome.is_ok else int(3e3 * LIMITS.timeout_s))
 
     running = slot.queue.stream(model.name).trim(max_entries=keep, exact=True)
-    return Call(
-        f"{slot.name}.stream({model.name!r}).trim(max_entries={keep})", running, CALL_S, done
-    )
+    text = f"{slot.name}.stream({model.name!r}).trim(max_entries={keep})"
+    return Call(text, running, CALL_S, done)
 
 
-def delete_group(w: World, rng: random.Random) -> Call | None:
-    """Somebody deletes a group."""
-    model = part_of(w).streams[rng.choice(STREAMS)]
-    group = pick(rng, [each for each in model.groups.values() if each.is_made])
-    if group is None or w.fault:
-        return None
+@on(lambda w: [] if w.fault else w.part(Streams).made())
+def delete_group(w: World, rng: random.Random, group: Group) -> Call:
+    """Have somebody delete a group."""
 
     def done(outcome: Outcome) -> None:
         group.was_deleted = True
-        group.claims_above = (w.now_ms() + 1, 0)
+        group.claims_above = w.id_now()
 
-    running = w.admin("XGROUP", "DESTROY", w.prefix + model.name, group.name)
-    return Call(
-        f"XGROUP DESTROY {model.name} {group.name}",
-        running,
-        5.0,
-        done,
-        modes=("wait",),
-        is_judged=False,
-    )
+    running = w.admin("XGROUP", "DESTROY", w.prefix + group.stream.name, group.name)
+    return Call(f"XGROUP DESTROY {group}", running, 5.0, done, ("wait",), is_judged=False)
+
+
+def pairs(raw: list[Any]) -> dict[str, Any]:
+    """Read a reply of names and values as a dict."""
+    return {raw[n].decode(): raw[n + 1] for n in range(0, len(raw), 2)}
 
 
 STREAM_ACTIONS = {

@@ -9,8 +9,8 @@ import contextlib
 import random
 import time
 from collections.abc import Callable, Collection, Coroutine, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import hiredis
 
@@ -31,11 +31,11 @@ LIMITS = ConnectionConfig(
     backoff=Backoff(0.01, 0.1),
 )
 CALL_S = 2 * TIMEOUT_S  # a place in line, then an answer
-END_S = (
-    2 * LIMITS.close_timeout_s + CALL_S
-)  # handlers finish or are cancelled, then the last command
+# handlers finish or are cancelled, then the last command
+END_S = 2 * LIMITS.close_timeout_s + CALL_S
 _BEAT_S = 0.02
 Ended = Callable[["Outcome"], None]
+T = TypeVar("T")
 
 
 class Violation(Exception):
@@ -106,21 +106,18 @@ def _as_word(word: str | bytes | int) -> str | bytes:
 
 @dataclass
 class Gate:
-    """Calls in flight on one name.
-
-    If two were at the same time, nobody can say what is right: `mixed`.
-    """
+    """Calls in flight on one name. `mixed`: two at the same time, whose end nobody can foretell."""
 
     calls: int = 0
     mixed: bool = False
 
     def begin(self) -> None:
-        """A call begins."""
+        """Note that a call begins."""
         self.mixed |= self.calls > 0
         self.calls += 1
 
     def end(self) -> bool:
-        """A call has ended; gives whether another one was in flight meanwhile."""
+        """Note that a call has ended; return whether another one was in flight meanwhile."""
         self.calls -= 1
         mixed = self.mixed
         self.mixed = mixed and self.calls > 0
@@ -134,12 +131,16 @@ class QueueSlot:
     number: int
     queue: MessageQueue
     life: int = 0
-    state: str = "open"  # or "closing", "closed"
+    state: str = "open"  # or "opening", "closing", "closed"
 
     @property
     def name(self) -> str:
         """The client's name on the server."""
         return self.queue.name
+
+    def is_open_in(self, life: int) -> bool:
+        """Return whether the queue of that life is open."""
+        return (self.state, self.life) == ("open", life)
 
 
 class Clock:
@@ -185,7 +186,7 @@ class World:
         self.slots: list[QueueSlot] = []
         self.gates: dict[Any, Gate] = {}
         self.names: set[str] = set()  # all client names ever used
-        self.parts: dict[str, Any] = {}  # what the areas keep
+        self.parts: dict[type[Any], Any] = {}  # what the areas keep
         self.owned: set[asyncio.Task[Any]] = set()
         self._counter = 0
 
@@ -205,32 +206,45 @@ class World:
         url = self.proxy.url if number else self.server.url
         return MessageQueue(url, name=name, prefix=self.prefix, config=LIMITS)
 
+    def renew(self, slot: QueueSlot) -> None:
+        """Put a new queue, which is not open yet, in place of a closed one."""
+        slot.life += 1
+        slot.queue = self.new_queue(slot.number, slot.life)
+        slot.state = "opening"
+
     def behaviour(self, rng: random.Random, behaviours: Sequence[str]) -> str:
         """How a handler is to behave."""
         return rng.choice([each for each in behaviours if each not in self.without])
 
-    def part(self, name: str, make: Callable[[], Any]) -> Any:
-        """What an area keeps, made when it is first asked for."""
-        if name not in self.parts:
-            self.parts[name] = make()
-        return self.parts[name]
+    def part(self, kind: type[T]) -> T:
+        """Return what an area keeps, made when it is first asked for."""
+        if kind not in self.parts:
+            self.parts[kind] = kind()
+        part: T = self.parts[kind]
+        return part
 
     def open_slots(self) -> list[QueueSlot]:
         """Queues that may be used."""
         return [slot for slot in self.slots if slot.state == "open"]
 
-    def gate(self, key: Any) -> Gate:
-        """The gate of a name."""
-        return self.gates.setdefault(key, Gate())
+    def enter(self, *keys: Any) -> Callable[[], list[bool]]:
+        """Note that one call begins on some names.
+
+        What is returned ends it, and gives for each name whether another call was in flight.
+        """
+        gates = [self.gates.setdefault(key, Gate()) for key in keys]
+        for gate in gates:
+            gate.begin()
+        return lambda: [gate.end() for gate in gates]
 
     def next(self) -> int:
         """A number that is not used yet in this schedule."""
         self._counter += 1
         return self._counter
 
-    def now_ms(self) -> int:
-        """The server's clock, which is this machine's."""
-        return int(time.time() * 1e3)
+    def id_now(self, later_ms: int = 1) -> tuple[int, int]:
+        """Return an id above all that are there, by the server's clock, which is this machine's."""
+        return int(time.time() * 1e3) + later_ms, 0
 
     def violate(self, kind: str, text: str) -> None:
         """Note that an invariant does not hold; the runner ends the schedule at the next step."""
@@ -244,6 +258,30 @@ class World:
         return task
 
 
+Action = Callable[[World, random.Random], Call | None]
+
+
+def on(choose: Callable[[World], Sequence[Any]]) -> Callable[[Callable[..., Call | None]], Action]:
+    """Make an action upon one of what `choose` gives; there is none where that is empty."""
+
+    def decorate(action: Callable[..., Call | None]) -> Action:
+        def upon_one(w: World, rng: random.Random) -> Call | None:
+            found = choose(w)
+            return action(w, rng, rng.choice(found)) if found else None
+
+        return upon_one
+
+    return decorate
+
+
+def set_state(thing: Any, name: str = "state", *, ok: str, failed: str) -> Ended:
+    """Have a call's end set an attribute."""
+    return lambda outcome: setattr(thing, name, ok if outcome.is_ok else failed)
+
+
+# How handlers behave
+
+
 async def foreign_cancellation() -> None:
     """Await what somebody else cancels."""
     inner = asyncio.ensure_future(asyncio.sleep(10))
@@ -251,30 +289,23 @@ async def foreign_cancellation() -> None:
     await inner
 
 
-def cancelled_result() -> None:
-    """Read the result of a future that was cancelled."""
-    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    future.cancel()
-    future.result()
+def behave_plain(behaviour: str) -> None:
+    """Behave as a plain handler: raise, read the result of a cancelled future, or return."""
+    if behaviour == "raise":
+        raise ValueError("not this one")
+    if behaviour == "cancelled":
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        future.cancel()
+        future.result()
 
 
-@dataclass
-class Actor:
-    """A task that owns a context (an iterator, a consumer) and does what it is asked, one after the other."""
-
-    name: str
-    asked: "asyncio.Queue[tuple[Any, asyncio.Future[Any]]]" = field(default_factory=asyncio.Queue)
-    task: "asyncio.Task[Any] | None" = None
-
-    async def ask(self, what: Any) -> Any:
-        """Have it done, and wait for it; gives None if the task has ended."""
-        assert self.task is not None
-        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self.asked.put_nowait((what, answer))
-        await asyncio.wait([answer, self.task], return_when=asyncio.FIRST_COMPLETED)
-        return answer.result() if answer.done() else None
-
-
-def pick(rng: random.Random, items: "list[Any]") -> Any:
-    """One of them, or None if there is none."""
-    return rng.choice(items) if items else None
+async def behave(w: World, behaviour: str) -> None:
+    """Behave as an async handler."""
+    if behaviour == "cancelled":
+        await foreign_cancellation()
+    elif behaviour == "slow":
+        await asyncio.sleep(0.01)
+    elif behaviour == "hang":
+        await w.released.wait()
+    else:
+        behave_plain(behaviour)
