@@ -1,4 +1,4 @@
-"""mpim-lab: doctor, demo, serve, bench, notebooks."""
+"""mpim-lab: doctor, demo, serve, progress, bench, notebooks."""
 
 import argparse
 import asyncio
@@ -28,7 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     notebooks.add_argument(
         "--check", action="store_true", help="run nothing: are they stored as they should be?"
     )
-    commands.add_parser("demo", help="the whole system in half a minute, told in the terminal")
+    commands.add_parser("demo", help="the whole system in half a minute, shown in the terminal")
+    progress = commands.add_parser("progress", help="which challenges you have passed")
+    progress.add_argument("--forget", action="store_true", help="remove all of it")
     serving = commands.add_parser(
         "serve", help="gateways with a web page, each in a process of its own, until Ctrl-C"
     )
@@ -64,6 +66,14 @@ def _run(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
             return asyncio.run(
                 serve(arguments.gateways, port=arguments.port, first=arguments.first)
             )
+        if arguments.command == "progress":
+            from mpim_lab.chapters.catalog import progress_table
+            from mpim_lab.lab.exercise.progress import forget_progress
+
+            if arguments.forget:
+                forget_progress()
+            print(progress_table().to_string())
+            return 0
         from mpim_lab.notebook_store import check_all, store_all
 
         return check_all(arguments.paths) if arguments.check else store_all(arguments.paths)

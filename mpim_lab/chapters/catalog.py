@@ -2,8 +2,11 @@
 
 import importlib
 
+import pandas as pd
+
 from mpim_lab.errors import InvalidParameter
 from mpim_lab.lab.exercise.challenge import Challenge
+from mpim_lab.lab.exercise.progress import load_progress
 
 CHALLENGES = (
     "ch01_pubsub/tell_the_truth",
@@ -48,3 +51,30 @@ def challenge_named(id: str) -> Challenge:
 def ids() -> list[str]:
     """Return the ids of all challenges."""
     return [each.partition("_")[0] + "/" + each.partition("/")[2] for each in CHALLENGES]
+
+
+def progress_table() -> pd.DataFrame:
+    """Return the learner's progress: a row for each challenge, in the order of the chapters.
+
+    Returns:
+        By the challenge's id: its title, difficulty in stars, the minutes that it takes, the tries
+        so far, and the day on which it was passed. The first one that was not is marked "next".
+    """
+    progress = load_progress()
+    rows = []
+    for each in ids():
+        made, kept = challenge_named(each), progress.get(each, {})
+        rows.append(
+            {
+                "challenge": each,
+                "title": made.title,
+                "difficulty": "★" * made.difficulty,
+                "minutes": made.minutes,
+                "tries": kept.get("tries", 0),
+                "passed": kept.get("passed") or "",
+            }
+        )
+    table = pd.DataFrame(rows).set_index("challenge")
+    if (left := table.index[table["passed"] == ""]).size:
+        table.loc[left[0], "passed"] = "next"
+    return table

@@ -5,8 +5,16 @@ import logging
 
 import pytest
 
-from mpim_lab.lab.exercise.legacy_challenge import Challenge, TrialFailure
-from mpim_lab.lab.exercise.progress import load_progress, progress_path, record_attempt
+from mpim_lab.chapters.catalog import ids, progress_table
+from mpim_lab.chapters.ch04_ordering.challenges import put_in_order
+from mpim_lab.chapters.ch04_ordering.solutions import BoundedReorderBuffer
+from mpim_lab.cli import main
+from mpim_lab.lab.exercise.progress import (
+    forget_progress,
+    load_progress,
+    progress_path,
+    record_attempt,
+)
 
 
 @pytest.fixture
@@ -56,14 +64,23 @@ def test_a_file_that_cannot_be_written_is_reported_and_stops_nobody(monkeypatch,
     assert "cannot be written" in caplog.text
 
 
-async def test_a_check_is_recorded(file):
-    """Passed or not."""
+async def test_a_check_is_recorded_and_shown(file):
+    """By the challenge's id; the first one that is not passed is the next."""
+    await put_in_order().check(object)
+    await put_in_order().check(BoundedReorderBuffer, quick=True)
+    assert load_progress()["ch04/put_in_order"]["tries"] == 2
+    table = progress_table()
+    assert list(table.index) == ids()
+    assert table.loc["ch04/put_in_order", "tries"] == 2
+    assert table.loc["ch04/put_in_order", "passed"][:2] == "20"
+    assert table["passed"].iloc[0] == "next"
 
-    async def fails(solution):
-        return TrialFailure("m1 was lost", "fault 'none'")
 
-    await Challenge("Lose nothing", "…", [fails], ["think"]).check(object)
-    await Challenge("Put in order", "…", [], ["think"]).check(object)
-    found = load_progress()
-    assert (found["Lose nothing"]["passed"], found["Put in order"]["tries"]) == (None, 1)
-    assert found["Put in order"]["passed"] is not None
+def test_progress_is_forgotten_by_one_call(file, capsys):
+    """Also from a terminal, and twice."""
+    record_attempt("ch03/do_it_once", passed=True)
+    assert main(["progress"]) == 0
+    assert "ch03/do_it_once" in capsys.readouterr().out
+    assert main(["progress", "--forget"]) == 0
+    assert load_progress() == {}
+    forget_progress()

@@ -25,31 +25,37 @@ def progress_path() -> Path:
 
 
 def load_progress() -> dict[str, dict[str, Any]]:
-    """For each challenge by title: `tries`, and since when it is `passed` (None: not yet)."""
+    """Return for each challenge, by its id, `tries` and since when it is `passed` (None: not yet)."""
     path = progress_path()
     try:
         found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         return {
-            str(title): {"tries": int(line["tries"]), "passed": line["passed"]}
-            for title, line in found.items()
+            str(id): {"tries": int(kept["tries"]), "passed": kept["passed"]}
+            for id, kept in found.items()
         }
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         _log.warning("%s cannot be read: %s", path, error)
         return {}
 
 
-def record_attempt(title: str, *, passed: bool) -> None:
-    """Record one more attempt. A challenge that was passed once stays passed."""
-    lines = load_progress()
-    line = lines.setdefault(title, {"tries": 0, "passed": None})
-    line["tries"] += 1
-    if passed and line["passed"] is None:
-        line["passed"] = datetime.date.today().isoformat()
+def record_attempt(id: str, *, passed: bool) -> None:
+    """Record one more attempt at a challenge. One that was passed once stays passed."""
+    progress = load_progress()
+    kept = progress.setdefault(id, {"tries": 0, "passed": None})
+    kept["tries"] += 1
+    if passed and kept["passed"] is None:
+        kept["passed"] = datetime.date.today().isoformat()
     path = progress_path()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(f".{os.getpid()}")
-        part.write_text(json.dumps(lines, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(progress, indent=1, ensure_ascii=False) + "\n"
+        part.write_text(text, encoding="utf-8")
         part.replace(path)  # whole or not at all
     except OSError as error:
         _log.warning("%s cannot be written: %s", path, error)
+
+
+def forget_progress() -> None:
+    """Remove the file with all progress. Nothing happens if there is none."""
+    progress_path().unlink(missing_ok=True)
