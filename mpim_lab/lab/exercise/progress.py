@@ -30,8 +30,8 @@ def load_progress() -> dict[str, dict[str, Any]]:
     try:
         found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         return {
-            str(id): {"tries": int(kept["tries"]), "passed": kept["passed"]}
-            for id, kept in found.items()
+            str(each): {"tries": int(kept["tries"]), "passed": kept["passed"]}
+            for each, kept in found.items()
         }
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         _log.warning("%s cannot be read: %s", path, error)
