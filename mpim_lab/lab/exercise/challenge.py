@@ -16,7 +16,7 @@ from mpim_lab.lab.exercise.progress import record_attempt
 from mpim_lab.lab.exercise.solution import Solution, Violation, pack_solution
 from mpim_lab.lab.trace.trace import Trace
 
-MAX_EQUAL_LINES = 3
+MAX_EQUAL_LINES = 4
 SEED = 1
 _STARS = 3
 
@@ -265,21 +265,21 @@ def _source_with_constants(module: Any, kind: type[Any]) -> str:
 
 
 def message_history(trace: Trace, message_id: str) -> tuple[str, ...]:
-    """Return what happened to one message, in order, without times: the same in every run."""
-    lines: list[str] = []
+    """Return what happened to one message, actor by actor, without times: the same in every run."""
+    lines: dict[str, list[str]] = {}
     for event in trace.events:
         if event.kind is EventKind.FAULT_BEGAN:
-            lines.append(f"⚡ {event.detail}")
-            continue
-        if event.message_id != message_id:
-            continue
-        count = "" if event.count is None else f" ({event.count})"
-        detail = event.detail or event.outcome
-        # The ids of entries are the server's clock.
-        detail = f": {detail}" if detail and event.kind is not EventKind.ADDED else ""
-        line = f"{event.actor}: {event.kind}{count}{detail}"
-        if lines[-MAX_EQUAL_LINES:] == [line] * MAX_EQUAL_LINES:
-            lines.append("…")  # how often an endless loop went round is luck
-        elif lines[-1:] != ["…"] or lines[-2] != line:
-            lines.append(line)
-    return tuple(lines)
+            lines.setdefault(f"⚡ {event.detail}", [])
+        elif event.message_id == message_id:
+            count = "" if event.count is None else f" ({event.count})"
+            detail = event.detail or event.outcome
+            # The ids of entries are the server's clock.
+            detail = f" ({detail})" if detail and event.kind is not EventKind.ADDED else ""
+            did = lines.setdefault(event.actor, [])
+            did.append(f"{event.kind}{count}{detail}")
+            # How often an endless loop went round is luck.
+            if did[-MAX_EQUAL_LINES:] == [did[-1]] * MAX_EQUAL_LINES or did[-2:-1] == ["…"]:
+                did[-1] = "…"
+                if did[-2] == "…":
+                    did.pop()
+    return tuple(f"{actor}: {', '.join(did)}" if did else actor for actor, did in lines.items())
