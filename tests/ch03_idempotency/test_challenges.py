@@ -121,6 +121,70 @@ class RemembersInTheClass(Leased):
             self.done.add(id)
 
 
+class LooksForTheRecordBeforeTheLockOnly(LeasedRecord):
+    async def run(self, id, work):
+        call, key, lock = self.store.call, self.store.key(id), self.store.key(id + " lock")
+        if await call("EXISTS", key):
+            return
+        while not await call("SET", lock, "1", "NX", "PX", self.store.lease_ms):
+            await asyncio.sleep(0.01)
+        await work()
+        await call("SET", key, "done", "EX", DAY_S)
+        await call("DEL", lock)
+
+
+class RemembersForASecond(Leased):
+    async def run(self, id, work):
+        if await self.claim(id):
+            await work()
+            await self.store.call("SET", self.store.key(id), "done", "PX", 1_000)
+
+
+class RecordsBeforeTheWorkIsDone(Leased):
+    async def run(self, id, work):
+        if await self.claim(id):
+            await self.store.call("SET", self.store.key(id), "done", "EX", DAY_S)
+            await work()
+
+
+class CountsCallers(LeasedRecord):
+    async def run(self, id, work):
+        if await self.store.call("INCR", self.store.key(id)) == 1:
+            await work()
+
+
+class ClaimsUnderItsOwnName(LeasedRecord):
+    async def run(self, id, work):
+        key = self.store.key(f"{id} {object.__hash__(self)}")
+        if await self.store.call("SET", key, "done", "NX"):
+            await work()
+
+
+class WorksInTheBackground(Leased):
+    async def run(self, id, work):
+        if await self.claim(id):
+            self.task = asyncio.create_task(work())
+            await self.store.call("SET", self.store.key(id), "done", "EX", DAY_S)
+
+
+class WaitsForAClaimWithoutAnEnd(LeasedRecord):
+    async def run(self, id, work):
+        key = self.store.key(id)
+        while not await self.store.call("SET", key, "claimed", "NX"):
+            if await self.store.call("GET", key) == b"done":
+                return
+            await asyncio.sleep(0.01)
+        await work()
+        await self.store.call("SET", key, "done")
+
+
+class KnowsOneIdOnly(Leased):
+    """One key for all ids."""
+
+    async def run(self, id, work):
+        await super().run("the one", work)
+
+
 class WritesInTwoSteps(FencedRecord):
     async def finish(self, key, token, commands):
         for command in commands:
@@ -132,6 +196,60 @@ class LooksAtTheTokenBefore(WritesInTwoSteps):
     async def finish(self, key, token, commands):
         if await self.store.call("GET", key) == token.encode():
             await super().finish(key, token, commands)
+
+
+class RunsAScriptForEachCommand(FencedRecord):
+    """Each of them looks at the token; together they are no atomic step."""
+
+    script = FINISH.replace("redis.call('SET', KEYS[1], 'done', 'EX', 86400)", "")
+
+    async def finish(self, key, token, commands):
+        for command in commands:
+            await super().finish(key, token, [command])
+        await self.store.call("SET", key, "done", "EX", DAY_S)
+
+
+class RecordsAfterTheScript(RunsAScriptForEachCommand):
+    async def finish(self, key, token, commands):
+        await FencedRecord.finish(self, key, token, commands)
+        await self.store.call("SET", key, "done", "EX", DAY_S)
+
+
+class HasOneTokenForAll(FencedRecord):
+    """Right: effects and record are one step, so whoever comes second finds the record."""
+
+    async def run(self, id, work):
+        key = self.store.key(id)
+        while await self.store.call("GET", key) != b"done":
+            if await self.store.call("SET", key, "me", "NX", "PX", self.store.lease_ms) is None:
+                await asyncio.sleep(0.01)
+            else:
+                await self.finish(key, "me", await work())
+
+
+class LooksAtItsOwnClock(FencedRecord):
+    script = UNGUARDED
+
+    async def finish(self, key, token, commands):
+        clock = asyncio.get_running_loop().time
+        if clock() - self.began < self.store.lease_ms / 1e3:
+            await super().finish(key, token, commands)
+
+    async def run(self, id, work):
+        self.began = asyncio.get_running_loop().time()
+        await super().run(id, work)
+
+
+class ForgetsAfterASecond(FencedRecord):
+    script = FINISH.replace("'EX', 86400", "'EX', 1")
+
+
+class RecordsFirstThenBooks(FencedRecord):
+    async def finish(self, key, token, commands):
+        if await self.store.call("GET", key) == token.encode():
+            await self.store.call("SET", key, "done", "EX", DAY_S)
+            for command in commands:
+                await self.store.call(*command)
 
 
 class HasNoToken(FencedRecord):
@@ -219,6 +337,14 @@ WRONG_ONCE = {
     ForgetsAfterwards: 2,
     GivesBackInFinally: 1,
     RemembersInTheClass: 2,
+    LooksForTheRecordBeforeTheLockOnly: 2,
+    RemembersForASecond: 2,
+    RecordsBeforeTheWorkIsDone: 1,
+    CountsCallers: 1,
+    ClaimsUnderItsOwnName: 2,
+    WorksInTheBackground: 1,
+    WaitsForAClaimWithoutAnEnd: 1,
+    KnowsOneIdOnly: 1,
 }
 WRONG_ZOMBIE = {
     HasNoToken: 2,
@@ -228,6 +354,11 @@ WRONG_ZOMBIE = {
     LooksAtTheTokenBefore: (2, 3),
     TriesOnce: 1,
     DoesWhateverComes: 1,
+    RunsAScriptForEachCommand: (2, 3),
+    RecordsAfterTheScript: 2,
+    LooksAtItsOwnClock: (1, 2),
+    ForgetsAfterASecond: 2,
+    RecordsFirstThenBooks: (1, 2, 3),
 }
 
 
@@ -237,7 +368,9 @@ async def test_right_solutions_of_do_it_once_pass(good):
     await assert_passes(do_it_once, good)
 
 
-@pytest.mark.parametrize("good", [FencedRecord, WatchesAndExecutes, GivesOneArgument])
+@pytest.mark.parametrize(
+    "good", [FencedRecord, WatchesAndExecutes, GivesOneArgument, HasOneTokenForAll]
+)
 async def test_right_solutions_of_survive_the_zombie_pass(good):
     """How they do it is nobody's business."""
     await assert_passes(survive_the_zombie, good)

@@ -18,6 +18,7 @@ from mpim_lab.mq.pubsub.queue import MessageQueue
 SCOPE = "payments"
 LEASE_MS = 100
 WORK_S = 0.02
+LATE_S = 1.2  # a repeat that comes long after the lease
 MAX_DELIVERIES = 30
 Command = tuple[Any, ...]
 
@@ -53,7 +54,7 @@ class PaymentRun(ScheduleRun):
 
     workloads = (
         "one after the other",
-        "a repeat after the lease",
+        "a late repeat",
         "two at once",
         "the second while the first works",
     )
@@ -87,8 +88,8 @@ class PaymentRun(ScheduleRun):
         else:
             await self._hire("m1", "m2")
             self._check()
-            if self.workload == "a repeat after the lease":
-                await asyncio.sleep(2.5 * LEASE_MS / 1e3)
+            if self.workload == "a late repeat":
+                await asyncio.sleep(LATE_S)
             await self._hire("m1")
 
     async def _hire(self, *ids: str) -> None:
