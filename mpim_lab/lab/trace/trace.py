@@ -4,11 +4,13 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from zlib import crc32
 
-import pandas as pd
-
 from mpim_lab.events import Event, EventKind, Reporter
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +165,7 @@ class Trace:
         """The time of the first event, in seconds of the monotonic clock; 0.0 if there is none."""
         return min((event.at for event in self.events), default=0.0)
 
-    def to_pandas(self) -> pd.DataFrame:
+    def to_pandas(self) -> "pd.DataFrame":
         """Make a table of all events.
 
         Returns:
@@ -175,6 +177,8 @@ class Trace:
             asdict(event) | {"kind": str(event.kind), "at_ms": (event.at - start) * 1e3}
             for event in self.events
         ]
+        import pandas as pd  # half a second, that a check's process need not spend
+
         return pd.DataFrame(rows, columns=columns)
 
     def to_json_lines(self, path: str | Path | None = None) -> str:
