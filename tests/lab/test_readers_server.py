@@ -179,7 +179,7 @@ async def test_what_a_killed_guard_left_is_found(server, readers, finder, monkey
             if finder == "the doctor":
                 await readers.srem(run_keys.RUNS, dead)  # not even on record
                 said = {check.name: check.found for check in await diagnose()}
-                assert "are removed" in said["leftovers of dead runs"]
+                assert "now removed" in said["leftovers of dead runs"]
             else:
                 async with open_server():
                     pass

@@ -65,7 +65,7 @@ def run(program, *arguments):
         ("mpim_lab.errors", {"mpim_lab", "errors"}),
         ("mpim_lab.events", {"mpim_lab", "events"}),
         ("mpim_lab.keys", {"mpim_lab", "errors", "keys"}),
-        ("mpim_lab.mq", {*GROUND, "mq"}),
+        ("mpim_lab.mq", {*GROUND, "latency_histogram", "mq"}),
         ("mpim_lab.im", {*GROUND, "mq", "im"}),
     ],
 )

@@ -179,7 +179,7 @@ class ImScenario(Scenario):
         await self.wait_idle()
         if not self._design.is_naive:
             with contextlib.suppress(MpimError):
-                await wait_until(self._all_read, "everything read", timeout_s=8.0)
+                await wait_until(self._all_read, "everything read", timeout_s=30.0)
         await self.wait_idle()
         self.verdict = await self._judge()
 
