@@ -29,6 +29,14 @@ async def assert_fails(challenge, solution, guarantee, *, text=""):
         assert text in repr(result), f"{solution.__name__}: {result!r}"
 
 
+def first_of_each(wrong, count):
+    """Return the parameters for wrong solutions; the first ones are tried always."""
+    return [
+        pytest.param(bad, number, marks=() if place < count else thorough, id=bad.__name__)
+        for place, (bad, number) in enumerate(wrong.items())
+    ]
+
+
 def assert_hints_come_one_at_a_time(*challenges):
     """The last one stays."""
     for challenge in challenges:

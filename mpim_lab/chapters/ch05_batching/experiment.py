@@ -17,7 +17,6 @@ from mpim_lab.chapters.ch05_batching.scenario import (
     LONG_WINDOW_MS,
     TOO_MANY_BYTES,
     WINDOW_MS,
-    BatchingDesign,
     BatchingScenario,
     designs,
 )
@@ -51,8 +50,6 @@ class BurstExperiment(Experiment):
         7, "chooses which message the fault hits, and the texts", low=0, high=9_999
     )
 
-    own: BatchingDesign | None = None  # the learner's own, instead of a named one
-
     async def execute(self, run: Run) -> Verdict:
         """Send the burst, fault included.
 
@@ -64,7 +61,7 @@ class BurstExperiment(Experiment):
             if is_planned
             else []
         )
-        design, closed = self.own or designs(self._window_ms())[self.design], self.fault == "closed"
+        design, closed = designs(self._window_ms())[self.design], self.fault == "closed"
         async with (
             open_server() as server,
             BatchingScenario(server, run, design, planned, closed=closed) as scenario,
