@@ -2,7 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pandas as pd
 
@@ -38,15 +38,13 @@ class CompressionExperiment(Experiment):
         7, "chooses which messages the fault hits, and the texts", low=0, high=9_999
     )
 
-    own: Any = None  # the learner's own codec, instead of a named one
-
     async def execute(self, run: Run) -> Verdict:
-        """Send everything; the verdict is bob's: what came, and what he read as another text (`altered`).
+        """Send everything. The verdict is bob's: what came, what he read as other text (`altered`).
 
         Metrics besides: bytes before and after packing, the most that one became.
         """
         fault_of = {} if self.fault == "none" else self._planned_faults()
-        codec = self.own or (NaiveCodec() if self.design == "naive" else Codec(self.design))
+        codec = NaiveCodec() if self.design == "naive" else Codec(self.design)
         lines = Corpus(self.seed).lines(self.messages)
         async with (
             open_server() as server,
