@@ -51,13 +51,13 @@ async def test_the_trial_ends_and_says_why(challenge, bad):
     """Not passed, in the words of what was raised."""
     outcome = await challenge().check(bad)
     assert not outcome.passed
-    assert ("SystemExit: 3" if bad is Exits else "KeyboardInterrupt") in repr(outcome)
+    assert ("SystemExit" if bad is Exits else "KeyboardInterrupt") in repr(outcome)
 
 
 @pytest.mark.parametrize("challenge", [close_the_batch, lose_nothing])
 async def test_also_from_a_task(challenge):
     """Where asyncio would pass it on through the event loop."""
-    assert "SystemExit: 3" in repr(await challenge().check(ExitsLater))
+    assert "SystemExit" in repr(await challenge().check(ExitsLater))
 
 
 class ExitsWhenItShouldRefuse:
@@ -72,7 +72,7 @@ class ExitsWhenItShouldRefuse:
 
 async def test_the_end_of_the_process_is_no_refusal():
     """Of a payload that is to be refused."""
-    assert "SystemExit: too large" in repr(await defuse_the_bomb().check(ExitsWhenItShouldRefuse))
+    assert "SystemExit" in repr(await defuse_the_bomb().check(ExitsWhenItShouldRefuse))
 
 
 @pytest.mark.parametrize("samples", [[b"x"] * 10, [b"x"] * 3, [], [b""] * 100, [b"x"] * 1_000])

@@ -1,4 +1,4 @@
-"""ModelCheck: a learner's class beside a model, on generated inputs. Hypothesis makes them, and makes failures small.
+"""ModelCheck: a learner's class beside a model. Hypothesis makes inputs, and failures small.
 
 An input is a list of operations. `play` runs the class with them and raises Violation where it
 differs from the model. The inputs are the same in every run; how many there are is fixed.
@@ -17,11 +17,11 @@ from mpim_lab.lab.exercise.explorer import Exploration, Progress
 from mpim_lab.lab.exercise.schedule_run import Played
 from mpim_lab.lab.exercise.schedules import Schedule
 from mpim_lab.lab.exercise.solution import Solution, Violation
-from mpim_lab.lab.trace.trace import Trace
+from mpim_lab.lab.exercise.virtual_time import patched_clocks
 
 QUICK = 40  # inputs
 MAX_SHRINKS = 400  # inputs that are tried after the first failure
-Play = Callable[[type[Any], Any, Trace], None]
+Play = Callable[..., None]  # of one class or more, an input, and the trace
 
 
 class _SmallEnough(BaseException):
@@ -32,10 +32,12 @@ class ModelCheck:
     """An examiner by a model.
 
     Args:
-        play: runs the class (its first argument) on an input; writes what happens to the trace.
+        play: `play(cls, input, trace)` runs the class on an input; it writes what happens to the
+            trace.
         inputs: a strategy for inputs; their `repr` is what a failure shows.
         always: inputs that are played first: those that every interviewer knows.
         budget: how many inputs a full check plays.
+        processes: so many classes `play` is given, each loaded anew: they share nothing.
     """
 
     def __init__(
@@ -44,8 +46,10 @@ class ModelCheck:
         inputs: SearchStrategy[Any],
         always: Sequence[Any] = (),
         budget: int = 600,
+        processes: int = 1,
     ) -> None:
         self.play, self.inputs, self.always, self.budget = play, inputs, always, budget
+        self.processes = processes
 
     async def examine(
         self, solution: Solution, *, quick: bool, seed: int, progress: Progress
@@ -76,15 +80,7 @@ class ModelCheck:
             except Violation:
                 found.played = failing[0][0]
                 return found
-        tried = settings(
-            max_examples=budget,
-            derandomize=True,
-            database=None,
-            deadline=None,
-            phases=[Phase.generate, Phase.shrink],
-            suppress_health_check=list(HealthCheck),
-            print_blob=False,
-        )(given(self.inputs)(play_one))
+        tried = _settings(budget)(given(self.inputs)(play_one))
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -115,7 +111,22 @@ class ModelCheck:
     def _played(self, solution: Solution, given_input: Any) -> Played:
         played = Played(Schedule(repr(given_input)))
         try:
-            self.play(solution.load(), given_input, played.trace)
+            with patched_clocks():
+                classes = [solution.load() for _ in range(self.processes)]
+            self.play(*classes, given_input, played.trace)
         except Violation as violation:
             played.violation = violation
         return played
+
+
+def _settings(budget: int) -> settings:
+    """Return Hypothesis's settings: the same inputs each time, nothing is kept."""
+    return settings(
+        max_examples=budget,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate, Phase.shrink],
+        suppress_health_check=list(HealthCheck),
+        print_blob=False,
+    )

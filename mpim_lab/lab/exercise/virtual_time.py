@@ -1,4 +1,4 @@
-"""Virtual time: an event loop whose clock jumps to the next timer, so that a window of a minute costs nothing.
+"""Virtual time: an event loop whose clock jumps to the next timer: a minute costs nothing.
 
 What sleeps for an hour is woken at once, and everything is the same in every run. `time.monotonic`,
 `time.time` and `time.perf_counter` follow the same clock while the loop runs; threads do not.
@@ -27,11 +27,11 @@ _EPOCH_S = 1_700_000_000.0
 
 
 class Deadlock(Exception):
-    """Everybody waits for what nobody will do: there is neither a timer nor anything else to come."""
+    """Everybody waits for what nobody will do: there is no timer, and nothing else to come."""
 
 
 class _VirtualClock(selectors.BaseSelector):
-    """A selector that never waits: it moves the clock on instead. Nothing is registered but the loop's own."""
+    """A selector that never waits: it moves the clock on instead."""
 
     def __init__(self) -> None:
         self._own = selectors.DefaultSelector()
@@ -62,20 +62,40 @@ class _VirtualClock(selectors.BaseSelector):
         self._own.close()
 
 
+_running: list[_VirtualClock] = []  # the innermost one is the last
+_real_monotonic, _real_since_epoch = time.monotonic, time.time
+
+
+def _monotonic() -> float:
+    return _running[-1].now_s if _running else _real_monotonic()
+
+
+def _since_epoch() -> float:
+    return _EPOCH_S + _running[-1].now_s if _running else _real_since_epoch()
+
+
 @contextlib.contextmanager
-def _patched_clocks(clock: _VirtualClock) -> Iterator[None]:
-    def since_start() -> float:
-        return clock.now_s
+def patched_clocks() -> Iterator[None]:
+    """Have `time`'s functions follow the virtual clock that runs, or the real one while none does.
 
-    def since_epoch() -> float:
-        return _EPOCH_S + clock.now_s
-
+    A class that is loaded inside of it gets these, also by `from time import monotonic`.
+    """
     with (
-        mock.patch.object(time, "monotonic", since_start),
-        mock.patch.object(time, "perf_counter", since_start),
-        mock.patch.object(time, "time", since_epoch),
+        mock.patch.object(time, "monotonic", _monotonic),
+        mock.patch.object(time, "perf_counter", _monotonic),
+        mock.patch.object(time, "time", _since_epoch),
     ):
         yield
+
+
+@contextlib.contextmanager
+def _running_clock(clock: _VirtualClock) -> Iterator[None]:
+    _running.append(clock)
+    try:
+        with patched_clocks():
+            yield
+    finally:
+        _running.pop()
 
 
 def run_virtual(work: Coroutine[Any, Any, T], *, limit_s: float = 3_600.0 * 24) -> T:
@@ -96,7 +116,7 @@ def run_virtual(work: Coroutine[Any, Any, T], *, limit_s: float = 3_600.0 * 24) 
     loop.set_exception_handler(lambda loop, context: None)
     loop.slow_callback_duration = 1e9
     try:
-        with _patched_clocks(clock):
+        with _running_clock(clock):
             return loop.run_until_complete(_limited(work, limit_s))
     finally:
         _clear(loop, clock)
@@ -115,6 +135,6 @@ def _clear(loop: asyncio.AbstractEventLoop, clock: _VirtualClock) -> None:
             break
         for task in left:
             task.cancel()
-        with contextlib.suppress(Exception), _patched_clocks(clock):
+        with contextlib.suppress(Exception), _running_clock(clock):
             loop.run_until_complete(asyncio.wait(left, timeout=1.0))
     loop.close()
