@@ -12,6 +12,7 @@ from tests.challenges import (
     assert_fails,
     assert_hints_come_one_at_a_time,
     assert_passes,
+    first_of_each,
     thorough,
 )
 
@@ -228,14 +229,6 @@ WRONG_ZOMBIE = {
     TriesOnce: 1,
     DoesWhateverComes: 1,
 }
-
-
-def first_of_each(wrong, count):
-    """The first ones are tried always."""
-    return [
-        pytest.param(bad, number, marks=() if place < count else thorough, id=bad.__name__)
-        for place, (bad, number) in enumerate(wrong.items())
-    ]
 
 
 @pytest.mark.parametrize("good", [LeasedRecord, pytest.param(PollsOnceASecond, marks=thorough)])

@@ -5,7 +5,7 @@ A fault is injected; who got what, and what was acknowledged?
 
 import asyncio
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pandas as pd
 
@@ -36,8 +36,6 @@ class PubSubDelivery(Experiment):
         7, "chooses which message the fault hits, and the texts", low=0, high=9_999
     )
 
-    sender: type[Any] | None = None  # the learner's own, instead of `design`'s
-
     async def execute(self, run: Run) -> Verdict:
         """Send everything, fault included; the verdict is bob's."""
         planned = (
@@ -50,7 +48,7 @@ class PubSubDelivery(Experiment):
             PubSubScenario(
                 server,
                 run,
-                design=self.sender or self.design,
+                design=self.design,
                 planned=planned,
                 duration=self.duration,
             ) as scenario,

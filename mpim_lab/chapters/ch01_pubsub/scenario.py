@@ -66,7 +66,7 @@ class PubSubScenario:
         server: EmbeddedServer | ExternalServer,
         run: Run,
         *,
-        design: str | type[Any],
+        design: str,
         planned: list[Fault],
         duration: int,
     ) -> None:
@@ -120,10 +120,8 @@ class PubSubScenario:
         self.connection_gate.open()
         await self._open.aclose()
 
-    def _make_sender(self, design: str | type[Any]) -> Any:
+    def _make_sender(self, design: str) -> Any:
         faulty = cast(MessageQueue, FaultyQueue(self.alice, self.faults))
-        if not isinstance(design, str):
-            return design(faulty)
         if design == "naive":
             return NaiveSender(faulty)
         attempts = self._duration + 20

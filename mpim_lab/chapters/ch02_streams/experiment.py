@@ -5,7 +5,7 @@ A worker dies; which orders were done, and how often?
 
 import asyncio
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pandas as pd
 
@@ -42,8 +42,6 @@ class StreamDelivery(Experiment):
     pace_ms: int = parameter(0, "pause between two orders", low=0, high=500, step=10)
     seed: int = parameter(7, "chooses which order the fault hits, and the texts", low=0, high=9_999)
 
-    worker: type[Any] | None = None  # the learner's own, instead of `design`'s
-
     async def execute(self, run: Run) -> Verdict:
         """Add everything, fault included; the verdict is about effects."""
         planned = (
@@ -56,7 +54,7 @@ class StreamDelivery(Experiment):
             StreamScenario(
                 server,
                 run,
-                design=self.worker or self.design,
+                design=self.design,
                 planned=planned,
                 duration=self.duration,
             ) as scenario,

@@ -33,17 +33,14 @@ LIMITS = ConnectionConfig(
 
 
 class StreamScenario:
-    """The scenario of chapter 2: alice, the stream, the live worker.
-
-    `design`: a name, or the learner's own class.
-    """
+    """The scenario of chapter 2: alice, the stream, the live worker."""
 
     def __init__(
         self,
         server: EmbeddedServer | ExternalServer,
         run: Run,
         *,
-        design: str | type[Any],
+        design: str,
         planned: list[Fault],
         duration: int,
     ) -> None:
@@ -86,11 +83,7 @@ class StreamScenario:
         await self._open.aclose()
 
     def _make_worker(self, name: str) -> Any:
-        make = (
-            self._design
-            if not isinstance(self._design, str)
-            else NAIVE_WORKERS.get(self._design, correct_worker)
-        )
+        make: Any = NAIVE_WORKERS.get(self._design, correct_worker)
 
         async def handle(entry: Entry) -> None:
             await self.fleet.work(name, entry.data, lambda: do(entry.data))
