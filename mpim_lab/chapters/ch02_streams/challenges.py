@@ -93,6 +93,7 @@ class WorkerRun(ScheduleRun):
 
     actions = (DIES, IS_HELD, LOSES_ITS_OWN, RUN_IS_CANCELLED, STOP_IS_CALLED)
     hold_s = 0.3
+    limit_s = 2.5
     has_one_name: ClassVar[str] = "the next worker has the same name"
     comes_later: ClassVar[str] = "the next worker comes later"
 
@@ -228,6 +229,9 @@ class WorkerRun(ScheduleRun):
             )
             self._say(Violation(text, 2 if order.error else 3, order.id))
         await asyncio.sleep(order.work_s)
+        await actor.goes_on.wait()
+        if actor.is_dead:  # in the middle of its work
+            await asyncio.Event().wait()
         if order.error is None:
             order.done += 1
         kind = EventKind.FAILED if order.error else EventKind.EFFECT
