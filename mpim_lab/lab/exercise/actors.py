@@ -58,6 +58,8 @@ class Actor:
         self._server, self._path = server, folder / f"{name}.sock"
         self._disturb, self._note = disturb, note
         self.lab_error: Exception | None = None
+        self.goes_on = asyncio.Event()  # not set while it is held, all of it
+        self.goes_on.set()
         self._counts: Counter[str] = Counter()
         self._listener: asyncio.Server | None = None
         self._relays: set[asyncio.Task[None]] = set()
@@ -163,8 +165,10 @@ class Actor:
                 way.cancel()
             await asyncio.wait(ways)
             for way in ways:
-                if not way.cancelled():
-                    way.exception()
+                error = None if way.cancelled() else way.exception()
+                # Of an action of the challenge's: no fault of the class, which sees a line break.
+                if isinstance(error, Exception) and not isinstance(error, OSError | InvalidMessage):
+                    self.lab_error = self.lab_error or error
             self._upstreams.discard(to_server)
             to_server.close()
 

@@ -6,7 +6,7 @@ looks at what the server, the receivers and the effect log hold at the end. Both
 | the schedule says           | then                                                                  |
 |-----------------------------|-----------------------------------------------------------------------|
 | dies                        | the actor's process ends there, and `on_death` may start another one  |
-| is held                     | the step waits for `hold_s`; others go on, leases run out (`on_hold`) |
+| is held                     | it waits for `hold_s`, all of it; others go on, leases end (`on_hold`)|
 | loses its connection        | before: the command is not done; after: it is, and the reply is lost  |
 | is cancelled                | what the actor does is cancelled                                      |
 | the server stops for a while| nobody's commands get through for `hold_s`                            |
@@ -110,9 +110,9 @@ class ScheduleRun:
         self._actors.append(actor)
         return await self._stack.enter_async_context(actor)
 
-    async def queue(self, url: str, name: str) -> MessageQueue:
+    async def queue(self, url: str, name: str, **options: Any) -> MessageQueue:
         """Open a queue under this run's prefix: an actor's by `actor.url`, the lab's by `self.server`."""
-        queue = MessageQueue(url, prefix=self.prefix, name=name)
+        queue = MessageQueue(url, prefix=self.prefix, name=name, **options)
         return await self._stack.enter_async_context(_bounded(queue))
 
     def background(self, work: Any) -> "asyncio.Task[Any]":
@@ -172,6 +172,7 @@ class ScheduleRun:
 
     async def _disturb(self, actor: Actor, moment: str, step: Step) -> Fate:
         await self._passing.wait()
+        await actor.goes_on.wait()
         for each in self._left:
             if (each.moment, each.step) == (moment, step):
                 self._left.remove(each)
@@ -191,7 +192,11 @@ class ScheduleRun:
             actor.cancel()
             await asyncio.sleep(0)
         elif action == IS_HELD.name:
-            await self.on_hold(actor)
+            actor.goes_on.clear()
+            try:
+                await self.on_hold(actor)
+            finally:
+                actor.goes_on.set()
         elif action == SERVER_STOPS.name:
             self._passing.clear()
             asyncio.get_running_loop().call_later(self.hold_s, self._passing.set)
