@@ -67,13 +67,7 @@ def _run(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
                 serve(arguments.gateways, port=arguments.port, first=arguments.first)
             )
         if arguments.command == "progress":
-            from mpim_lab.chapters.catalog import progress_table
-            from mpim_lab.lab.exercise.progress import forget_progress
-
-            if arguments.forget:
-                forget_progress()
-            print(progress_table().to_string())
-            return 0
+            return _show_progress(forget=arguments.forget)
         from mpim_lab.notebook_store import check_all, store_all
 
         return check_all(arguments.paths) if arguments.check else store_all(arguments.paths)
@@ -86,6 +80,16 @@ def _run(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
             raise
         print(f"mpim-lab: {name} is not installed: pip install 'mpim_lab[lab]'", file=sys.stderr)
         return 1
+
+
+def _show_progress(*, forget: bool) -> int:
+    from mpim_lab.chapters.catalog import progress_table
+    from mpim_lab.lab.exercise.progress import forget_progress
+
+    if forget:
+        forget_progress()
+    print(progress_table().to_string())
+    return 0
 
 
 if __name__ == "__main__":
