@@ -40,7 +40,7 @@ lab: $(VENV)/.installed ## open the lab in JupyterLab, on this machine only
 
 test: $(VENV)/.installed ## unit, integration and notebook tests
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(TESTS)
-	$(BIN)/python -m pytest -q -n 3 --dist loadfile --nbval --nbval-cell-timeout=60 notebooks tests/notebooks
+	MPIM_CHECK=quick $(BIN)/python -m pytest -q -n 3 --dist loadfile --nbval --nbval-cell-timeout=60 notebooks tests/notebooks
 
 test-redis: $(VENV)/.installed ## the tests of the embedded Valkey again, on redis-server
 	MPIM_TEST_SERVERS=redis $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(TESTS)

@@ -11,12 +11,14 @@ from typing import Any
 from mpim_lab.errors import InvalidParameter
 from mpim_lab.events import EventKind
 from mpim_lab.lab.exercise.check_process import run_check
+from mpim_lab.lab.exercise.experiment import Result
 from mpim_lab.lab.exercise.explorer import Examiner, Exploration
 from mpim_lab.lab.exercise.progress import record_attempt
 from mpim_lab.lab.exercise.solution import Solution, Violation, pack_solution
 from mpim_lab.lab.trace.trace import Trace
 
-MAX_EQUAL_LINES = 4
+MAX_EQUAL_LINES = 3
+_MAX_EQUAL = 4  # things that one actor does again and again
 SEED = 1
 _STARS = 3
 
@@ -187,7 +189,7 @@ class Challenge:
             violation.text,
             str(found.played.schedule),
             violation.message_id,
-            message_history(trace, violation.message_id) if violation.message_id else (),
+            _history_by_actor(trace, violation.message_id) if violation.message_id else (),
             trace,
             f"{number}: {self.guarantees[number - 1]}" if number else "",
             solution.where(violation.error) if violation.error is not None else "",
@@ -264,8 +266,26 @@ def _source_with_constants(module: Any, kind: type[Any]) -> str:
     return "\n\n".join([*constants, own])
 
 
-def message_history(trace: Trace, message_id: str) -> tuple[str, ...]:
-    """Return what happened to one message, actor by actor, without times: the same in every run."""
+def message_history(result: Result, message_id: str) -> tuple[str, ...]:
+    """Return what happened to one message, in order, without times: the same in every run."""
+    lines: list[str] = []
+    for event in result.trace.history(message_id):
+        count = "" if event.count is None else f" ({event.count})"
+        detail = (
+            f": {event.detail or event.outcome}"
+            if (event.detail or event.outcome) and event.kind is not EventKind.ADDED
+            else ""
+        )  # ids are the server's clock
+        line = f"{event.actor}: {event.kind}{count}{detail}"
+        if lines[-MAX_EQUAL_LINES:] == [line] * MAX_EQUAL_LINES:
+            lines.append("…")  # how often an endless loop went round is luck
+        elif lines[-1:] != ["…"] or lines[-2] != line:
+            lines.append(line)
+    return tuple(lines)
+
+
+def _history_by_actor(trace: Trace, message_id: str) -> tuple[str, ...]:
+    """Return what happened to one message, actor by actor: the same in every run."""
     lines: dict[str, list[str]] = {}
     for event in trace.events:
         if event.kind is EventKind.FAULT_BEGAN:
@@ -278,7 +298,7 @@ def message_history(trace: Trace, message_id: str) -> tuple[str, ...]:
             did = lines.setdefault(event.actor, [])
             did.append(f"{event.kind}{count}{detail}")
             # How often an endless loop went round is luck.
-            if did[-MAX_EQUAL_LINES:] == [did[-1]] * MAX_EQUAL_LINES or did[-2:-1] == ["…"]:
+            if did[-_MAX_EQUAL:] == [did[-1]] * _MAX_EQUAL or did[-2:-1] == ["…"]:
                 did[-1] = "…"
                 if did[-2] == "…":
                     did.pop()

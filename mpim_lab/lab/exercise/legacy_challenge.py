@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mpim_lab.errors import MpimError
-from mpim_lab.events import EventKind
 from mpim_lab.lab.exercise.challenge import ChallengeResult as ChallengeResult
 from mpim_lab.lab.exercise.challenge import TrialFailure as TrialFailure
+from mpim_lab.lab.exercise.challenge import message_history as message_history
 from mpim_lab.lab.exercise.experiment import Result
 from mpim_lab.lab.exercise.progress import record_attempt
 from mpim_lab.lab.exercise.sandbox import contain_exit
@@ -82,21 +82,3 @@ def first_violation(
                 violation, trial, ids[0], message_history(result, ids[0]), result.trace
             )
     return None
-
-
-def message_history(result: Result, message_id: str) -> tuple[str, ...]:
-    """Return what happened to one message, in order, without times: the same in every run."""
-    lines: list[str] = []
-    for event in result.trace.history(message_id):
-        count = "" if event.count is None else f" ({event.count})"
-        detail = (
-            f": {event.detail or event.outcome}"
-            if (event.detail or event.outcome) and event.kind is not EventKind.ADDED
-            else ""
-        )  # ids are the server's clock
-        line = f"{event.actor}: {event.kind}{count}{detail}"
-        if lines[-MAX_EQUAL_LINES:] == [line] * MAX_EQUAL_LINES:
-            lines.append("…")  # how often an endless loop went round is luck
-        elif lines[-1:] != ["…"] or lines[-2] != line:
-            lines.append(line)
-    return tuple(lines)
