@@ -20,7 +20,7 @@ from mpim_lab.lab.faults.resp_framing import Command, ReplyMatcher, RespFramer
 from mpim_lab.mq.connection.address import Address
 
 READ_BYTES = 64 * 1024
-_SETUP = frozenset({"HELLO", "AUTH", "SELECT", "CLIENT", "READONLY", "PING", ""})
+SETUP = frozenset({"HELLO", "AUTH", "SELECT", "CLIENT", "READONLY", "PING", ""})
 
 
 class Fate(Enum):
@@ -53,10 +53,11 @@ class Actor:
         folder: Path,
         disturb: Disturb,
         note: Callable[[Step, bool], None],
+        setup: frozenset[str] = SETUP,
     ) -> None:
         self.name, self.is_dead = name, False
         self._server, self._path = server, folder / f"{name}.sock"
-        self._disturb, self._note = disturb, note
+        self._disturb, self._note, self._setup = disturb, note, setup
         self.lab_error: Exception | None = None
         self.goes_on = asyncio.Event()  # not set while it is held, all of it
         self.goes_on.set()
@@ -119,6 +120,10 @@ class Actor:
     def die(self) -> None:
         """End at once."""
         self.is_dead = True
+        self.cut()
+
+    def cut(self) -> None:
+        """End its connections, as the server would; it goes on, and may connect again."""
         for upstream in self._upstreams:
             upstream.transport.abort()
 
@@ -183,7 +188,7 @@ class Actor:
         while data := await reader.read(READ_BYTES):
             for frame in framer.feed(data):
                 command = matcher.command(frame)
-                if command.name not in _SETUP:
+                if command.name not in self._setup:
                     step = steps[id(command)] = self._next(command.name, is_call=False)
                     if await self._disturb(self, BEFORE, step) is not Fate.GOES_ON or self.is_dead:
                         return

@@ -302,4 +302,6 @@ def _history_by_actor(trace: Trace, message_id: str) -> tuple[str, ...]:
                 did[-1] = "…"
                 if did[-2] == "…":
                     did.pop()
-    return tuple(f"{actor}: {', '.join(did)}" if did else actor for actor, did in lines.items())
+    # Faults first; who of two actors was first is luck.
+    ordered = sorted(lines.items(), key=lambda item: (bool(item[1]), item[0] if item[1] else ""))
+    return tuple(f"{actor}: {', '.join(did)}" if did else actor for actor, did in ordered)

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from mpim_lab.events import Event, EventKind, now
-from mpim_lab.lab.exercise.actors import Actor, Fate
+from mpim_lab.lab.exercise.actors import SETUP, Actor, Fate
 from mpim_lab.lab.exercise.schedules import (
     DIES,
     IS_CANCELLED,
@@ -68,6 +68,7 @@ class ScheduleRun:
     workloads: ClassVar[tuple[str, ...]] = ("",)
     actions: ClassVar[tuple[Action, ...]] = (DIES, IS_HELD, LOSES_CONNECTION)
     pairs: ClassVar[int] = 0
+    setup: ClassVar[frozenset[str]] = SETUP  # commands that are no steps
     hold_s: ClassVar[float] = 0.25
     # For what must happen, in time in which the machine did not stand still.
     limit_s: ClassVar[float] = 3.0
@@ -106,7 +107,7 @@ class ScheduleRun:
     async def actor(self, name: str) -> Actor:
         """Start a process with that name; it ends with the run."""
         address = Address.parse(self.server)
-        actor = Actor(name, address, self._folder, self._disturb, self._note)
+        actor = Actor(name, address, self._folder, self._disturb, self._note, self.setup)
         self._actors.append(actor)
         return await self._stack.enter_async_context(actor)
 
