@@ -1,1 +1,4 @@
-"""What the notebooks run: naive versions, experiments, scenarios, challenges, measurements, one folder a chapter."""
+"""What the notebooks run, one folder a chapter.
+
+Naive versions, experiments, scenarios, challenges, measurements.
+"""

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from mpim_lab.chapters.shared.designs import Design
-from mpim_lab.chapters.shared.pipeline_experiment import summarize
+from mpim_lab.chapters.shared.experiment import summarize
 from mpim_lab.events import EventKind
 from mpim_lab.lab.server.embedded import EmbeddedServer, open_server
 from mpim_lab.lab.server.external import ExternalServer

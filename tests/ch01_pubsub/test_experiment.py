@@ -1,4 +1,4 @@
-"""Chapter 1's experiment: the naive version breaks the same way every time, the fix holds under the same faults."""
+"""Chapter 1's experiment: the naive version breaks the same way every time, the fix holds."""
 
 import asyncio
 

@@ -8,8 +8,7 @@ import asyncio
 import pytest
 from redis.asyncio import Redis
 
-from mpim_lab.chapters.ch02_streams import experiment as streams
-from mpim_lab.chapters.ch02_streams.experiment import DESIGNS, StreamDelivery
+from mpim_lab.chapters.ch02_streams.experiment import DESIGNS, StreamDelivery, compare_designs
 from mpim_lab.errors import FaultUnavailable, InvalidParameter
 from mpim_lab.events import EventKind
 from mpim_lab.lab.faults.injector import WORKER_FAULTS, schedule_faults
@@ -84,10 +83,9 @@ async def test_every_design_under_every_fault_ends_as_the_table_says_every_time(
         )
 
 
-async def test_the_chapters_table_has_a_row_for_each_design_and_fault(lab_server, monkeypatch):
+async def test_the_chapters_table_has_a_row_for_each_design_and_fault(lab_server):
     """Counts, and what was observed in words; here of one fault."""
-    monkeypatch.setattr(streams, "WORKER_FAULTS", ("poison",))
-    table = await streams.compare_designs(SEED)
+    table = await compare_designs(SEED, faults=("poison",))
     assert list(table.index) == [("poison", design) for design in DESIGNS]
     for design, end in zip(DESIGNS, ENDS["poison"], strict=True):
         counts = dict.fromkeys(

@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 
 from mpim_lab.chapters.ch03_idempotency.designs import IDEMPOTENCY_DESIGNS
 from mpim_lab.chapters.ch03_idempotency.experiment import FAULTS, PaymentExperiment
-from mpim_lab.chapters.shared.pipeline_experiment import (
+from mpim_lab.chapters.shared.experiment import (
     compare_designs,
     run_concurrently,
     summarize,

@@ -1,4 +1,4 @@
-"""Chapter 4's experiments: who reads in order, who works in order, and what each delivery mode guarantees."""
+"""Chapter 4's experiments: who reads and works in order, and what each delivery mode guarantees."""
 
 import pytest
 
@@ -10,7 +10,7 @@ from mpim_lab.chapters.ch04_ordering.experiment import (
     DeliveryGuarantees,
     WorkOrdering,
 )
-from mpim_lab.chapters.shared.pipeline_experiment import (
+from mpim_lab.chapters.shared.experiment import (
     compare_designs,
     run_concurrently,
     summarize,
@@ -92,7 +92,7 @@ async def test_workers_keep_the_order_or_not_as_the_table_says_every_time(lab_se
 
 @pytest.mark.parametrize("fault", ENDS_OF_MODES)
 async def test_each_mode_guarantees_what_the_table_says_every_time(lab_server, fault):
-    """At most once loses, at least once repeats, exactly once in effect does neither, and keeps the order."""
+    """At most once loses, at least once repeats, exactly once in effect does neither."""
     await assert_ends(
         DeliveryGuarantees, tuple(DeliveryGuarantees.designs), fault, ENDS_OF_MODES[fault]
     )

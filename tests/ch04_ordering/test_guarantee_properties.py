@@ -12,7 +12,7 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
-from mpim_lab.chapters.shared.pipeline_experiment import summarize
+from mpim_lab.chapters.shared.experiment import summarize
 from mpim_lab.chapters.shared.worker_fleet import SimulatedCrash
 from mpim_lab.lab.faults.injector import wait_until
 from mpim_lab.lab.trace.trace import Trace

@@ -137,7 +137,7 @@ async def test_a_batch_that_is_closed_too_early_or_cleared_too_late_is_caught():
 
 
 async def test_half_a_repeat_and_half_a_truth_are_caught():
-    """Every message of the batch is repeated in its place, and every sender of it gets the outcome."""
+    """Every message of the batch is repeated in its place; each sender gets the outcome."""
     await assert_each_fails(
         lose_nothing,
         {

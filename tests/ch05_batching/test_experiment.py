@@ -1,4 +1,4 @@
-"""Chapter 5's experiment: the naive version breaks the same way every time, the fix holds under the same faults."""
+"""Chapter 5's experiment: the naive version breaks the same way every time, the fix holds."""
 
 import asyncio
 
@@ -54,9 +54,8 @@ async def test_a_failed_flush_has_lost_the_naive_versions_batch(lab_server, desi
     """
     verdict = (await BurstExperiment(design=design, fault="flush fails", seed=seed).run()).verdict
     first = schedule_faults(seed, "flush fails", 12, 4)[0].at
-    batch = (
-        (first + 2) // 4 * 4
-    )  # the batch that is full while the line is down ends at this message
+    # The batch that is full while the connection is down ends at this message.
+    batch = (first + 2) // 4 * 4
     batch = batch if batch >= first else batch + 4
     assert verdict.lost == tuple(f"m{number}" for number in range(batch - 3, batch + 1))
     assert verdict.silently_lost == verdict.lost[:-1]

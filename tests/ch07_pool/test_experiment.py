@@ -17,7 +17,7 @@ from mpim_lab.chapters.ch07_pool.measurements import (
     collect,
     size_sweep,
 )
-from mpim_lab.chapters.shared.pipeline_experiment import run_concurrently
+from mpim_lab.chapters.shared.experiment import run_concurrently
 from mpim_lab.events import EventKind
 from mpim_lab.lab.exercise.legacy_challenge import message_history
 from mpim_lab.widgets import FlowView

@@ -15,7 +15,10 @@ from tests.support import REPEATS
 LUA_HASH = (
     'if redis.call("HGET", KEYS[1], "connection") == ARGV[1] then redis.call("DEL", KEYS[1]) end'
 )
-LUA_KEEP = 'if redis.call("HGET", KEYS[1], "connection") == ARGV[1] then redis.call("PEXPIRE", KEYS[1], ARGV[2]) end'
+LUA_KEEP = (
+    'if redis.call("HGET", KEYS[1], "connection") == ARGV[1] '
+    'then redis.call("PEXPIRE", KEYS[1], ARGV[2]) end'
+)
 
 
 class WatchedRoutes(OwnedRoutes):
@@ -211,7 +214,10 @@ async def test_routes_that_are_nearly_right_fail_every_time(lab_server):
         CountsInWholeSeconds: "your class raised CommandRejected",
         LivesTooShort: "a quarter of its lifetime is left",
         KeepsRoutesInItsOwnMemory: "where() returned None: it was bound just now",
-        LocksInPython: "bind at gw-2 did not return within 3 s, while gw-1 is held up in the middle of its unbind",
+        LocksInPython: (
+            "bind at gw-2 did not return within 3 s, "
+            "while gw-1 is held up in the middle of its unbind"
+        ),
     }
     await assert_each_fails(routes_without_ghosts, complaints)
 

@@ -121,7 +121,7 @@ async def test_the_reference_solution_passes_every_time(lab_server):
 
 
 async def test_a_reader_that_shows_too_much_or_asks_too_little_fails_every_time(lab_server):
-    """The outcome says which message was shown when it should not be, or is missing, or was asked for in vain."""
+    """The outcome names the message that was shown too early, is missing, or needs no asking."""
     complaints = {
         AsItComes: "m1 was shown twice",
         NewestOnly: "m3 was shown before m2",

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from mpim_lab.bench.gateway_servers import CANDIDATES, GatewayServer
 from mpim_lab.chapters.ch01_pubsub.experiment import PubSubDelivery
 from mpim_lab.chapters.ch04_ordering.measurements import guarantee_overhead
-from mpim_lab.chapters.ch07_pool import measurements as pool_cost
+from mpim_lab.chapters.shared.timing import time_calls
 from mpim_lab.errors import FaultUnavailable, LoadFailed, ServerFailed, WrongLoop
 from mpim_lab.lab.faults import injector
 from mpim_lab.lab.server import external, run_keys
@@ -371,4 +371,4 @@ async def test_a_sweep_of_the_pool_names_what_ended_it():
         raise ServerFailed("it is gone")
 
     with pytest.raises(ServerFailed, match="it is gone"):
-        await pool_cost._all([fails(), asyncio.sleep(60)])
+        await time_calls([fails, lambda: asyncio.sleep(60)], seconds=1.0)

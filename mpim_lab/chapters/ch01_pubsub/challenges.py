@@ -9,9 +9,7 @@ from mpim_lab.lab.exercise.legacy_challenge import Challenge, Trial, TrialFailur
 
 def _trial(fault: str, seed: int, check: Any) -> Trial:
     async def trial(solution: type[Any]) -> TrialFailure | None:
-        experiment = PubSubDelivery(
-            fault=fault, seed=seed, duration=3, messages=16, sender=solution
-        )
+        experiment = PubSubDelivery(fault=fault, seed=seed, duration=3, messages=16, own=solution)
         result = await experiment.run()
         complaint, message_id = check(result)
         name = f"fault {fault!r}, seed {seed}"
@@ -61,17 +59,21 @@ def _check_delivery(result: Result) -> tuple[str, str]:
 
 
 def tell_the_truth() -> Challenge:
-    """A sender that reports "delivered" exactly when it is so, as far as receivers that come and go are concerned."""
+    """A sender that reports "delivered" exactly when it is so, while receivers come and go."""
     faults = [("none", 1), ("away", 1), ("away", 7), ("cut", 1), ("cut", 7)]
     return Challenge(
         "Tell the truth",
-        "Write a class with `__init__(self, queue)` and `async send(self, uid, payload) -> str` that publishes to the\n"
-        'user\'s channel and says "delivered" exactly when bob got the message. bob comes and goes; his connections are cut.',
+        "Write a class with `__init__(self, queue)` and `async send(self, uid, payload) -> str`\n"
+        'that publishes to the user\'s channel and says "delivered" exactly when bob got the\n'
+        "message. bob comes and goes; his connections are cut.",
         [_trial(fault, seed, _check_honesty) for fault, seed in faults],
         [
             "Whatever you ask before publishing may be out of date when you publish.",
             "The server tells you something at the very moment it hands the message over.",
-            "`await queue.publish(...)` returns the number of subscribers the server handed the message to.",
+            (
+                "`await queue.publish(...)` returns the number of subscribers the server handed "
+                "the message to."
+            ),
         ],
     )
 
@@ -81,11 +83,20 @@ def deliver_everything() -> Challenge:
     faults = [("none", 1), ("away", 1), ("away", 7), ("cut", 1), ("cut", 7)]
     return Challenge(
         "Deliver everything",
-        "The same class, but now every message must reach bob, once and in order, although he comes and goes.",
+        (
+            "The same class, but now every message must reach bob, once and in order, although "
+            "he comes and goes."
+        ),
         [_trial(fault, seed, _check_delivery) for fault, seed in faults],
         [
             "When nobody was there, the message is still in your hands.",
-            "Try again, after a pause; how often may it take? Do not go on to the next message before this one is there.",
-            "Repeat while the number of receivers is 0; a message that was handed over must not be repeated.",
+            (
+                "Try again, after a pause; how often may it take? Do not go on to the next "
+                "message before this one is there."
+            ),
+            (
+                "Repeat while the number of receivers is 0; a message that was handed over must "
+                "not be repeated."
+            ),
         ],
     )

@@ -1,4 +1,4 @@
-"""The naive version of chapter 1: check that the receiver is there, publish, tell the sender "delivered".
+"""The naive version of chapter 1: check that the receiver is there, publish, say "delivered".
 
 The correct version is `mpim_lab.mq.pubsub.confirmed`. Flaws kept on purpose:
 

@@ -1,10 +1,9 @@
-"""PubSubScenario of chapter 1: alice and bob with a queue each on one server, and everything that can go wrong."""
+"""PubSubScenario of chapter 1: alice and bob on one server, and everything that can go wrong."""
 
-import contextlib
-from collections.abc import Awaitable, Callable
-from typing import Any, Self, cast
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, cast
 
-from mpim_lab.chapters.ch01_pubsub.naive import NaiveSender
+from mpim_lab.chapters.shared.scenario import QUICK, Scenario, Server, failure_outcome
 from mpim_lab.errors import MpimError, NotConnected, ServerFailed
 from mpim_lab.events import EventKind
 from mpim_lab.keys import user_channel
@@ -15,16 +14,12 @@ from mpim_lab.lab.faults.injector import (
     FaultInjector,
     FaultyQueue,
     Gate,
-    check_available,
     server_faults,
     wait_until,
 )
 from mpim_lab.lab.faults.server_admin import cut_connections, limit_output_buffer
-from mpim_lab.lab.server.embedded import EmbeddedServer
-from mpim_lab.lab.server.external import ExternalServer
 from mpim_lab.mq.connection.config import ConnectionConfig
 from mpim_lab.mq.connection.encoding import Message
-from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.pubsub.confirmed import AckedPublisher, AckingSubscriber
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
@@ -34,12 +29,8 @@ CHANNEL = user_channel(BOB)
 # is lost does not depend on their size; about four fill the server's buffer for him.
 PHOTO_BYTES = 1024 * 1024
 BUFFER_LIMIT_BYTES = 4_400 * 1024
-# How long alice waits for an acknowledgement: long, so that a busy machine makes her repeat
-# nothing.
+# How long alice waits for an acknowledgement: long, so that a busy machine repeats nothing.
 SHORT_ACK_TIMEOUT_S, ACK_TIMEOUT_S = 0.2, 5.0
-FAST_LIMITS = ConnectionConfig(
-    timeout_s=0.5, connect_timeout_s=5.0, backoff=Backoff(initial_s=0.005, max_s=0.05)
-)
 
 
 class _PlainReceiver:
@@ -55,84 +46,54 @@ class _PlainReceiver:
         await self._queue.unsubscribe(CHANNEL)
 
 
-class PubSubScenario:
+class PubSubScenario(Scenario):
     """The scenario of chapter 1.
 
     Alice and bob with their queues on one server, and all faults between them.
     """
 
+    limits = ConnectionConfig(timeout_s=0.5, connect_timeout_s=5.0, backoff=QUICK)
+
     def __init__(
-        self,
-        server: EmbeddedServer | ExternalServer,
-        run: Run,
-        *,
-        design: str | type[Any],
-        planned: list[Fault],
-        duration: int,
+        self, server: Server, run: Run, design: Any, planned: Sequence[Fault], duration: int
     ) -> None:
-        self.server, self.run, self._planned, self._duration = server, run, planned, duration
+        super().__init__(server, run, planned, duration)
         self.connection_gate, self.handler_gate = Gate(), Gate()
-        common: dict[str, Any] = {
-            "prefix": server.prefix,
-            "config": FAST_LIMITS,
-            "observer": run.trace,
-        }
-        self.alice = MessageQueue(
-            server.url, name="alice", max_payload_bytes=2 * PHOTO_BYTES, **common
+        self.alice: MessageQueue = self.queue(
+            "alice", server.url, max_payload_bytes=2 * PHOTO_BYTES
         )
-        self.bob = MessageQueue(
-            server.unix_url or server.url, name="bob", sleep=self.connection_gate.sleep, **common
+        self.bob: MessageQueue = self.queue("bob", sleep=self.connection_gate.sleep)
+        is_confirmed = design is AckedPublisher
+        self._receiver: _PlainReceiver | AckingSubscriber = (
+            AckingSubscriber(self.bob, BOB, self._handle, max_buffered=1)
+            if is_confirmed
+            else _PlainReceiver(self.bob, self._handle)
         )
-        if design != "confirmed":
-            self._receiver: _PlainReceiver | AckingSubscriber = _PlainReceiver(
-                self.bob, self._handle
-            )
-        else:
-            self._receiver = AckingSubscriber(self.bob, BOB, self._handle, max_buffered=1)
         self.faults = FaultInjector(self._causes(), run.trace)
-        self._sender = self._make_sender(design)
-        self._open = contextlib.AsyncExitStack()
+        faulty = cast(MessageQueue, FaultyQueue(self.alice, self.faults))
+        self._sender = self._make_publisher(faulty) if is_confirmed else design(faulty)
 
-    async def __aenter__(self) -> Self:
-        for fault in self._planned:
-            check_available(self.server, fault.kind)
+    async def open(self) -> None:
+        """Open both queues, and have bob listen."""
+        for fault in self.planned:
             self.faults.add(fault)
-        try:
-            await self._open_all()
-        except BaseException:  # whoever was opened must not be left behind
-            await self._open.aclose()
-            raise
-        self.run.injector = self._inject
-        return self
-
-    async def _open_all(self) -> None:
         if self.server.unavailable_reason("slow") is None:
             await limit_output_buffer(self.server.url, BUFFER_LIMIT_BYTES)
-        await self._open.enter_async_context(self.alice)
-        await self._open.enter_async_context(self.bob)
+        await self.parts.enter_async_context(self.alice)
+        await self.parts.enter_async_context(self.bob)
         await self._receiver.start()
         if isinstance(self._sender, AckedPublisher):
-            await self._open.enter_async_context(self._sender)
+            await self.parts.enter_async_context(self._sender)
+        self.parts.callback(self.connection_gate.open)
+        self.parts.callback(self.handler_gate.open)
 
-    async def __aexit__(self, *exc_info: object) -> None:
-        self.run.injector = None
-        self.handler_gate.open()
-        self.connection_gate.open()
-        await self._open.aclose()
-
-    def _make_sender(self, design: str | type[Any]) -> Any:
-        faulty = cast(MessageQueue, FaultyQueue(self.alice, self.faults))
-        if not isinstance(design, str):
-            return design(faulty)
-        if design == "naive":
-            return NaiveSender(faulty)
-        attempts = self._duration + 20
+    def _make_publisher(self, queue: MessageQueue) -> AckedPublisher:
         return AckedPublisher(
-            faulty,
+            queue,
             BOB,
-            max_attempts=attempts,
+            max_attempts=self.duration + 20,
             ack_timeout_s=ACK_TIMEOUT_S,
-            backoff=FAST_LIMITS.backoff,
+            backoff=QUICK,
         )
 
     async def send(self, payload: bytes) -> None:
@@ -141,14 +102,19 @@ class PubSubScenario:
         Raise ServerFailed once the server is gone for good.
         """
         try:
-            reported = await self._sender.send(BOB, payload)
+            outcome = str(await self._sender.send(BOB, payload))
         except MpimError as error:
             if isinstance(error, NotConnected) and not self.faults.active:
                 await self._check_server()
-            reported = f"failed{'' if error.definite else ', perhaps sent'}: {type(error).__name__}"
-        self.alice.reporter.message(EventKind.OUTCOME, payload, CHANNEL, outcome=str(reported))
+            outcome = failure_outcome(error)
+        self.alice.reporter.message(EventKind.OUTCOME, payload, CHANNEL, outcome=outcome)
         if not self.faults.active:
             await self.wait_idle()
+
+    async def finish(self) -> None:
+        """End every fault, and wait until whatever is in flight has arrived."""
+        await self.faults.clear()
+        await self.wait_idle()
 
     async def _check_server(self) -> None:
         try:
@@ -171,9 +137,10 @@ class PubSubScenario:
 
     # What can go wrong
 
-    async def _inject(self, fault: str) -> None:
-        check_available(self.server, fault)
-        self.faults.inject(fault, self._duration)
+    async def inject(self, fault: str) -> None:
+        """Inject a fault before the next attempt. Raise FaultUnavailable."""
+        self.check_available(fault)
+        self.faults.inject(fault, self.duration)
 
     def _causes(self) -> dict[str, FaultAction]:
         """Each fault's begin and end.

@@ -10,7 +10,7 @@ ATTEMPTS = 100
 
 
 class TruthfulSender:
-    """The solution of `tell_the_truth`: the number that PUBLISH returns says whether bob was there."""
+    """The solution of `tell_the_truth`: the number that PUBLISH returns says if bob was there."""
 
     def __init__(self, queue: MessageQueue) -> None:
         self.queue = queue
@@ -23,7 +23,7 @@ class TruthfulSender:
 
 
 class PersistentSender:
-    """The solution of `deliver_everything`: repeat a message until a subscriber was handed it, then go on."""
+    """The solution of `deliver_everything`: repeat a message until a subscriber was handed it."""
 
     def __init__(self, queue: MessageQueue) -> None:
         self.queue = queue

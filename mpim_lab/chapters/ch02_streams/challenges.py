@@ -9,8 +9,9 @@ from mpim_lab.lab.exercise.experiment import Result
 from mpim_lab.lab.exercise.legacy_challenge import Challenge, Trial, TrialFailure, first_violation
 
 _INTERFACE = (
-    "Write a class with `__init__(self, group, name, handler)`, `async run(self)` and `async stop(self)`: `run` takes what\n"
-    "the group delivers and awaits `handler(entry)` for each; it returns after `stop`. Several may live one after another.\n"
+    "Write a class with `__init__(self, group, name, handler)`, `async run(self)` and\n"
+    "`async stop(self)`: `run` takes what the group delivers and awaits `handler(entry)` for\n"
+    "each; it returns after `stop`. Several may live one after another.\n"
 )
 
 
@@ -18,7 +19,7 @@ def _trial(fault: str, seed: int, allowed: tuple[str, ...] = ()) -> Trial:
     """Everything is done, save for what is `allowed` ("duplicated", "dead_lettered")."""
 
     async def judge(solution: type[Any]) -> TrialFailure | None:
-        result = await StreamDelivery(fault=fault, seed=seed, messages=12, worker=solution).run()
+        result = await StreamDelivery(fault=fault, seed=seed, messages=12, own=solution).run()
         trial = f"fault {fault!r}, seed {seed}"
         failure = first_violation(result, trial, allowed=(*allowed, "reordered"))
         if failure is not None:
@@ -48,23 +49,35 @@ def lose_nothing() -> Challenge:
     return Challenge(
         "Lose nothing",
         _INTERFACE
-        + "If a worker dies while it processes an order, that order must still be done. Twice is fine, never is not.",
+        + (
+            "If a worker dies while it processes an order, that order must still be done. Twice "
+            "is fine, never is not."
+        ),
         [_trial(fault, seed, ("duplicated",) if fault != "none" else ()) for fault, seed in faults],
         [
             "When is an order yours to forget: before its work, or after it?",
-            "What a dead worker was processing is in the pending list; nobody will bring it to you.",
-            "`await group.claim(name, idle_ms=60)` returns deliveries that were idle for so long. Ask now and then.",
+            (
+                "What a dead worker was processing is in the pending list; nobody will bring it "
+                "to you."
+            ),
+            (
+                "`await group.claim(name, idle_ms=60)` returns deliveries that were idle for so "
+                "long. Ask now and then."
+            ),
         ],
     )
 
 
 def survive_the_poison() -> Challenge:
-    """A worker loop that a message nobody can handle does not stop, and that does not sweep it under the carpet."""
+    """A worker loop that a message nobody can handle does not stop, and that does not hide it."""
     faults = [("none", 1), ("poison", 1), ("poison", 7), ("crash before work", 7)]
     return Challenge(
         "Survive the poison",
         _INTERFACE
-        + "One order makes every handler raise. All others must be done, and that one be among the dead letters.",
+        + (
+            "One order makes every handler raise. All others must be done, and that one be "
+            "among the dead letters."
+        ),
         [
             _trial(
                 fault, seed, {"poison": ("dead_lettered",), "none": ()}.get(fault, ("duplicated",))
@@ -72,8 +85,14 @@ def survive_the_poison() -> Challenge:
             for fault, seed in faults
         ],
         [
-            "A handler that raises must not end your loop, nor may its order be acknowledged as if it were done.",
+            (
+                "A handler that raises must not end your loop, nor may its order be "
+                "acknowledged as if it were done."
+            ),
             "Count: after how many failures of one order have you seen enough?",
-            '`await group.dead_letter(delivery, reason="…")` dead-letters an order and acknowledges it, in one atomic step.',
+            (
+                '`await group.dead_letter(delivery, reason="…")` dead-letters an order and '
+                "acknowledges it, in one atomic step."
+            ),
         ],
     )

@@ -11,7 +11,7 @@ TRIES = 3
 
 
 class ClaimingWorker:
-    """The solution of `lose_nothing`: acknowledge after the work, and claim what a dead worker was processing."""
+    """The solution of `lose_nothing`: acknowledge after the work, and claim from the dead."""
 
     claim_idle_ms: int | None = 60
 

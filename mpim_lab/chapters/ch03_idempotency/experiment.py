@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from mpim_lab.chapters.ch03_idempotency.designs import IDEMPOTENCY_DESIGNS
 from mpim_lab.chapters.shared.designs import Design
-from mpim_lab.chapters.shared.pipeline_experiment import PipelineExperiment
+from mpim_lab.chapters.shared.pipeline_scenario import PipelineExperiment
 from mpim_lab.lab.exercise.experiment import parameter
 
 FAULTS = (

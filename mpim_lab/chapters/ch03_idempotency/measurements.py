@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -17,9 +18,9 @@ from mpim_lab.mq.idempotency.store import IdempotencyStore
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 Run = Callable[[str], Awaitable[object]]
-SQL_SHARE = (
-    20  # a transaction on disk costs so much more that a twentieth of the messages says it all
-)
+# A transaction costs so much more that a twentieth of the messages says it all.
+SQL_SHARE = 20
+WAYS = {"no check": NoCheck, "check then set": CheckThenSet, "claim, then finish": IdempotencyStore}
 
 
 async def throughput_by_tasks(tasks: Sequence[int], *, messages: int = 4_000) -> pd.DataFrame:
@@ -29,27 +30,14 @@ async def throughput_by_tasks(tasks: Sequence[int], *, messages: int = 4_000) ->
     rows = []
     async with open_server() as server, MessageQueue(server.url, prefix=server.prefix) as mq:
         for count in tasks:
-            for name, kind in (
-                ("no check", NoCheck),
-                ("check then set", CheckThenSet),
-                ("claim, then finish", IdempotencyStore),
-            ):
-                once = kind(mq, f"{name} {count}")
-
-                async def run_once(name: str, once: Any = once) -> Any:
-                    return await once.run(name, _book)
-
-                rate = await _measure(run_once, count, messages)
-                rows.append((count, name, rate))
+            for way, kind in WAYS.items():
+                once: Any = kind(mq, f"{way} {count}")
+                rate = await _measure(partial(once.run, work=_book), count, messages)
+                rows.append((count, way, rate))
             async with SqlDatabase("sqlite+aiosqlite://") as database:
-                inbox = SqlInbox(database, "cost")
-                rows.append(
-                    (
-                        count,
-                        "SQL inbox, in memory",
-                        await _measure(_in_sql(inbox), count, messages // SQL_SHARE),
-                    )
-                )
+                run = partial(SqlInbox(database, "cost").run, work=_book_in_sql)
+                rate = await _measure(run, count, messages // SQL_SHARE)
+                rows.append((count, "SQL inbox, in memory", rate))
     return pd.DataFrame(rows, columns=["in flight", "way", "handled per second"])
 
 
@@ -57,11 +45,8 @@ def _book(effects: AtomicEffects) -> None:
     effects.add("INCR", "booked")
 
 
-def _in_sql(inbox: SqlInbox) -> Run:
-    async def work(connection: object) -> bytes:
-        return b""
-
-    return lambda name: inbox.run(name, work)
+async def _book_in_sql(connection: object) -> bytes:
+    return b""
 
 
 async def _measure(run: Run, tasks: int, messages: int) -> float:

@@ -8,84 +8,60 @@ last step.
 """
 
 import asyncio
-import contextlib
 import re
-from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple, Self
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 from mpim_lab.chapters.ch04_ordering.naive import (
     AsItComesReader,
     PatientReader,
     TwoStepConversations,
 )
+from mpim_lab.chapters.shared.intercepted_queue import Command, InterceptedQueue, Send
+from mpim_lab.chapters.shared.scenario import Scenario, Server
 from mpim_lab.errors import ConnectionLost, MpimError
 from mpim_lab.events import EventKind, Reporter, message_id
 from mpim_lab.keys import Name, live_channel
 from mpim_lab.lab.exercise.experiment import Run
-from mpim_lab.lab.faults.injector import Gate, IdleDetector, check_available, wait_until
+from mpim_lab.lab.faults.injector import Fault, Gate, IdleDetector, wait_until
 from mpim_lab.lab.faults.server_admin import cut_connections
-from mpim_lab.lab.server.embedded import EmbeddedServer
-from mpim_lab.lab.server.external import ExternalServer
 from mpim_lab.mq.connection.config import ConnectionConfig
-from mpim_lab.mq.connection.context import StreamContext
-from mpim_lab.mq.connection.reconnecting import ReconnectingConnection
 from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.ordering.ordered_reader import OrderedReader
 from mpim_lab.mq.ordering.sequenced_log import SequencedLog, SequencedMessage
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
-FaultHook = Callable[[tuple[bytes | str, ...]], Awaitable[bool]]
+FaultHook = Callable[[Command], Awaitable[bool]]
 
 
-class _FaultyConnection:
-    """A connection that lets a fault be injected before a command.
+class FaultyGateway(InterceptedQueue):
+    """The queue of a gateway, whose writes into conversations meet the faults.
 
-    Its answer may be lost on the way back.
+    `fault_hook` is called before a command; it returns whether the answer is lost.
     """
 
-    def __init__(self, link: ReconnectingConnection, fault_hook: FaultHook) -> None:
-        self._link, self._fault_hook = link, fault_hook
+    fault_hook: FaultHook
 
-    async def call(self, *command: bytes | str) -> Any:
-        loses_answer = await self._fault_hook(command)
-        reply = await self._link.call(*command)
+    async def intercept(self, command: Command, send: Send) -> Any:
+        """Send a command once the fault that is due has begun."""
+        loses_answer = await self.fault_hook(command)
+        reply = await send()
         if loses_answer:
             raise ConnectionLost(
                 "the line broke after the command was written; it may have been run"
             )
         return reply
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._link, name)
-
-
-class FaultyGateway(MessageQueue):
-    """The queue of a gateway: reports what is written into conversations, and meets the faults."""
-
-    fault_hook: FaultHook
-
-    def context(self, name: Name) -> StreamContext:
-        """Return the queue's own access, over a faulty connection."""
-        own = super().context(name)
-        return own._replace(connection=_FaultyConnection(own.connection, self.fault_hook))  # type: ignore[arg-type]
-
     async def publish(self, channel: Name, payload: bytes | str) -> int:
-        """As the queue's own."""
+        """Publish once the fault that is due has begun."""
         assert isinstance(payload, bytes)
-        loses_answer = await self.fault_hook((payload.partition(b" ")[2],))
-        receivers = await super().publish(channel, payload)
-        if loses_answer:
-            raise ConnectionLost(
-                "the line broke after the command was written; it may have been run"
-            )
-        return receivers
+        text = payload.partition(b" ")[2]
+        return int(await self.intercept((text,), partial(super().publish, channel, payload)))
 
 
 NAME, CONVERSATION = "chat", "room"
 IDLE_S = 0.3
-LIMITS = ConnectionConfig(
-    timeout_s=1.0, connect_timeout_s=1.0, backoff=Backoff(initial_s=0.005, max_s=0.02)
-)
 
 
 class ChatDesign(NamedTuple):
@@ -114,64 +90,54 @@ CHAT_DESIGNS = {
 }
 
 
-class ChatScenario:
+class ChatScenario(Scenario):
     """The scenario of chapter 4's chat: two gateways, bob, and the fault that hits one message."""
 
+    limits = ConnectionConfig(
+        timeout_s=1.0, connect_timeout_s=1.0, backoff=Backoff(initial_s=0.005, max_s=0.02)
+    )
+
     def __init__(
-        self,
-        server: EmbeddedServer | ExternalServer,
-        run: Run,
-        design: ChatDesign,
-        fault_of: dict[str, str],
-        duration: int,
+        self, server: Server, run: Run, design: ChatDesign, planned: Sequence[Fault], duration: int
     ) -> None:
-        self.server, self.run, self._design, self._fault_of, self._duration = (
-            server,
-            run,
-            design,
-            fault_of,
-            duration,
-        )
+        super().__init__(server, run, planned, duration)
+        self._design = design
         self._hold, self._bob_hold = Gate(), Gate()
-        common: dict[str, Any] = {"prefix": server.prefix, "config": LIMITS}
-        self._gateways = [
-            FaultyGateway(server.url, name=f"gateway-{number}", **common) for number in (1, 2)
+        url = server.url
+        # By hand: what travels is "<number> <payload>", not the payload.
+        by_hand: dict[str, Any] = {"observer": None}
+        self._gateways: list[FaultyGateway] = [
+            self.queue(f"gateway-{number}", url, kind=FaultyGateway, **by_hand) for number in (1, 2)
         ]
-        self._bob = MessageQueue(server.url, name="bob", sleep=self._bob_hold.sleep, **common)
-        for queue in (
-            *self._gateways,
-            self._bob,
-        ):  # by hand: what travels is "<number> <payload>", not the payload
+        self._bob: MessageQueue = self.queue("bob", url, sleep=self._bob_hold.sleep, **by_hand)
+        for queue in (*self._gateways, self._bob):
             queue.reporter = Reporter(queue.name, run.trace)
         self._shown: list[str] = []
-        self._delayed: list[
-            tuple[asyncio.Task[None], int]
-        ] = []  # sends that are held, and for how many more messages
+        # Sends that are held, and for how many more messages.
+        self._delayed: list[tuple[asyncio.Task[None], int]] = []
         self._away_for = 0
-        self._message_number = 0
-        self._open = contextlib.AsyncExitStack()
 
-    async def __aenter__(self) -> Self:
-        self._check_available(*self._fault_of.values())
-        try:
-            for number, gateway in enumerate(self._gateways, 1):
-                gateway.fault_hook = self._fault_hook(number)
-                await self._open.enter_async_context(gateway)
-            await self._open.enter_async_context(self._bob)
-            await self._read()
-        except BaseException:
-            await self._open.aclose()
-            raise
-        self.run.injector = self._inject
-        return self
+    async def open(self) -> None:
+        """Open the gateways, and have bob read."""
+        for number, gateway in enumerate(self._gateways, 1):
+            gateway.fault_hook = self._fault_hook(number)
+            await self.parts.enter_async_context(gateway)
+        await self.parts.enter_async_context(self._bob)
+        await self._read()
+        self.parts.callback(self._bob_hold.open)
+        self.parts.callback(self._cancel_delayed)
+
+    def _cancel_delayed(self) -> None:
+        for task, _ in self._delayed:
+            task.cancel()
 
     async def _read(self) -> None:
         reader = self._design.reader(
             self._design.conversations(self._bob, NAME), CONVERSATION, self._show
         )
         reading = asyncio.create_task(reader.run())
-        self._open.push_async_callback(asyncio.wait, [reading])
-        self._open.push_async_callback(reader.stop)
+        self.parts.push_async_callback(asyncio.wait, [reading])
+        self.parts.push_async_callback(reader.stop)
 
         async def listens() -> bool:
             return (
@@ -181,17 +147,6 @@ class ChatScenario:
 
         await wait_until(listens, "bob's subscription")
 
-    async def __aexit__(self, *exc_info: object) -> None:
-        self.run.injector = None
-        for task, _ in self._delayed:
-            task.cancel()
-        self._bob_hold.open()
-        await self._open.aclose()
-
-    async def _inject(self, fault: str) -> None:
-        self._check_available(fault)
-        self._fault_of[f"m{self._message_number + 1}"] = fault
-
     def _show(self, numbered: SequencedMessage) -> None:
         self._shown.append(message_id(numbered.payload))
         self._bob.reporter.message(EventKind.EFFECT, numbered.payload, NAME)
@@ -199,36 +154,32 @@ class ChatScenario:
     # Faults
 
     def _fault_hook(self, gateway: int) -> FaultHook:
-        async def fault_hook(command: tuple[bytes | str, ...]) -> bool:
+        async def fault_hook(command: Command) -> bool:
             said = b"\n".join(word for word in command if isinstance(word, bytes))
             name = next(
-                (name for name in self._fault_of if re.search(rb"\b%b " % name.encode(), said)), ""
+                (name for name in self.fault_of if re.search(rb"\b%b " % name.encode(), said)), ""
             )
-            kind = self._fault_of.pop(name, "")
+            kind = self.fault_of.pop(name, "")
+            if kind:
+                self.record_began(kind)
             if kind == "interleave":
-                self._begin(kind)
                 await self._hold.wait()
+            elif kind:
+                self.record_ended(kind)
             if kind == "gateway dies":
-                self._begin(kind)
-                self.run.trace.record(EventKind.FAULT_ENDED, "lab", kind)
                 raise ConnectionLost(f"gateway-{gateway} is gone")
-            if kind == "answer lost":
-                self._begin(kind)
-                self.run.trace.record(EventKind.FAULT_ENDED, "lab", kind)
             return kind == "answer lost"
 
         return fault_hook
 
-    def _begin(self, kind: str) -> None:
-        self.run.trace.record(EventKind.FAULT_BEGAN, "lab", kind)
-
-    def _check_available(self, *faults: str) -> None:
-        check_available(self.server, *("cut" if fault == "away" else fault for fault in faults))
+    def check_available(self, *faults: str) -> None:
+        """Raise FaultUnavailable for the first of these that this server does not offer."""
+        super().check_available(*("cut" if fault == "away" else fault for fault in faults))
 
     async def _disconnect_bob(self) -> None:
         await self._bob_hold.close()
-        self._begin("away")
-        self._away_for = self._duration
+        self.record_began("away")
+        self._away_for = self.duration
         await cut_connections(self.server.url, "bob")
         await wait_until(lambda: not self._bob.is_connected, "the loss of bob's connection")
 
@@ -236,7 +187,7 @@ class ChatScenario:
         self._away_for = 0
         self._bob_hold.open()
         await wait_until(lambda: self._bob.is_connected, "the return of bob's connection")
-        self.run.trace.record(EventKind.FAULT_ENDED, "lab", "away")
+        self.record_ended("away")
 
     # One message after the other
 
@@ -245,29 +196,24 @@ class ChatScenario:
 
         Bob has been shown it when this returns, unless something holds it up.
         """
-        name, self._message_number = message_id(payload), self._message_number + 1
-        if self._fault_of.get(name) == "away":
-            del self._fault_of[name]
+        name = message_id(payload)
+        self.sent.append(name)
+        if self.fault_of.get(name) == "away":
+            del self.fault_of[name]
             await self._disconnect_bob()
-        if self._fault_of.get(name) == "interleave":
+        if self.fault_of.get(name) == "interleave":
             await self._hold.close()
             task = asyncio.create_task(self._send_through(0, payload))
-            self._delayed.append((task, self._duration))
-            await wait_until(lambda: name not in self._fault_of or task.done(), "the fault")
+            self._delayed.append((task, self.duration))
+            await wait_until(lambda: name not in self.fault_of or task.done(), "the fault")
         else:
-            first = (
-                0
-                if name in self._fault_of
-                else 1
-                if self._delayed
-                else (self._message_number + 1) % 2
-            )
-            await self._send_through(first, payload)
+            in_turns = 1 if self._delayed else (len(self.sent) + 1) % 2
+            await self._send_through(0 if name in self.fault_of else in_turns, payload)
             await self._wait_idle()
         await self._advance()
 
     async def _send_through(self, first: int, payload: bytes) -> None:
-        """Send as a client through one gateway, and after an error through the other, with the same id."""
+        """Send as a client through one gateway, after an error through the other, under one id."""
         for gateway in (self._gateways[first], self._gateways[1 - first]):
             conversations = self._design.conversations(gateway, NAME)
             try:
@@ -291,16 +237,16 @@ class ChatScenario:
         if late:
             self._hold.open()
             await asyncio.gather(*(task for task, _ in late))
-            self.run.trace.record(EventKind.FAULT_ENDED, "lab", "interleave")
+            self.record_ended("interleave")
             await self._wait_idle()
 
     async def finish(self) -> None:
-        """Release what is held, wait for bob, and report what he was never shown although it came to him."""
+        """Release what is held, wait for bob, and report what came and was never shown to him."""
         await self._release()
         if self._away_for:
             await self._reconnect_bob()
         await self._wait_idle()
-        received = {event.message_id for event in self.run.trace.by_kind(EventKind.RECEIVED)}
+        received = {event.message_id for event in self.trace.by_kind(EventKind.RECEIVED)}
         for name in sorted(received - set(self._shown), key=lambda name: int(name[1:])):
             self._bob.reporter.message(EventKind.STALLED, name.encode(), NAME)
 
@@ -316,10 +262,10 @@ class ChatScenario:
 
     async def _wait_idle(self) -> None:
         await self._wait_received()
-        quiet = IdleDetector(self.run.trace)
+        quiet = IdleDetector(self.trace)
 
         def is_idle() -> bool:
-            added = {event.message_id for event in self.run.trace.by_kind(EventKind.ADDED)}
+            added = {event.message_id for event in self.trace.by_kind(EventKind.ADDED)}
             if added <= set(self._shown) or self._away_for:
                 return True
             return quiet.is_idle_for(IDLE_S)

@@ -1,4 +1,4 @@
-"""The designs of chapter 4: who may work on a conversation, and the three guarantees beside each other."""
+"""The designs of chapter 4: who may work on a conversation, and the three delivery modes."""
 
 from mpim_lab.chapters.ch02_streams.naive import NoAckWorker
 from mpim_lab.chapters.ch03_idempotency.naive import NoCheck

@@ -3,21 +3,20 @@
 And who works in order?
 """
 
-import asyncio
 from dataclasses import dataclass
 from typing import ClassVar
 
 from mpim_lab.chapters.ch04_ordering.chat_scenario import CHAT_DESIGNS, ChatDesign, ChatScenario
 from mpim_lab.chapters.ch04_ordering.designs import DELIVERY_MODES, ORDERING_DESIGNS
 from mpim_lab.chapters.shared.designs import Design
-from mpim_lab.chapters.shared.pipeline_experiment import PipelineExperiment
+from mpim_lab.chapters.shared.experiment import ScenarioExperiment
+from mpim_lab.chapters.shared.pipeline_scenario import PipelineExperiment
+from mpim_lab.chapters.shared.scenario import Server
 from mpim_lab.events import EventKind
-from mpim_lab.lab.exercise.experiment import Experiment, Run, parameter
-from mpim_lab.lab.faults.injector import schedule_faults
-from mpim_lab.lab.server.embedded import PERSISTENCE, open_server
+from mpim_lab.lab.exercise.experiment import Run, parameter
+from mpim_lab.lab.server.embedded import PERSISTENCE
 from mpim_lab.lab.trace.checker import Verdict, check
 from mpim_lab.lab.trace.trace import Trace
-from mpim_lab.lab.workload.workload import Workload
 
 CHAT_FAULTS = ("interleave", "gateway dies", "away", "answer lost")
 WORKER_FAULTS = (
@@ -44,7 +43,7 @@ PIPELINE_FAULTS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChatOrdering(Experiment):
+class ChatOrdering(ScenarioExperiment):
     """Messages through two gateways in turns.
 
     The fault hits one at the first gateway, held up for `duration` messages.
@@ -58,36 +57,16 @@ class ChatOrdering(Experiment):
         "as it comes", "how messages are numbered and read", choices=tuple(CHAT_DESIGNS)
     )
     fault: str = parameter("interleave", "what goes wrong", choices=("none", *CHAT_FAULTS))
-    messages: int = parameter(12, "how many messages are sent", low=6, high=1_000)
     duration: int = parameter(
         2, "how many messages come while something is held back", low=1, high=100
     )
-    pace_ms: int = parameter(0, "pause between two messages", low=0, high=500, step=10)
-    seed: int = parameter(
-        7, "chooses which message the fault hits, and the texts", low=0, high=9_999
-    )
 
-    own: ChatDesign | None = None  # the learner's own, instead of a named one
+    def scenario(self, server: Server, run: Run) -> ChatScenario:
+        """Return two gateways and bob, with the selected design."""
+        return ChatScenario(server, run, self.selected_design, self.planned(), self.duration)
 
-    async def execute(self, run: Run) -> Verdict:
-        """Send everything, fault included; judged by the numbers that the messages were given."""
-        planned = (
-            []
-            if self.fault == "none"
-            else schedule_faults(self.seed, self.fault, self.messages, self.duration)
-        )
-        fault_of = {f"m{fault.at}": fault.kind for fault in planned}
-        design = self.own or CHAT_DESIGNS[self.design]
-        async with (
-            open_server() as server,
-            ChatScenario(server, run, design, fault_of, self.duration) as scenario,
-        ):
-            for payload in Workload(self.seed, self.messages):
-                if run.stopping:
-                    break
-                await scenario.send(payload)
-                await asyncio.sleep(self.pace_ms / 1e3)
-            await scenario.finish()
+    def judge(self, run: Run, scenario: ChatScenario) -> Verdict:
+        """Judge by the numbers that the messages were given."""
         return check_reading_order(run.trace)
 
 

@@ -56,7 +56,10 @@ def _check_acknowledgements(trace: Any, unknown: set[str], trial: str) -> TrialF
     """
     for event in trace.by_kind(EventKind.OUTCOME):
         if event.message_id in unknown and event.outcome == "accepted":
-            complaint = f'{event.message_id} was acknowledged as "accepted", although nobody knows what became of its batch'
+            complaint = (
+                f'{event.message_id} was acknowledged as "accepted", '
+                "although nobody knows what became of its batch"
+            )
             return TrialFailure(complaint, trial, event.message_id)
     return None
 
@@ -83,7 +86,10 @@ async def _slow_arrival_trial(solution: type[Any]) -> TrialFailure | None:
 
 async def _refused_trial(solution: type[Any]) -> TrialFailure | None:
     """Three batches are full before the second finds no room; the third must not overtake it."""
-    trial = "12 messages at once, batches of 4; the first attempt to send the second batch finds no room"
+    trial = (
+        "12 messages at once, batches of 4; the first attempt to send the second batch finds no "
+        "room"
+    )
     async with adapt_learner(solution, refuses=b"m6") as (own, what_bob_read):
         sent = [b"m%d" % number for number in range(1, 13)]
         calls = [asyncio.create_task(own.publish(payload)) for payload in sent]
@@ -166,9 +172,8 @@ async def _window_trial(solution: type[Any]) -> TrialFailure | None:
             return TrialFailure(own.problem, trial)
         if (failure := _check_received(await what_bob_read(), sent, trial)) is not None:
             return failure
-        waited_s = (
-            own.sent_at[-1] - came_at
-        )  # a machine that stands still makes it longer, nothing makes it shorter
+        # A machine that stands still makes it longer, nothing makes it shorter.
+        waited_s = own.sent_at[-1] - came_at
     if waited_s < 0.97 * TRIAL_S:
         return TrialFailure("m5 left before its window was over", trial, "m5")
     return (
@@ -200,7 +205,10 @@ async def _close_trial(solution: type[Any]) -> TrialFailure | None:
 
 async def _final_trial(solution: type[Any]) -> TrialFailure | None:
     """One batch is refused for good: its senders get the error, once, and the next ones go on."""
-    trial = "8 messages at once, batches of 4; `send` raises InvalidMessage for the first batch, whenever it is tried"
+    trial = (
+        "8 messages at once, batches of 4; `send` raises InvalidMessage for the first batch, "
+        "whenever it is tried"
+    )
     async with adapt_learner(solution, never=b"m2") as (own, what_bob_read):
         sent = [b"m%d" % number for number in range(1, 9)]
         outcomes = await asyncio.gather(
@@ -215,7 +223,8 @@ async def _final_trial(solution: type[Any]) -> TrialFailure | None:
         ]
         if failed != ["m1", "m2", "m3", "m4"]:
             return TrialFailure(
-                f"add() raised InvalidMessage for {', '.join(failed) or 'nobody'} instead of m1 to m4",
+                f"add() raised InvalidMessage for {', '.join(failed) or 'nobody'} "
+                "instead of m1 to m4",
                 trial,
             )
         return _check_received(await what_bob_read(), sent[BATCH:], trial)
@@ -225,10 +234,12 @@ def close_the_batch() -> Challenge:
     """A batch that is closed by count, by its own timer, and at the end."""
     return Challenge(
         "Close the batch",
-        "Write a class with `__init__(self, send, max_messages, window_s)`, `async add(self, payload)` and\n"
-        "`async close(self)`. `await send(batch)` sends a list of 1 to max_messages payloads. A batch leaves when it is\n"
-        "full, when its first message has waited for window_s, or on close, whichever is first; nobody may have to\n"
-        "write another message for it. Messages arrive once, in order; `close` returns when all have been sent.",
+        "Write a class with `__init__(self, send, max_messages, window_s)`,\n"
+        "`async add(self, payload)` and `async close(self)`. `await send(batch)` sends a list\n"
+        "of 1 to max_messages payloads. A batch leaves when it is full, when its first message\n"
+        "has waited for window_s, or on close, whichever is first; nobody may have to write\n"
+        "another message for it. Messages arrive once, in order; `close` returns when all have\n"
+        "been sent.",
         [
             _burst_trial("none", 1, messages=12),
             _burst_trial("quiet", 1),
@@ -241,9 +252,18 @@ def close_the_batch() -> Challenge:
             _close_trial,
         ],
         [
-            "Who wakes up when nobody writes? Only a task or a timer of the batch's own (asyncio.create_task, call_later).",
-            "Start the timer with the first message of each batch, not with every message; stop it when the batch is full.",
-            "Take the list out and put a new one in its place before you await `send`: others may add meanwhile.",
+            (
+                "Who wakes up when nobody writes? Only a task or a timer of the batch's own "
+                "(asyncio.create_task, call_later)."
+            ),
+            (
+                "Start the timer with the first message of each batch, not with every message; "
+                "stop it when the batch is full."
+            ),
+            (
+                "Take the list out and put a new one in its place before you await `send`: "
+                "others may add meanwhile."
+            ),
         ],
     )
 
@@ -252,11 +272,12 @@ def lose_nothing() -> Challenge:
     """A flush that fails keeps its batch, in order, and tells the truth."""
     return Challenge(
         "Lose nothing when a flush fails",
-        "The same class, and now `send` may raise. NotConnected and QueueFull (of mpim_lab.errors) say that nothing was\n"
-        "sent and that it may go in a moment: try the same batch again, before anything that came later. Any other\n"
-        "MpimError is final, and if its `definite` is False the batch may have been sent: do not repeat it; raise the\n"
-        "error from the `add` of each of its messages. So `add` returns, or raises, only once its own message's batch\n"
-        "has been sent, or was not.",
+        "The same class, and now `send` may raise. NotConnected and QueueFull (of\n"
+        "mpim_lab.errors) say that nothing was sent and that it may go in a moment: try the\n"
+        "same batch again, before anything that came later. Any other MpimError is final, and\n"
+        "if its `definite` is False the batch may have been sent: do not repeat it; raise the\n"
+        "error from the `add` of each of its messages. So `add` returns, or raises, only once\n"
+        "its own message's batch has been sent, or was not.",
         [
             _burst_trial("none", 1, messages=12),
             _burst_trial("quiet", 1),
@@ -268,9 +289,15 @@ def lose_nothing() -> Challenge:
             _final_trial,
         ],
         [
-            "Give each message a future: `add` awaits it, and whoever sends the batch sets its result or its exception.",
-            "One task sends, one batch at a time, in a loop: `while True: try: await send(batch) … break`.",
-            "except (NotConnected, QueueFull): sleep a little and try again; except MpimError as error: set_exception on\n"
-            "each future of the batch.",
+            (
+                "Give each message a future: `add` awaits it, and whoever sends the batch sets "
+                "its result or its exception."
+            ),
+            (
+                "One task sends, one batch at a time, in a loop: "
+                "`while True: try: await send(batch) … break`."
+            ),
+            "except (NotConnected, QueueFull): sleep a little and try again; except MpimError\n"
+            "as error: set_exception on each future of the batch.",
         ],
     )

@@ -115,7 +115,7 @@ class LearnerBatcherAdapter:
 async def adapt_learner(
     solution: type[Any], **options: Any
 ) -> AsyncIterator[tuple[LearnerBatcherAdapter, Callable[[], Awaitable[list[bytes]]]]]:
-    """Yield the learner's batcher on a server of its own, and a function that returns all that bob read in the end."""
+    """Yield the learner's batcher on a server of its own, and how to see what bob read."""
     async with open_server() as server, MessageQueue(server.url, prefix=server.prefix) as queue:
         got: list[bytes] = []
         await queue.subscribe(

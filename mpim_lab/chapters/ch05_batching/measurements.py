@@ -1,4 +1,4 @@
-"""Chapter 5's cost, measured here and now: latency against throughput, what a window costs and saves, and Little's law.
+"""Chapter 5's cost: latency against throughput, what a window costs and saves, Little's law.
 
 Each sweep is an async generator of rows, so that a chart can grow while it runs; whoever stops
 listening, or is cancelled, ends the measuring at once.

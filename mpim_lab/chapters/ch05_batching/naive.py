@@ -72,7 +72,7 @@ class NaiveBatcher:
             reporter.message(EventKind.PUBLISHED, payload, self._channel, count=receivers)
 
     async def _send(self, frame: bytes) -> int:
-        """What `MessageQueue.publish` does, which would report the frame as if it were one message."""
+        """Publish as `MessageQueue` does, which would report the frame as one message."""
         frame = encode_payload(frame, self._queue.max_payload_bytes)
         return int(
             await self._queue.connection.call(

@@ -4,38 +4,30 @@ And what can go wrong between them.
 """
 
 import asyncio
-import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 from mpim_lab.chapters.ch05_batching.naive import NaiveBatcher, TimedBatcher
+from mpim_lab.chapters.shared.scenario import QUICK, Scenario, Server, failure_outcome
 from mpim_lab.errors import MpimError
 from mpim_lab.events import EventKind
 from mpim_lab.lab.exercise.experiment import Run
-from mpim_lab.lab.faults.injector import Fault, FaultInjector, Gate, check_available, wait_until
+from mpim_lab.lab.faults.injector import Fault, FaultInjector, Gate, wait_until
 from mpim_lab.lab.faults.proxy import FaultProxy, Match
 from mpim_lab.lab.faults.server_admin import cut_connections
-from mpim_lab.lab.server.embedded import EmbeddedServer
-from mpim_lab.lab.server.external import ExternalServer
 from mpim_lab.mq.batching.batcher import Batcher
 from mpim_lab.mq.batching.decoder import FrameDecoder
 from mpim_lab.mq.batching.policies import Adaptive, FixedWindow
 from mpim_lab.mq.connection.config import ConnectionConfig
 from mpim_lab.mq.connection.encoding import Message
-from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 CHANNEL = "user:1001"
-# A naive version gives a batch up after a second; a busy machine has five to connect.
-LIMITS = ConnectionConfig(
-    timeout_s=1.0, connect_timeout_s=5.0, backoff=Backoff(initial_s=0.005, max_s=0.05)
-)
 BATCH = 4  # messages; small, so that a picture shows whole batches
 WINDOW_MS = 200.0  # far longer than a burst takes, so that only its last batch is closed by time
-LONG_WINDOW_MS = (
-    1_000.0  # where no batch may be closed by time, however slow a fault is on a busy machine
-)
+# Where no batch may be closed by time, however slow a fault is on a busy machine.
+LONG_WINDOW_MS = 1_000.0
 MAX_BYTES = 4_096
 TOO_MANY_BYTES = 5_000
 NEVER_FLUSHED = "at the end it waits in a batch that nobody closes"
@@ -44,7 +36,10 @@ BATCHING_FAULTS = ("quiet", "closed", "flush fails", "answer lost", "too large")
 
 @dataclass(frozen=True)
 class BatchingDesign:
-    """A way for alice to batch: `make(queue, channel)` returns an object with `publish`, used as a context if it is one."""
+    """A way for alice to batch.
+
+    `make(queue, channel)` returns an object with `publish`, used as a context if it is one.
+    """
 
     make: Callable[[MessageQueue, str], Any]
     gives_up: bool = False  # on a batch that cannot be sent, instead of trying again
@@ -52,9 +47,7 @@ class BatchingDesign:
 
 def _correct(rule: Any) -> BatchingDesign:
     return BatchingDesign(
-        lambda queue, channel: Batcher.to_channel(
-            queue, channel, policy=rule, backoff=Backoff(initial_s=0.005, max_s=0.05)
-        )
+        lambda queue, channel: Batcher.to_channel(queue, channel, policy=rule, backoff=QUICK)
     )
 
 
@@ -82,68 +75,56 @@ def designs(window_ms: float) -> dict[str, BatchingDesign]:
 DESIGNS = designs(WINDOW_MS)
 
 
-class BatchingScenario:
+class BatchingScenario(Scenario):
     """The scenario of chapter 5: alice and bob.
 
     A message is handed over, an event-loop iteration passes, then the next.
     """
 
+    # A naive version gives a batch up after a second; a busy machine has five to connect.
+    limits = ConnectionConfig(timeout_s=1.0, connect_timeout_s=5.0, backoff=QUICK)
+    batcher: Any
+    alice: MessageQueue
+    bob: MessageQueue
+
     def __init__(
         self,
-        server: EmbeddedServer | ExternalServer,
+        server: Server,
         run: Run,
         design: BatchingDesign,
-        planned: list[Fault],
+        planned: Sequence[Fault],
         *,
         closed: bool,
     ) -> None:
-        self.server, self.run, self._design, self._closed = server, run, design, closed
+        super().__init__(server, run, planned, BATCH)
+        self._design, self._closed = design, closed
         self.connection_gate = Gate()
-        common: dict[str, Any] = {"prefix": server.prefix, "config": LIMITS, "observer": run.trace}
-        self._proxy = FaultProxy(server.url)
-        self._alice = {
-            "name": "alice",
-            "sleep": self.connection_gate.sleep,
-            "max_payload_bytes": MAX_BYTES,
-            **common,
-        }
-        self.bob = MessageQueue(server.unix_url or server.url, name="bob", **common)
         self.faults = FaultInjector({"flush fails": (self._cut, self._reconnect)}, run.trace)
-        self._planned = [fault.kind for fault in planned]
-        self._lost_answer: bytes | None = None
-        for fault in planned:
+        self._calls: list[asyncio.Task[None]] = []
+
+    async def open(self) -> None:
+        """Open alice's batcher, and have bob listen."""
+        enter = self.parts.enter_async_context
+        proxy = await enter(FaultProxy(self.server.url))
+        self.alice = await enter(
+            self.queue(
+                "alice",
+                proxy.url,
+                sleep=self.connection_gate.sleep,
+                max_payload_bytes=MAX_BYTES,
+            )
+        )
+        for fault in self.planned:
             if fault.kind == "answer lost":
-                self._lost_answer = b"m%d " % fault.at
+                proxy.drop_reply(Match("PUBLISH", b"m%d " % fault.at))
             else:
                 self.faults.add(fault)
-        self._calls: list[asyncio.Task[None]] = []
-        self._open = contextlib.AsyncExitStack()
-        self.batcher: Any = None
-
-    async def __aenter__(self) -> Self:
-        check_available(self.server, *self._planned)
-        try:
-            await self._open.enter_async_context(self._proxy)
-            self.alice = await self._open.enter_async_context(
-                MessageQueue(self._proxy.url, **self._alice)
-            )
-            if self._lost_answer is not None:
-                self._proxy.drop_reply(Match("PUBLISH", self._lost_answer))
-            await self._open.enter_async_context(self.bob)
-            await self.bob.subscribe(CHANNEL, _handle, decode=FrameDecoder(self.bob))
-            self.batcher = self._design.make(self.alice, CHANNEL)
-            if hasattr(self.batcher, "__aenter__"):
-                await self._open.enter_async_context(self.batcher)
-        except BaseException:  # whoever was opened must not be left behind
-            await self._open.aclose()
-            raise
-        self.run.injector = self._inject
-        return self
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        self.run.injector = None
-        self.connection_gate.open()
-        await self._open.aclose()
+        self.bob = await enter(self.queue("bob"))
+        await self.bob.subscribe(CHANNEL, _handle, decode=FrameDecoder(self.bob))
+        self.batcher = self._design.make(self.alice, CHANNEL)
+        if hasattr(self.batcher, "__aenter__"):
+            await enter(self.batcher)
+        self.parts.callback(self.connection_gate.open)
 
     async def send(self, payload: bytes) -> None:
         """Hand one message of alice's over and go on after one event-loop iteration.
@@ -152,9 +133,8 @@ class BatchingScenario:
         """
         await self.faults.before_attempt()
         self._calls.append(asyncio.create_task(self._send(payload)))
-        for _ in range(
-            10 if self.faults.active else 1
-        ):  # a sender in a task of its own must notice the fault, too
+        # A sender in a task of its own must notice the fault, too.
+        for _ in range(10 if self.faults.active else 1):
             await asyncio.sleep(0)
         await self.faults.after_attempt()
         if not self.faults.active and len(self._calls) % BATCH == 0:
@@ -165,11 +145,11 @@ class BatchingScenario:
             outcome = await self.batcher.publish(payload)
             reported = "accepted" if outcome else "nobody was there"
         except MpimError as error:
-            reported = f"failed{'' if error.definite else ', perhaps sent'}: {type(error).__name__}"
+            reported = failure_outcome(error)
         self.alice.reporter.message(EventKind.OUTCOME, payload, CHANNEL, outcome=reported)
 
     async def _wait_delivered(self) -> None:
-        """Wait until every message is acknowledged to alice, or has failed, and bob has what the server was given."""
+        """Wait until every message is acknowledged, or has failed, and bob has what was sent."""
         await asyncio.gather(*self._calls)
         await self.bob.drain()
 
@@ -193,9 +173,10 @@ class BatchingScenario:
 
     # What can go wrong
 
-    async def _inject(self, fault: str) -> None:
-        check_available(self.server, fault)
-        self.faults.inject(fault, BATCH)
+    async def inject(self, fault: str) -> None:
+        """Inject a fault before the next message. Raise FaultUnavailable."""
+        self.check_available(fault)
+        self.faults.inject(fault, self.duration)
 
     async def _cut(self) -> None:
         await self.connection_gate.close()

@@ -10,7 +10,10 @@ Batch = list[tuple[bytes, "asyncio.Future[None]"]]
 
 
 class OutcomeBatcher:
-    """The solution of `close_the_batch` and `lose_nothing`: a timer a batch, one sending task, a future a message."""
+    """The solution of `close_the_batch` and `lose_nothing`.
+
+    A timer a batch, one sending task, a future a message.
+    """
 
     def __init__(
         self, send: Callable[[list[bytes]], Awaitable[None]], max_messages: int, window_s: float

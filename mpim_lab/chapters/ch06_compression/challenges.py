@@ -114,10 +114,11 @@ def say_what_it_is() -> Challenge:
     """A codec whose receiver always knows what it has before it."""
     return Challenge(
         "Say what it is",
-        "Write a class with `pack(self, payload)` and `unpack(self, packed)`, both bytes to bytes. Long texts become less\n"
-        "than half as long (zlib is good enough); nothing grows by more than one byte; short text stays exactly as it is,\n"
-        "so that plain clients and old senders fit in; and whatever bytes are packed come back, also those that look\n"
-        "like something packed.",
+        "Write a class with `pack(self, payload)` and `unpack(self, packed)`, both bytes to\n"
+        "bytes. Long texts become less than half as long (zlib is good enough); nothing grows\n"
+        "by more than one byte; short text stays exactly as it is, so that plain clients and\n"
+        "old senders fit in; and whatever bytes are packed come back, also those that look like\n"
+        "something packed.",
         [
             _server_trial("none", 1),
             _server_trial("old sender", 1),
@@ -131,9 +132,18 @@ def say_what_it_is() -> Challenge:
             _each("payloads that begin with each byte, and compressed ones", _binary, _round_trip),
         ],
         [
-            "One byte in front can say what follows. Which first bytes can a text never have? (UTF-8: none from F8 to FF.)",
-            "pack: if it is short or does not get shorter, leave it alone. unpack: look at the first byte, and only at that.",
-            "A plain payload that itself begins with one of your marks needs a mark of its own, which says: plain follows.",
+            (
+                "One byte in front can say what follows. Which first bytes can a text never "
+                "have? (UTF-8: none from F8 to FF.)"
+            ),
+            (
+                "pack: if it is short or does not get shorter, leave it alone. unpack: look at "
+                "the first byte, and only at that."
+            ),
+            (
+                "A plain payload that itself begins with one of your marks needs a mark of its "
+                "own, which says: plain follows."
+            ),
         ],
     )
 
@@ -180,7 +190,10 @@ def _must_refuse(trial: str, made: Callable[[], bytes]) -> Trial:
             peak = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()
         if peak > MAX_MEMORY_BYTES:
-            outcome = f"it took more than {MAX_MEMORY_BYTES // 1024} KiB of memory for a limit of {MAX_BYTES // 1024} KiB"
+            outcome = (
+                f"it took more than {MAX_MEMORY_BYTES // 1024} KiB of memory "
+                f"for a limit of {MAX_BYTES // 1024} KiB"
+            )
         return TrialFailure(outcome, trial) if outcome else None
 
     return judge
@@ -201,9 +214,10 @@ def defuse_the_bomb() -> Challenge:
     mixed = zlib.compress(random.Random(1).randbytes(5_000) + _text(5_000))
     return Challenge(
         "Defuse the bomb",
-        "Write a class with `unpack(self, packed, max_bytes)` that undoes zlib. Whatever unpacks to more than max_bytes, is\n"
-        "cut off, is followed by other bytes, or is no zlib at all, raises an error; never may it need much more memory\n"
-        "than max_bytes. Everything else comes out whole.",
+        "Write a class with `unpack(self, packed, max_bytes)` that undoes zlib. Whatever\n"
+        "unpacks to more than max_bytes, is cut off, is followed by other bytes, or is no zlib\n"
+        "at all, raises an error; never may it need much more memory than max_bytes. Everything\n"
+        "else comes out whole.",
         [
             _must_decode(
                 "9,000 bytes of text", lambda: (zlib.compress(_text(9_000)), _text(9_000))
@@ -216,8 +230,14 @@ def defuse_the_bomb() -> Challenge:
             _must_refuse("no zlib at all", lambda: b"see you at eight"),
         ],
         [
-            "zlib.decompressobj() has a decompress(data, max_length): it stops when so much has come out.",
+            (
+                "zlib.decompressobj() has a decompress(data, max_length): it stops when so much "
+                "has come out."
+            ),
             "Ask for one byte more than you allow. If it comes, there is too much.",
-            "Afterwards `.eof` says whether the stream was whole, `.unused_data` what came behind it.",
+            (
+                "Afterwards `.eof` says whether the stream was whole, `.unused_data` what came "
+                "behind it."
+            ),
         ],
     )

@@ -73,10 +73,8 @@ async def size_sweep(sizes: Sequence[int] = SIZES) -> AsyncIterator[Row]:
         for name, pack in always(dictionary).items():
             packed = [pack(text) for text in texts]
             left = sum(map(len, packed)) / sum(map(len, texts)) * 100
-            pack_us, unpack_us = (
-                _microseconds(pack, texts),
-                _microseconds(reader.decompress, packed),
-            )
+            pack_us = _microseconds(pack, texts)
+            unpack_us = _microseconds(reader.decompress, packed)
             saved = size * (1 - left / 100) / (pack_us + unpack_us)
             yield {
                 "bytes": size,

@@ -6,17 +6,19 @@ Beside her an old sender, a new one, and a hostile one.
 import contextlib
 import functools
 import zlib
-from typing import Any, Self
+from collections.abc import Sequence
+from typing import Any
 
 from mpim_lab.chapters.ch06_compression.naive import NaiveCodec
+from mpim_lab.chapters.shared.scenario import Scenario, Server
 from mpim_lab.events import EventKind, Reporter, message_id
 from mpim_lab.lab.exercise.experiment import Run
-from mpim_lab.lab.server.embedded import EmbeddedServer
-from mpim_lab.lab.server.external import ExternalServer
+from mpim_lab.lab.faults.injector import Fault
 from mpim_lab.lab.workload.corpus import Corpus
 from mpim_lab.mq.compression.codec import Codec
 from mpim_lab.mq.compression.dictionary import ZstdDictionary, train_dictionary
 from mpim_lab.mq.compression.framing import ZLIB, encode_plain
+from mpim_lab.mq.connection.config import ConnectionConfig
 from mpim_lab.mq.connection.encoding import Message
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
@@ -35,58 +37,48 @@ def chat_dictionary(id: int = 1) -> ZstdDictionary:
     return train_dictionary(Corpus().message_samples(), id=id)
 
 
-class CompressionScenario:
+class CompressionScenario(Scenario):
     """The scenario of chapter 6: one message after the other.
 
     Those that the fault hits come from another sender.
     """
 
-    def __init__(
-        self,
-        server: EmbeddedServer | ExternalServer,
-        run: Run,
-        codec: Any,
-        fault_of: dict[str, str],
-    ) -> None:
-        self._codec, self._fault_of, self._trace = codec, fault_of, run.trace
-        self._dictionary = chat_dictionary() if "new sender" in fault_of.values() else None
+    limits = ConnectionConfig()
+
+    def __init__(self, server: Server, run: Run, codec: Any, planned: Sequence[Fault]) -> None:
+        super().__init__(server, run, planned)
+        self._dictionary = None
+        if "new sender" in self.fault_of.values():
+            self._dictionary = chat_dictionary()
+        self._codec = codec
+        if self._dictionary is not None and isinstance(codec, Codec):
+            self._codec = Codec(codec.algorithm, dictionaries=[self._dictionary])
         self.bytes_before = self.bytes_after = self.most_bytes = 0
         self.misread: list[str] = []
         self._changed: dict[bytes, bytes] = {}  # packed, one bit changed → what it was before
-        self._sent: dict[
-            bytes, bytes
-        ] = {}  # packed → payload: to name in the trace what cannot be read
-        self._senders = MessageQueue(server.url, prefix=server.prefix)
-        self._bob = MessageQueue(
-            server.unix_url or server.url, name="bob", prefix=server.prefix, observer=run.trace
-        )
-        if self._dictionary is not None and isinstance(codec, Codec):
-            self._codec = Codec(codec.algorithm, dictionaries=[self._dictionary])
-        self._open = contextlib.AsyncExitStack()
+        # Packed → payload, to name in the trace what cannot be read.
+        self._packed: dict[bytes, bytes] = {}
+        self._senders: MessageQueue = self.queue("", server.url, observer=None)
+        self._bob: MessageQueue = self.queue("bob")
 
-    async def __aenter__(self) -> Self:
-        try:
-            await self._open.enter_async_context(self._senders)
-            await self._open.enter_async_context(self._bob)
-            await self._bob.subscribe(CHANNEL, _handle, decode=self._unpack)
-        except BaseException:  # whoever was opened must not be left behind
-            await self._open.aclose()
-            raise
-        return self
+    async def open(self) -> None:
+        """Open the queues, and have bob listen."""
+        await self.parts.enter_async_context(self._senders)
+        await self.parts.enter_async_context(self._bob)
+        await self._bob.subscribe(CHANNEL, _handle, decode=self._unpack)
 
-    async def __aexit__(self, *exc_info: object) -> None:
-        await self._open.aclose()
+    async def finish(self) -> None:
+        """Nothing is still going on."""
 
     async def send(self, payload: bytes) -> None:
         """One message, from alice, or from whoever has the fault's part.
 
         Then bob has it, or has refused it.
         """
-        name = payload.split(b" ", 1)[0].decode()
-        fault = self._fault_of.get(name, "")
-        reporter = Reporter(SENDERS.get(fault, "alice"), self._trace)
+        fault = self.fault_of.get(message_id(payload), "")
+        reporter = Reporter(SENDERS.get(fault, "alice"), self.trace)
         packed = self._pack(payload, fault)
-        self._sent[packed] = payload
+        self._packed[packed] = payload
         if not fault:
             self.bytes_before += len(payload)
             self.bytes_after += len(packed)
@@ -141,7 +133,7 @@ class CompressionScenario:
         try:
             payload: bytes = self._codec.decode(packed)
         except Exception as error:
-            sent = self._sent[packed]
+            sent = self._packed[packed]
             self._bob.reporter.message(EventKind.FAILED, sent, CHANNEL, error=error)
             return []
         self.most_bytes = max(self.most_bytes, len(payload))

@@ -22,7 +22,7 @@ class SelfDescribingCodec:
 
 
 class BoundedUnpacker:
-    """The solution of `defuse_the_bomb`: ask zlib for one byte more than is allowed, and for the end."""
+    """The solution of `defuse_the_bomb`: ask zlib for one byte more than is allowed."""
 
     def unpack(self, packed: bytes, max_bytes: int) -> bytes:
         """Decompress up to `max_bytes`.

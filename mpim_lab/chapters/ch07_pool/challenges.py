@@ -1,4 +1,4 @@
-"""Chapter 7's challenges: a wait queue that is first come, first served, and a lease that gives nothing broken back."""
+"""Chapter 7's challenges: first come, first served; and a lease that gives nothing broken back."""
 
 import asyncio
 import contextlib
@@ -91,10 +91,11 @@ def first_come_first_served() -> Challenge:
     """
     return Challenge(
         "First come, first served",
-        f"Write a class with `__init__(self, connect, limit, wait_s)`, `async get(self)` and `put(self, connection)`.\n"
-        f"`await connect()` opens a connection (it may fail); never more than `limit` ({LIMIT}) are open, and they are used\n"
-        "again. Who waits longest is next, and nobody slips in. After `wait_s` seconds `get` raises PoolTimeout. If\n"
-        "connecting fails `get` raises. A caller may be cancelled at any moment: no slot may be lost by that.",
+        "Write a class with `__init__(self, connect, limit, wait_s)`, `async get(self)` and\n"
+        "`put(self, connection)`. `await connect()` opens a connection (it may fail); never more\n"
+        f"than `limit` ({LIMIT}) are open, and they are used again. Who waits longest is next,\n"
+        "and nobody slips in. After `wait_s` seconds `get` raises PoolTimeout. If connecting\n"
+        "fails `get` raises. A caller may be cancelled at any moment: no slot may be lost by that.",
         [
             pool_trial("one after the other", _one_by_one),
             pool_trial("five callers, two connections", _first_come),
@@ -111,11 +112,14 @@ def first_come_first_served() -> Challenge:
             pool_trial("a caller is cancelled while it is connecting", _cancelled_while_connecting),
         ],
         [
-            "Keep a deque of futures, one for each caller in the queue; `put` hands the connection to the first of them.",
-            "Whoever leaves the queue, for whatever reason (except BaseException), takes its future out of it, and hands on\n"
-            "what that future was given already.",
-            "Hand on a slot, not a connection: who has a slot takes an idle connection or opens one; if that fails, the\n"
-            "place is handed on.",
+            (
+                "Keep a deque of futures, one for each caller in the queue; `put` hands the "
+                "connection to the first of them."
+            ),
+            "Whoever leaves the queue, for whatever reason (except BaseException), takes its\n"
+            "future out of it, and hands on what that future was given already.",
+            "Hand on a slot, not a connection: who has a slot takes an idle connection or opens\n"
+            "one; if that fails, the place is handed on.",
         ],
     )
 
@@ -200,7 +204,10 @@ async def _cancelled_between_two_commands(solution: type[Any]) -> TrialFailure |
 
 
 async def _cancelled_at_the_first_question(solution: type[Any]) -> TrialFailure | None:
-    trial = "one idle connection; a caller is cancelled while your lease asks (PING) whether it is alive"
+    trial = (
+        "one idle connection; a caller is cancelled while your lease asks (PING) whether it is "
+        "alive"
+    )
     async with _one_connection() as (proxy, backing_pool):
         if (failure := await _next_one_has_it(solution, backing_pool, trial)) is not None:
             return failure
@@ -214,7 +221,7 @@ async def _cancelled_at_the_first_question(solution: type[Any]) -> TrialFailure 
 
 
 def give_nothing_broken_back() -> Challenge:
-    """A lease: healthy connections come back, the others are discarded, and their slots are free again."""
+    """A lease: healthy connections come back, the others are discarded and free their slots."""
     trials = [
         ("none", 1, 0),
         ("leak", 1, 0),
@@ -225,20 +232,31 @@ def give_nothing_broken_back() -> Challenge:
     trials += [("broken connection", 7, 1), ("cancelled", 7, 1)]
     return Challenge(
         "Give nothing broken back",
-        "Write a class with `__init__(self, pool)`, `async __aenter__(self)`, which returns a connection, and\n"
-        "`async __aexit__(self, kind, error, traceback)`. `await pool.get()` waits for a connection; then either\n"
-        "`pool.put(connection)` or `pool.discard(connection)`, which closes it and frees its slot. Callers raise, are\n"
-        "cancelled in mid-reply, lose their connection; idle connections are cut. Nobody may be given one that is of\n"
-        "no use, none that is healthy may be discarded, and errors are the caller's. `await connection.call(…)` is any\n"
-        "command, `connection.unanswered` the number of replies that are still to come.",
+        "Write a class with `__init__(self, pool)`, `async __aenter__(self)`, which returns a\n"
+        "connection, and `async __aexit__(self, kind, error, traceback)`. `await pool.get()`\n"
+        "waits for a connection; then either `pool.put(connection)` or\n"
+        "`pool.discard(connection)`, which closes it and frees its slot. Callers raise, are\n"
+        "cancelled in mid-reply, lose their connection; idle connections are cut. Nobody may be\n"
+        "given one that is of no use, none that is healthy may be discarded, and errors are the\n"
+        "caller's. `await connection.call(…)` is any command, `connection.unanswered` the\n"
+        "number of replies that are still to come.",
         [
             *(_lease_trial(fault, seed, more=more) for fault, seed, more in trials),
             _cancelled_between_two_commands,
             _cancelled_at_the_first_question,
         ],
         [
-            "`__aexit__` runs in every case: there each connection must come back, one way or the other, without awaiting.",
-            "An error says nothing about the connection. What it is in the middle of does: a reply that is still to come.",
-            "An idle one may have been cut. Ask it (PING) before you give it out; if that fails, discard it and get another.",
+            (
+                "`__aexit__` runs in every case: there each connection must come back, one way "
+                "or the other, without awaiting."
+            ),
+            (
+                "An error says nothing about the connection. What it is in the middle of does: "
+                "a reply that is still to come."
+            ),
+            (
+                "An idle one may have been cut. Ask it (PING) before you give it out; if that "
+                "fails, discard it and get another."
+            ),
         ],
     )

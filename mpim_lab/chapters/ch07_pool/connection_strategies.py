@@ -1,23 +1,24 @@
-"""Chapter 7's ways to a server: each does one short command for one caller, and says how long it waited for a connection."""
+"""Chapter 7's ways to a server: each does one short command for one caller.
+
+It returns how long it waited for a connection.
+"""
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from redis.asyncio import BlockingConnectionPool, Redis
 
 from mpim_lab.chapters.ch07_pool.naive import NaivePool
+from mpim_lab.chapters.shared.timing import Call
 from mpim_lab.events import now
 from mpim_lab.mq.connection.address import Address
 from mpim_lab.mq.pool.pool import Pool
 from mpim_lab.mq.pool.raw_connection import RawConnection
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
-Call = Callable[
-    [], Awaitable[float]
-]  # does one command; returns the seconds until it had a connection
 WAIT_S = 20.0  # nobody is to be refused while the time is taken
 SHARED, POOL = "one shared connection", "this pool"
 
@@ -31,7 +32,8 @@ class TimedPool(BlockingConnectionPool):
 
     async def get_connection(self, *arguments: Any, **options: Any) -> Any:
         """As the pool's own."""
-        connection = await super().get_connection(*arguments, **options)  # type: ignore[no-untyped-call]
+        pool: Any = super()
+        connection = await pool.get_connection(*arguments, **options)
         self.given_at[asyncio.current_task()] = now()
         return connection
 

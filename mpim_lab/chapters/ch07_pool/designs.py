@@ -1,4 +1,4 @@
-"""Chapter 7's designs: the naive version, the naive version with the fix that comes to mind first, and the pool."""
+"""Chapter 7's designs: the naive version, the same with the obvious fix, and the pool."""
 
 import contextlib
 from collections.abc import AsyncIterator, Callable

@@ -3,7 +3,6 @@
 Who gets one, who gets an error, and who waits for ever?
 """
 
-import asyncio
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -14,19 +13,18 @@ import pandas as pd
 
 from mpim_lab.chapters.ch07_pool.designs import DESIGNS, PoolDesign
 from mpim_lab.chapters.ch07_pool.scenario import PoolScenario
-from mpim_lab.chapters.shared.pipeline_experiment import run_concurrently
+from mpim_lab.chapters.shared.experiment import run_designs, tabulate
 from mpim_lab.events import EventKind
 from mpim_lab.lab.exercise.experiment import Experiment, Run, parameter
+from mpim_lab.lab.faults.injector import Fault
 from mpim_lab.lab.server.embedded import open_server
 from mpim_lab.lab.trace.checker import Verdict, check
 from mpim_lab.lab.trace.trace import Trace
 
 FAULTS = ("leak", "cancelled", "broken connection", "idle rot", "exhaustion", "server restart")
 HITS_MANY = ("leak", "exhaustion")  # the others need one caller
-WAIT_S, SHORT_WAIT_S = (
-    3.0,
-    0.3,
-)  # the second where nobody gives a connection back before the time is up
+# The short one where nobody gives a connection back before the time is up.
+WAIT_S, SHORT_WAIT_S = 3.0, 0.3
 
 
 @dataclass(frozen=True, repr=False)
@@ -135,23 +133,16 @@ class PoolExperiment(Experiment):
     async def execute(self, run: Run) -> PoolVerdict:
         """Let everybody come, fault included; the verdict says what became of each."""
         waves = _waves(self.callers, self.connections)
-        fault_of = _planned_faults(self.seed, self.fault, waves, self.duration)
+        planned = _planned_faults(self.seed, self.fault, waves, self.duration)
         wait_s = SHORT_WAIT_S if self.fault == "exhaustion" else WAIT_S
-        context = {"connections": self.connections, "wait_s": wait_s}
+        limits: dict[str, Any] = {"connections": self.connections, "wait_s": wait_s}
         design = self.own or DESIGNS[self.design]
         async with (
             open_server() as server,
-            PoolScenario(server, run, design, fault_of, context) as scenario,
+            PoolScenario(server, run, design, planned, waves, **limits) as scenario,
         ):
-            for wave in waves:
-                for number in wave:
-                    if run.stopping:
-                        break
-                    await scenario.add_caller(number)
-                    await asyncio.sleep(self.pace_ms / 1e3)
-                await scenario.answer_all()
-            await scenario.finish()
-            verdict = evaluate(run.trace, scenario.usable, self.connections)
+            await scenario.play(range(1, self.callers + 1), self.pace_ms)
+        verdict = evaluate(run.trace, scenario.usable, self.connections)
         run.metrics.update(_metrics(verdict))
         return verdict
 
@@ -174,14 +165,14 @@ def _waves(callers: int, connections: int) -> list[list[int]]:
 
 def _planned_faults(
     seed: int, fault: str, waves: Sequence[Sequence[int]], duration: int
-) -> dict[int, str]:
-    """Return the callers that the fault hits: some of the quiet time, chosen by the seed."""
+) -> list[Fault]:
+    """Return a fault for each caller that it hits: some of the quiet time, chosen by the seed."""
     if fault == "none":
-        return {}
+        return []
     quiet = [wave[0] for wave in waves[1:-1]]
     many = min(duration, len(quiet)) if fault in HITS_MANY else 1
     begin = random.Random(f"{seed} {fault}").randint(0, max(0, len(quiet) - many - 1))
-    return dict.fromkeys(quiet[begin : begin + many], fault)
+    return [Fault(fault, caller, 1) for caller in quiet[begin : begin + many]]
 
 
 def _metrics(verdict: PoolVerdict) -> dict[str, float]:
@@ -197,29 +188,17 @@ def _metrics(verdict: PoolVerdict) -> dict[str, float]:
 async def callers_table(
     *, seed: int = 7, faults: Sequence[str] = ("none", *FAULTS), **parameters: Any
 ) -> pd.DataFrame:
-    """Every design under every fault: one row each, counts in columns; the same in every run."""
-    cases = [(fault, design) for fault in faults for design in DESIGNS]
-    runs = await run_concurrently(
-        [
-            PoolExperiment(design=design, fault=fault, seed=seed, **parameters)
-            for fault, design in cases
-        ]
-    )
-    rows = []
-    for (fault, design), result in zip(cases, runs, strict=True):
-        verdict = result.verdict
-        by = ", ".join(f"{count} {name}" for name, count in verdict.refused)
-        usable = f"{verdict.usable} of {verdict.connections}"
-        rows.append(
-            (fault, design, verdict.delivered, by, len(verdict.stalled), len(verdict.wrong), usable)
-        )
-    columns = [
-        "fault",
-        "design",
-        "done",
-        "refused",
-        "stalled",
-        "wrong replies",
-        "connections usable",
-    ]
-    return pd.DataFrame(rows, columns=columns).set_index(["fault", "design"])
+    """Return every design under every fault: one row each, the same in every run."""
+
+    def row(verdict: PoolVerdict) -> dict[str, Any]:
+        return {
+            "done": verdict.delivered,
+            "refused": ", ".join(f"{count} {name}" for name, count in verdict.refused),
+            "stalled": len(verdict.stalled),
+            "wrong replies": len(verdict.wrong),
+            "connections usable": f"{verdict.usable} of {verdict.connections}",
+        }
+
+    parameters |= {"seed": seed, "max_concurrent": 4}
+    results = await run_designs(PoolExperiment, faults, **parameters)
+    return tabulate({case: row(result.verdict) for case, result in results.items()})

@@ -40,7 +40,7 @@ class BackingPoolStats:
 
 
 class BackingPool:
-    """A minimal pool of `context.connections`: last in, first out, so that the one at the bottom may become stale."""
+    """A minimal pool: last in, first out, so that the one at the bottom may become stale."""
 
     def __init__(self, context: PoolContext) -> None:
         self._context, self._address = context, Address.parse(context.url)
@@ -152,7 +152,8 @@ class BackingPool:
             violations = [
                 (
                     "",
-                    f"{self.opened} connections were opened where {most} do: healthy ones were discarded",
+                    f"{self.opened} connections were opened where {most} do: "
+                    "healthy ones were discarded",
                 )
             ]
         for name, text in violations:

@@ -9,7 +9,6 @@ the table. Whoever stops listening, or is cancelled, ends the measuring at once.
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
@@ -19,8 +18,8 @@ from mpim_lab.chapters.ch07_pool.connection_strategies import (
     POOL,
     SHARED,
     WAIT_S,
-    Call,
 )
+from mpim_lab.chapters.shared.timing import Call, CallTimings, quantile_ms, time_calls
 from mpim_lab.errors import InvalidParameter
 from mpim_lab.events import now
 from mpim_lab.keys import Keys
@@ -28,7 +27,6 @@ from mpim_lab.lab.server.embedded import open_server
 from mpim_lab.mq.connection.bounds import check_bounds
 from mpim_lab.mq.pool.pool import Pool
 from mpim_lab.mq.pubsub.queue import MessageQueue
-from mpim_lab.terminal import first_error
 
 Row = dict[str, Any]
 COUNTER = "cost:counter"
@@ -38,42 +36,16 @@ BLOCK_S = 0.2
 SAMPLE_S = 0.002
 
 
-@dataclass
-class CallTimings:
-    """The timings of a run's calls.
-
-    Seconds in the wait queue, seconds until the reply, and how long all of it took.
-    """
-
-    waits: list[float] = field(default_factory=list)
-    totals: list[float] = field(default_factory=list)
-    seconds: float = 0.0
-
-    @property
-    def rate(self) -> float:
-        """Calls a second."""
-        return len(self.totals) / self.seconds if self.seconds else 0.0
-
-    def row(self) -> Row:
-        """As columns of a table."""
-        return {
-            "calls a second": self.rate,
-            "p50 wait ms": quantile_ms(self.waits, 0.5),
-            "p99 wait ms": quantile_ms(self.waits, 0.99),
-            "longest wait ms": quantile_ms(self.waits, 1.0),
-            "p50 ms": quantile_ms(self.totals, 0.5),
-            "p99 ms": quantile_ms(self.totals, 0.99),
-        }
-
-
-def quantile_ms(seconds: Sequence[float], share: float) -> float:
-    """The time in milliseconds that this share of all did not exceed; 0 when there are none.
-
-    >>> quantile_ms([0.001, 0.002, 0.003, 0.004], 0.5)
-    2.0
-    """
-    ordered = sorted(seconds)
-    return ordered[max(0, -int(-len(ordered) * share // 1) - 1)] * 1e3 if ordered else 0.0
+def columns(times: CallTimings) -> Row:
+    """Return the timings as columns of a table."""
+    return {
+        "calls a second": times.rate,
+        "p50 wait ms": quantile_ms(times.waits, 0.5),
+        "p99 wait ms": quantile_ms(times.waits, 0.99),
+        "longest wait ms": quantile_ms(times.waits, 1.0),
+        "p50 ms": quantile_ms(times.totals, 0.5),
+        "p99 ms": quantile_ms(times.totals, 0.99),
+    }
 
 
 async def collect(
@@ -116,35 +88,8 @@ async def callers_sweep(
                 key = Keys(server.prefix).stream(COUNTER)
                 async with CONNECTION_STRATEGIES[way](server.url, key, connections) as call:
                     await call()  # the first one opens what is opened late
-                    times = await _measure(call, count, seconds)
-                yield {"callers": count, "way": way, **times.row()}
-
-
-async def _measure(call: Call, callers: int, seconds: float) -> CallTimings:
-    """Let callers call for so long; the last call of each counts as well, however long it takes."""
-    times, begun = CallTimings(), now()
-
-    async def one() -> None:
-        while (at := now()) - begun < seconds:
-            times.waits.append(await call())
-            times.totals.append(now() - at)
-
-    await _all(one() for _ in range(callers))
-    times.seconds = now() - begun
-    return times
-
-
-async def _all(work: Any) -> None:
-    """Like gather, and nobody is left behind when one fails or we are cancelled.
-
-    Raises what the first one raised.
-    """
-    try:
-        async with asyncio.TaskGroup() as group:
-            for each in work:
-                group.create_task(each)
-    except ExceptionGroup as errors:
-        raise first_error(errors) from errors
+                    times = await time_calls([call] * count, seconds)
+                yield {"callers": count, "way": way, **columns(times)}
 
 
 # One command that holds up a connection
@@ -153,9 +98,10 @@ async def _all(work: Any) -> None:
 async def blocking_sweep(
     *, callers: int = 16, seconds: float = 0.8, block_s: float = BLOCK_S
 ) -> AsyncIterator[Row]:
-    """Short commands, alone and beside one caller who waits in BLPOP again and again, on a shared connection and in the pool.
+    """Short commands, alone and beside one caller who waits in BLPOP again and again.
 
-    Columns: way, beside them, calls a second, p50 ms, p99 ms, longest ms.
+    On a shared connection, and in the pool. Columns: way, beside them, calls a second, p50 ms,
+    p99 ms, longest ms.
     """
     check_bounds(1, 10_000, callers=callers)
     check_bounds(0.001, 86_400.0, seconds=seconds, block_s=block_s)  # 0 would wait for ever
@@ -169,7 +115,7 @@ async def blocking_sweep(
                 row = {
                     "way": way,
                     "beside them": f"BLPOP {block_s:g}" if blocks else "nobody",
-                    **times.row(),
+                    **columns(times),
                 }
                 yield {name: value for name, value in row.items() if "wait" not in name} | {
                     "longest ms": quantile_ms(times.totals, 1.0)
@@ -217,7 +163,7 @@ async def _measure_beside(
     blocking = asyncio.create_task(keep_blocking())
     try:
         await asyncio.sleep(0)  # the blocking command goes first
-        return await _measure(call, callers, seconds)
+        return await time_calls([call] * callers, seconds)
     finally:
         blocking.cancel()
         await asyncio.wait([blocking])
@@ -229,7 +175,7 @@ async def _measure_beside(
 async def size_sweep(
     sizes: Sequence[int] = SIZES, *, callers: int = 64, hold_ms: float = 2.0, seconds: float = 0.4
 ) -> AsyncIterator[Row]:
-    """So many callers, each holding a connection for `hold_ms` and one command, from pools of different sizes.
+    """So many callers, each holding a connection for `hold_ms` and one command, by pool size.
 
     Columns: connections, calls a second, p50, p99 and longest wait ms, p50 and p99 ms, held ms
     (mean), "in use, by Little's law" = calls a second x time held, "in use, counted" = mean of what
@@ -272,7 +218,7 @@ async def _measure_pool(
 
     looking = asyncio.create_task(look())
     try:
-        times = await _measure(call, callers, seconds)
+        times = await time_calls([call] * callers, seconds)
     finally:
         looking.cancel()
         await asyncio.wait([looking])
@@ -281,7 +227,7 @@ async def _measure_pool(
     law = {"held ms": sum(held) / len(held) * 1e3}
     for name, computed, measured in zip(("in use", "waiting"), by_law, counted, strict=True):
         law |= {f"{name}, by Little's law": computed, f"{name}, counted": measured}
-    return times.row() | law
+    return columns(times) | law
 
 
 async def _open_all(pool: Pool, size: int) -> None:

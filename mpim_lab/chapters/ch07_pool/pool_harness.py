@@ -1,4 +1,4 @@
-"""PoolHarness: drives the learner's pool with callers, one step at a time, on real connections, and reports violations.
+"""PoolHarness: drives the learner's pool, one step at a time, on real connections.
 
 A script is a list of steps: callers acquire, release, are cancelled; after each it is known who
 must have a connection. Nothing depends on the clock but how long a pool that hands out nothing is

@@ -1,4 +1,4 @@
-"""PoolScenario of chapter 7: callers that need a connection each, a pool, a server, and a service that answers late.
+"""PoolScenario of chapter 7: callers that need a connection each, and a service that answers late.
 
 Each caller asks a service for something and waits for the reply in a list of its own (BLPOP): while
 it waits, it has a connection for itself. The lab plays the service, so it decides who has a
@@ -12,20 +12,19 @@ ReplyService: what answers chapter 7's callers, and what the lab sees and does a
 import asyncio
 import contextlib
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
 
 from mpim_lab.chapters.ch07_pool.designs import PoolContext, PoolDesign
+from mpim_lab.chapters.shared.scenario import QUICK, Scenario, Server
 from mpim_lab.errors import InvalidParameter, MpimError, ServerFailed
 from mpim_lab.events import Event, EventKind, now
 from mpim_lab.lab.exercise.experiment import Run
-from mpim_lab.lab.faults.injector import check_available, wait_until
+from mpim_lab.lab.faults.injector import Fault, wait_until
 from mpim_lab.lab.faults.server_admin import rights_needed
-from mpim_lab.lab.server.embedded import EmbeddedServer
-from mpim_lab.lab.server.external import ExternalServer
 from mpim_lab.mq.connection.address import sanitize_client_name
 from mpim_lab.mq.connection.config import ConnectionConfig
-from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 REPLY_TIMEOUT_S = 60  # longer than any run: a reply ends the wait, not a time-out
@@ -93,9 +92,6 @@ def reply_to(caller: str) -> str:
 
 CALLERS, POOL = "callers", "pool"
 TIMEOUT_S = 10.0
-LIMITS = ConnectionConfig(
-    timeout_s=2.0, connect_timeout_s=2.0, backoff=Backoff(initial_s=0.005, max_s=0.05)
-)
 
 
 class SimulatedBug(Exception):
@@ -123,46 +119,39 @@ class SimulatedCaller:
         return f"m{self.number}"
 
 
-class PoolScenario:
-    """The scenario of chapter 7. Use as a context; `add_caller`, `answer_all`, then `finish`."""
+class PoolScenario(Scenario):
+    """The scenario of chapter 7: one caller after the other, and each wave of them is answered."""
+
+    limits = ConnectionConfig(timeout_s=2.0, connect_timeout_s=2.0, backoff=QUICK)
 
     def __init__(
         self,
-        server: EmbeddedServer | ExternalServer,
+        server: Server,
         run: Run,
         design: PoolDesign,
-        fault_of: dict[int, str],
-        context: dict[str, Any],
+        planned: Sequence[Fault],
+        waves: Sequence[Sequence[int]],
+        *,
+        connections: int,
+        wait_s: float,
     ) -> None:
-        self.server, self.run, self.design = server, run, design
-        self._fault_of = fault_of
-        self._context = PoolContext(server.url, name=f"{POOL}-{secrets.token_hex(3)}", **context)
-        self._lab = MessageQueue(
-            server.unix_url or server.url, name="lab", prefix=server.prefix, config=LIMITS
-        )
-        self.service = ReplyService(self._lab, self._context.name)
+        super().__init__(server, run, planned)
+        self.design = design
+        self._last_of_waves = {wave[-1] for wave in waves}
+        name = f"{POOL}-{secrets.token_hex(3)}"
+        self._context = PoolContext(server.url, connections, wait_s, name)
+        self._lab: MessageQueue = self.queue("lab", observer=None)
+        self.service = ReplyService(self._lab, name)
         self._wires: list[Any] = []
         self.callers: list[SimulatedCaller] = []
         self.usable = 0
-        self._open = contextlib.AsyncExitStack()
 
-    async def __aenter__(self) -> Self:
-        check_available(
-            self.server, "cut", *self._fault_of.values()
-        )  # whoever waits is seen in CLIENT LIST
-        try:
-            await self._open.enter_async_context(self._lab)
-            self._pool = await self._open.enter_async_context(self.design.make(self._context))
-        except BaseException:
-            await self._open.aclose()
-            raise
-        self._open.push_async_callback(self._cancel_all)
-        self.run.injector = self._inject
-        return self
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        self.run.injector = None
-        await self._open.aclose()
+    async def open(self) -> None:
+        """Open the pool."""
+        self.check_available("cut")  # whoever waits is seen in CLIENT LIST
+        await self.parts.enter_async_context(self._lab)
+        self._pool = await self.parts.enter_async_context(self.design.make(self._context))
+        self.parts.push_async_callback(self._cancel_all)
 
     async def _cancel_all(self) -> None:
         tasks = [
@@ -177,15 +166,23 @@ class PoolScenario:
 
     # One caller after the other
 
-    async def add_caller(self, number: int) -> None:
+    async def send(self, payload: int) -> None:
+        """Have a caller come; answer everybody after the last one of a wave."""
+        await self._add_caller(payload)
+        if payload in self._last_of_waves:
+            await self._answer_all()
+
+    async def _add_caller(self, number: int) -> None:
         """Add a caller.
 
         When this returns it is in the wait queue, or waits for its reply, or has ended.
         """
-        caller = SimulatedCaller(number, self._fault_of.get(number, ""))
+        caller = SimulatedCaller(number)
+        self.sent.append(caller.name)
+        caller.fault = self.fault_of.get(caller.name, "")
         self.callers.append(caller)
         if caller.fault:
-            self.run.trace.record(EventKind.FAULT_BEGAN, "lab", caller.fault)
+            self.record_began(caller.fault)
         if caller.fault == "idle rot":
             await self.service.cut_idle()
         self._report(EventKind.ACCEPTED, caller, CALLERS)
@@ -194,9 +191,9 @@ class PoolScenario:
         if caller.state == "holding":
             await self._inject_at(caller)
         if caller.fault and caller.fault != "exhaustion":
-            self.run.trace.record(EventKind.FAULT_ENDED, "lab", caller.fault)
+            self.record_ended(caller.fault)
 
-    async def answer_all(self) -> None:
+    async def _answer_all(self) -> None:
         """Answer, the oldest first, until no caller has a connection but the slow ones."""
         while holding := [
             one for one in self.callers if one.state == "holding" and one.fault != "exhaustion"
@@ -209,7 +206,7 @@ class PoolScenario:
 
         Release the slow ones and count the usable connections.
         """
-        await self.answer_all()
+        await self._answer_all()
         if self.design.gives_up:
             with contextlib.suppress(ServerFailed):
                 await wait_until(
@@ -221,7 +218,7 @@ class PoolScenario:
         for caller in self._in_state("holding"):
             await self._answer(caller)
         for kind in sorted({caller.fault for caller in self.callers} & {"exhaustion"}):
-            self.run.trace.record(EventKind.FAULT_ENDED, "lab", kind)
+            self.record_ended(kind)
         await self._wait_idle()
         self.usable = await self._count_usable()
 
@@ -245,9 +242,8 @@ class PoolScenario:
                     "gave up in the middle of a reply",
                 )
         except (MpimError, SimulatedBug) as error:
-            text = (
-                "" if isinstance(error, MpimError) else str(error)
-            )  # ours name addresses and seconds
+            # Our own errors name addresses and seconds.
+            text = "" if isinstance(error, MpimError) else str(error)
             self._report(EventKind.FAILED, caller, caller.at, type(error).__name__, text)
         finally:
             caller.state = "ended"
@@ -268,7 +264,7 @@ class PoolScenario:
         await self.service.answer(caller.name)
 
     async def _wait_idle(self) -> None:
-        """Wait until every caller is in the wait queue, or waits for a reply at the server, or has ended."""
+        """Wait until every caller is in the wait queue, waits for a reply, or has ended."""
         await wait_until(self._is_idle, "the next step of every caller", timeout_s=2 * TIMEOUT_S)
 
     async def _is_idle(self) -> bool:
@@ -276,9 +272,8 @@ class PoolScenario:
             if caller.task is not None and caller.task.done() and not caller.task.cancelled():
                 caller.task.result()  # a learner's own class may raise anything
             if caller.has_asked and not caller.is_answered:
-                await self._answer(
-                    caller
-                )  # the service does not know that nobody waits for it any more
+                # The service does not know that nobody waits for it any more.
+                await self._answer(caller)
         waiting, holding = len(self._in_state("waiting")), len(self._in_state("holding"))
         if self._pool.stats().waiting != waiting:
             return False
@@ -317,10 +312,6 @@ class PoolScenario:
             await self._answer(caller)
         await asyncio.wait([caller.task], timeout=TIMEOUT_S)
 
-    async def _inject(self, fault: str) -> None:
-        check_available(self.server, fault)
-        self._fault_of[len(self.callers) + 1] = fault
-
     # What is seen
 
     async def _count_usable(self) -> int:
@@ -346,4 +337,4 @@ class PoolScenario:
         self, kind: EventKind, caller: SimulatedCaller, actor: str, error: str = "", text: str = ""
     ) -> None:
         detail = f"{error}: {text}" if text else error
-        self.run.trace(Event(kind, now(), actor, caller.name, POOL, detail, error=error))
+        self.trace(Event(kind, now(), actor, caller.name, POOL, detail, error=error))

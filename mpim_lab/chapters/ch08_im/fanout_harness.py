@@ -1,4 +1,4 @@
-"""FanoutHarness: a group's members, some online on a real server and some away, and the learner's class that fans out.
+"""FanoutHarness: a group's members, some online and some away, and the learner's fan-out.
 
 Counted are round trips and calls of the store; what each member received is what her own
 subscription brought.
@@ -56,12 +56,9 @@ class FanoutHarness:
         self._commands = MessageQueue(server.url, name=SERVICE, prefix=server.prefix)
         self._listener = MessageQueue(server.url, name=FAR, prefix=server.prefix)
         self._here: set[str] = set()
-        self._got: Counter[tuple[str, str]] = (
-            Counter()
-        )  # (message, member) → how often she received it
-        self._kept: Counter[tuple[str, str]] = (
-            Counter()
-        )  # (message, member) → how often it was stored
+        # (message, member) → how often she received it, how often it was stored.
+        self._got: Counter[tuple[str, str]] = Counter()
+        self._kept: Counter[tuple[str, str]] = Counter()
         self._tried: list[str] = []  # to whom the last `send` published
         self._events: list[tuple[str, Event]] = []  # member, event
         self._own = solution(self.pipeline, self.store)
@@ -95,9 +92,8 @@ class FanoutHarness:
             for uid in members
         ]
         self._tried += [uid for uid in members if uid]
-        self.log.append(
-            f"  one round trip: {join_names(_answered(w, r) for w, r in zip(wanted, replies, strict=True))}"
-        )
+        answered = (_answered(w, r) for w, r in zip(wanted, replies, strict=True))
+        self.log.append(f"  one round trip: {join_names(answered)}")
         for words, uid, reply in zip(wanted, members, replies, strict=True):
             if uid and len(words) > 2:
                 self._report_push(_id(words[2]), uid, reply)
@@ -155,9 +151,8 @@ class FanoutHarness:
             self._hop(name, uid, NEAR, SERVICE)
         report = await self._send(name, members, message)
         await self._listener.drain()
-        for uid in sorted(
-            members, key=lambda uid: -self._got[name, uid]
-        ):  # who received it twice comes first
+        # Who received it twice comes first.
+        for uid in sorted(members, key=lambda uid: -self._got[name, uid]):
             self._check_delivery(name, uid)
         for uid in self._tried:
             if uid in before:
@@ -184,12 +179,10 @@ class FanoutHarness:
             raise Violation(
                 f"send raised StoreFailed, and nobody knows who received {name}", name
             ) from None
-        with contextlib.suppress(
-            AttributeError, TypeError
-        ):  # it is no report, which is found out below
-            self.log.append(
-                f"send says {'; '.join(f'{word}: {join_names(report.get(word, ()))}' for word in WORDS)}"
-            )
+        # If it is no report, that is found out below.
+        with contextlib.suppress(AttributeError, TypeError):
+            said = [f"{word}: {join_names(report.get(word, ()))}" for word in WORDS]
+            self.log.append(f"send says {'; '.join(said)}")
         return report
 
     def _on_push(self, message: Message) -> None:
@@ -303,3 +296,111 @@ def fanout_trial(title: str, script: Callable[[FanoutHarness], Awaitable[None]])
         return None
 
     return judge
+
+
+# The cases, easiest first
+
+THREE = ("bob", "carol", "dave")
+FOUR = (*THREE, "erin")
+M1, M2 = "m1 tea at eight?", "m2 or at nine?"
+MANY = tuple(f"u{number}" for number in range(1, 501))
+
+
+async def all_here(harness: FanoutHarness) -> None:
+    """Three members online, and nothing to store."""
+    await harness.connect(*THREE)
+    await harness.send(M1, THREE)
+    if harness.store_calls:
+        raise Violation("nobody is away, and the store was called: a transaction for nothing", "m1")
+
+
+async def one_away(harness: FanoutHarness) -> None:
+    """Nobody listens for carol."""
+    await harness.connect("bob", "dave")
+    await harness.send(M1, THREE)
+
+
+async def two_messages(harness: FanoutHarness) -> None:
+    """Who was away for the first is back for the second."""
+    await harness.connect("bob", "dave")
+    await harness.send(M1, THREE)
+    await harness.connect("carol")
+    await harness.send(M2, THREE)
+
+
+async def many(harness: FanoutHarness) -> None:
+    """A hundred times as many members cost as many round trips, and one transaction."""
+    await harness.connect(*MANY[1:5], *MANY[100:])
+    await harness.send(M1, MANY[:5])
+    few = harness.round_trips
+    await harness.send(M2, MANY)
+    if harness.round_trips > few:
+        raise Violation(
+            f"{harness.round_trips} round trips for {len(MANY)} members, and {few} for 5", "m2"
+        )
+    if harness.store_calls > 1:
+        raise Violation(
+            f"the store was called {harness.store_calls} times for one message: a transaction each",
+            "m2",
+        )
+
+
+async def push_fails(harness: FanoutHarness) -> None:
+    """One of the commands in the pipeline fails; it fails alone."""
+    await harness.connect("bob", "dave", "erin")
+    harness.failing = {"dave"}
+    await harness.send(M1, FOUR)
+
+
+async def tried_again(harness: FanoutHarness) -> None:
+    """After a failure the same message is sent again, to the same members, twice.
+
+    Another one comes in between.
+    """
+    await harness.connect("bob", "dave", "erin")
+    harness.failing = {"bob", "dave"}
+    await harness.send(M1, FOUR)
+    harness.failing = {"bob"}
+    await harness.send(M1, FOUR)
+    harness.failing = set()
+    await harness.send(M2, FOUR)
+    await harness.send(M1, FOUR)
+
+
+async def leaves_meanwhile(harness: FanoutHarness) -> None:
+    """She whose PUBLISH failed is away when it is tried again."""
+    await harness.connect(*FOUR)
+    harness.failing = {"erin"}
+    await harness.send(M1, FOUR)
+    harness.failing = set()
+    await harness.disconnect("erin")
+    await harness.send(M1, FOUR)
+
+
+async def store_fails(harness: FanoutHarness) -> None:
+    """Those who are online have it all the same."""
+    await harness.connect("bob", "dave")
+    harness.store_fails = True
+    await harness.send(M1, FOUR)
+
+
+async def store_comes_back(harness: FanoutHarness) -> None:
+    """The store's failures are made good, and nobody receives it twice."""
+    await harness.connect("bob", "dave")
+    harness.store_fails, harness.failing = True, {"dave"}
+    await harness.send(M1, FOUR)
+    harness.store_fails, harness.failing = False, set()
+    await harness.send(M1, FOUR)
+
+
+CASES = (
+    ("three members, all of them online", all_here),
+    ("three members, carol is away", one_away),
+    ("two messages; carol is away for the first", two_messages),
+    ("a group of 5, a group of 500, some of them away", many),
+    ("four members, carol is away, dave's PUBLISH fails", push_fails),
+    ("bob's and dave's PUBLISH fail; the message is sent again", tried_again),
+    ("erin's PUBLISH fails; she leaves, and the message is sent again", leaves_meanwhile),
+    ("four members, carol and erin are away, the store fails", store_fails),
+    ("the store and dave's PUBLISH fail; the message is sent again", store_comes_back),
+)

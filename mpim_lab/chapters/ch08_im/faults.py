@@ -8,10 +8,9 @@ from collections.abc import Awaitable, Callable
 from typing import NamedTuple, Protocol
 
 from mpim_lab.chapters.ch08_im.readers import SimulatedReader
+from mpim_lab.chapters.shared.scenario import Server
 from mpim_lab.lab.faults.injector import Gate, wait_until
 from mpim_lab.lab.faults.server_admin import cut_connections
-from mpim_lab.lab.server.embedded import EmbeddedServer
-from mpim_lab.lab.server.external import ExternalServer
 from mpim_lab.lab.system.embedded import MpimSystem
 
 RECEIVER, SPARE = "gw-2", "gw-3"
@@ -41,7 +40,7 @@ class FaultTarget(Protocol):
     """The system and the readers that faults act on."""
 
     system: MpimSystem
-    server: EmbeddedServer | ExternalServer
+    server: Server
     readers: dict[str, SimulatedReader]
     reconnect_gate: Gate
 
@@ -130,7 +129,7 @@ class ImFaults:
         await self._scenario.system.kill(name)
 
     async def _reconnect_twice(self) -> None:
-        """Reconnect twice: the first connection breaks as soon as the gateway has sent what it had."""
+        """Reconnect twice: the first connection breaks once the gateway has sent what it had."""
         client = await self._reader.connect_idle(RECEIVER)
         await client.abort()
         gateway = self._scenario.system.gateways[RECEIVER]

@@ -1,18 +1,18 @@
 """The design notes' message service and presence, flaws kept.
 
-Same methods as `MessageService` and `Presence`.
+Same methods as `MessageService` and `Presence`, as far as a gateway calls them.
 
 What goes wrong, in the order of the steps:
 
-| step of the naive version                          | what goes wrong                                                       |
-|----------------------------------------------------|-----------------------------------------------------------------------|
-| a message id is made for each call                 | a client that sends again is not recognised: it comes twice           |
-| take a number, then push                           | another gateway comes in between: 2 arrives before 1                  |
-| status is "online"? then publish, and say success  | the status is a moment, an hour, old: nobody listens, and "success"   |
-| otherwise store                                    | a crash before it: lost, if the client does not send again            |
-| of a group: one GET and one PUBLISH per member     | 2,000 round trips for 1,000; a crash half-way leaves half without it  |
-| on return: read what is stored, delete it, send it | a connection that breaks then takes the messages with it              |
-| a route lives 3,600 s, and nobody unbinds it       | ghosts; who unbinds without looking deletes the new gateway's route   |
+| step of the naive version                | what goes wrong                                     |
+|------------------------------------------|-----------------------------------------------------|
+| a message id is made for each call       | who sends again is not recognised: it comes twice   |
+| take a number, then push                 | another gateway comes in between: 2 before 1        |
+| "online"? then publish, and say success  | the status is old: nobody listens, and "success"    |
+| otherwise store                          | a crash before it: lost, unless it is sent again    |
+| to a group: GET and PUBLISH per member   | 2,000 round trips for 1,000; half after a crash     |
+| on return: read, delete, send            | a connection that breaks takes the messages with it |
+| a route lives 3,600 s, nobody unbinds it | stale routes; a blind unbind deletes the new one    |
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,6 @@ from mpim_lab.im.protocol.requests import (
     BindRouteRequest,
     BindRouteResponse,
     ChatMessage,
-    DeliverRequest,
     PullOfflineRequest,
     PullOfflineResponse,
     SendGroupMessageRequest,
@@ -37,44 +36,42 @@ from mpim_lab.im.protocol.requests import (
     group_conversation,
 )
 from mpim_lab.im.services.groups import GroupService
-from mpim_lab.im.services.messages import MessageService
 from mpim_lab.im.services.offline import OfflineStore
-from mpim_lab.im.services.presence import ROUTE_TTL_S, Presence
 from mpim_lab.keys import status_channel, user_channel
 from mpim_lab.mq.connection.ids import new_message_id
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
-ROUTE_S = int(ROUTE_TTL_S)
+ROUTE_TTL_S = 3_600.0
+TTL_WORD = "3600"
 _NAME = "naive"
 
 
-class NaivePresence(Presence):
-    """A status and a route of 3,600 s for each user. unbinds.
+class NaivePresence:
+    """A status and a route of 3,600 s for each user.
 
-    A connection that ends deletes them, whoever's they are.
+    unbinds: a connection that ends deletes them, whoever's they are.
     """
 
+    ttl_s = ROUTE_TTL_S
+
     def __init__(self, queue: MessageQueue, *, unbinds: bool = False) -> None:
-        super().__init__(queue)
-        self._unbinds = unbinds
+        self._queue, self._unbinds = queue, unbinds
 
     async def bind_route(self, request: BindRouteRequest) -> BindRouteResponse:
         """SET route and status, and tell who watches."""
-        await self._commands.call(
-            "SET", self._route_key(request.uid), request.gateway, "EX", str(ROUTE_S)
-        )
-        await self._commands.call("SET", self._status(request.uid), "online", "EX", str(ROUTE_S))
-        await self.queue.publish(status_channel(request.uid), f"online:{request.gateway}")
+        call = self._queue.connection.call
+        await call("SET", self._route(request.uid), request.gateway, "EX", TTL_WORD)
+        await call("SET", self._status(request.uid), "online", "EX", TTL_WORD)
+        await self._queue.publish(status_channel(request.uid), f"online:{request.gateway}")
         return BindRouteResponse()
 
     async def unbind_route(self, request: BindRouteRequest) -> bool:
         """DEL both, without a look at whose they are by now."""
         if not self._unbinds:
             return False
-        gone = await self._commands.call(
-            "DEL", self._route_key(request.uid), self._status(request.uid)
-        )
-        await self.queue.publish(status_channel(request.uid), f"offline:{request.gateway}")
+        keys = self._route(request.uid), self._status(request.uid)
+        gone = await self._queue.connection.call("DEL", *keys)
+        await self._queue.publish(status_channel(request.uid), f"offline:{request.gateway}")
         return bool(gone)
 
     async def renew(
@@ -83,21 +80,26 @@ class NaivePresence(Presence):
         """Nobody does."""
         return []
 
+    async def retry_unbinds(self) -> None:
+        """Nobody does."""
+
     async def statuses(self, uids: Sequence[str]) -> dict[str, str]:
         """What was noted at the last hello; one GET a user."""
         return {uid: await self.status(uid) for uid in uids}
 
     async def status(self, uid: str) -> str:
         """What was noted at the last hello of a user."""
-        return (
-            "offline" if await self._commands.call("GET", self._status(uid)) is None else "online"
-        )
+        noted = await self._queue.connection.call("GET", self._status(uid))
+        return "offline" if noted is None else "online"
+
+    def _route(self, uid: str) -> bytes:
+        return self._queue.keys.route(uid)
 
     def _status(self, uid: str) -> bytes:
-        return self.queue.keys.stream(status_channel(uid))
+        return self._queue.keys.stream(status_channel(uid))
 
 
-class NaiveMessages(MessageService):
+class NaiveMessages:
     """SendMessage and SendGroupMessage as the notes have them.
 
     `at(step, id)` is awaited between the steps.
@@ -113,7 +115,7 @@ class NaiveMessages(MessageService):
         *,
         observer: Observer | None = None,
     ) -> None:
-        super().__init__(queue, groups, offline)
+        self.queue, self.groups, self.offline = queue, groups, offline
         self.presence, self.reporter = NaivePresence(queue), Reporter(SERVICE, observer)
 
     async def at(self, step: str, id: str) -> None:
@@ -145,23 +147,23 @@ class NaiveMessages(MessageService):
         return SendGroupMessageResponse(request.id, conversation, number, "success")
 
     async def _is_processed(self, id: str) -> bool:
-        commands, record = self.log.commands, self.queue.keys.idempotency_record(_NAME, id)
-        if await commands.call("GET", record) is not None:
+        call, record = self.queue.connection.call, self.queue.keys.idempotency_record(_NAME, id)
+        if await call("GET", record) is not None:
             return True
-        await commands.call("SET", record, "1", "EX", str(ROUTE_S))
+        await call("SET", record, "1", "EX", TTL_WORD)
         return False
 
     async def _next_number(self, conversation: str) -> int:
         counter = self.queue.keys.sequence(_NAME, conversation)
-        return int(await self.log.commands.call("INCR", counter))
+        return int(await self.queue.connection.call("INCR", counter))
 
     async def _hand_over(self, to: str, message: ChatMessage) -> str:
         """Look at the status; push or store."""
         status = await self.presence.status(to)
         await self.at("checked", message.id)
         if status == "online":
-            response = await self.presence.deliver(DeliverRequest(to, encode_push(message)))
-            self.reporter.hop(message.id, user_channel(to), count=response.gateways)
+            gateways = await self.queue.publish(user_channel(to), encode_push(message))
+            self.reporter.hop(message.id, user_channel(to), count=gateways)
             await self.at("pushed", message.id)
         else:
             await self.offline.store_many([to], [message])
@@ -191,3 +193,11 @@ class NaiveMessages(MessageService):
     async def ack(self, requests: Sequence[AckRequest]) -> list[AckResponse]:
         """Nobody acknowledges."""
         return [AckResponse(each.sequence) for each in requests]
+
+    async def delete_offline(self, request: AckRequest) -> int:
+        """Delete from the offline store."""
+        return await self.offline.remove(request.uid, request.conversation, request.sequence)
+
+    async def seek_to_end(self, uid: str, conversation: str, *, is_new: bool) -> int:
+        """Whoever joins a group begins at its first number."""
+        return 0

@@ -1,4 +1,4 @@
-"""SimulatedReader: a reader in a run of MPIM: connects, disconnects, is cut off, migrates, and notes what it has read."""
+"""SimulatedReader: connects, disconnects, is cut off, migrates, and notes what it has read."""
 
 import asyncio
 import contextlib
@@ -91,7 +91,7 @@ class SimulatedReader:
             await wait_until(has_left, f"the end of the old session of {self.uid}")
 
     async def wait_idle(self) -> None:
-        """Wait until everything that its gateway has received so far has arrived here and was read."""
+        """Wait until everything that its gateway has received so far was read here."""
         gateway = self._system.gateways.get(self.gateway)
         if self._client is None or gateway is None or not gateway.services.queue.is_connected:
             return

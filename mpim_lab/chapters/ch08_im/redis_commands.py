@@ -1,4 +1,4 @@
-"""Redis commands of learners: they get the run's keys, replies are read as text, and a story is cut to a few lines."""
+"""Redis commands of learners: with the run's keys, replies as text, and a story cut short."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -33,7 +33,8 @@ def command_words(command: Sequence[Any]) -> list[str]:
 def key_positions(words: Sequence[str]) -> range:
     """Return where in a command its keys are.
 
-    >>> [list(key_positions(words.split())) for words in ("SET a 1", "DEL a b", "EVAL script 2 a b c", "MULTI")]
+    >>> commands = ("SET a 1", "DEL a b", "EVAL script 2 a b c", "MULTI")
+    >>> [list(key_positions(words.split())) for words in commands]
     [[1], [1, 2], [3, 4], []]
     """
     name = words[0].upper()
@@ -51,10 +52,8 @@ def prefix_keys(words: Sequence[str], keys: Keys) -> list[Name]:
     >>> prefix_keys(["EVAL", "script", "1", "seen:bob", "gw-1"], Keys("lab:"))
     ['EVAL', 'script', '1', b'lab:seen:bob', 'gw-1']
     """
-    places, named = (
-        key_positions(words),
-        keys.channel if words[0].upper() == "PUBLISH" else keys.stream,
-    )
+    places = key_positions(words)
+    named = keys.channel if words[0].upper() == "PUBLISH" else keys.stream
     return [named(word) if place in places else word for place, word in enumerate(words)]
 
 
@@ -87,8 +86,10 @@ def decode_reply(reply: Any) -> Any:
 def abbreviate_story(lines: Sequence[str]) -> tuple[str, ...]:
     """Return a story's beginning and its end.
 
-    >>> abbreviate_story(["a"] * 3), len(abbreviate_story(["a"] * 500)), abbreviate_story(["a"] * 500)[9]
-    (('a', 'a', 'a'), 15, '… and 486 lines more …')
+    >>> abbreviate_story(["a"] * 3)
+    ('a', 'a', 'a')
+    >>> len(abbreviate_story(["a"] * 500)), abbreviate_story(["a"] * 500)[9]
+    (15, '… and 486 lines more …')
     """
     left_out = len(lines) - _FIRST_LINES - _LAST_LINES
     if left_out <= 1:

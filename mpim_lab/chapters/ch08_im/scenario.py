@@ -1,25 +1,23 @@
-"""ImScenario: MPIM with three gateways, alice who sends, one reader or four, and faults at chosen messages and steps."""
+"""ImScenario of chapter 8: three gateways, alice who sends, who reads, and faults at its steps."""
 
 import asyncio
 import contextlib
-from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 from mpim_lab.chapters.ch08_im.faults import STEP_FAULTS, FaultPoint, ImFaults
 from mpim_lab.chapters.ch08_im.naive import NaiveMessages, NaivePresence
 from mpim_lab.chapters.ch08_im.readers import QUICK, SimulatedReader
+from mpim_lab.chapters.shared.scenario import Scenario, Server
 from mpim_lab.errors import MpimError
 from mpim_lab.events import Event, EventKind, now
 from mpim_lab.im.client.client import Client
 from mpim_lab.im.gateway.config import GatewayConfig
 from mpim_lab.im.protocol.requests import ChatMessage
-from mpim_lab.im.services.groups import GroupService
 from mpim_lab.im.services.messages import FanOutResult, MessageService
-from mpim_lab.im.services.offline import OfflineStore
 from mpim_lab.lab.exercise.experiment import Run
-from mpim_lab.lab.faults.injector import Gate, check_available, wait_until
-from mpim_lab.lab.server.embedded import EmbeddedServer
-from mpim_lab.lab.server.external import ExternalServer
+from mpim_lab.lab.faults.injector import Fault, Gate, wait_until
 from mpim_lab.lab.system.embedded import MpimSystem
 from mpim_lab.lab.trace.checker import Verdict, check
 from mpim_lab.mq.connection.config import ConnectionConfig
@@ -33,86 +31,86 @@ _LIMITS = GatewayConfig(
 _QUEUE_LIMITS = ConnectionConfig(timeout_s=1.0, connect_timeout_s=5.0, backoff=QUICK)
 
 
-class ImScenario:
-    """The scenario of chapter 8.
+class ImDesign(NamedTuple):
+    """How messages are sent and read.
 
-    Use as a context: `send(name)` for each message, then `finish()`, then `verdict()`.
+    `messages(scenario, queue, groups, offline, …)` makes a service whose steps meet the faults.
     """
+
+    messages: Callable[..., Any]
+    is_naive: bool = False
+
+
+class ImScenario(Scenario):
+    """The scenario of chapter 8: alice's phone and tablet, three gateways, and who reads.
+
+    `verdict` is there when it is finished.
+    """
+
+    verdict: Verdict
 
     def __init__(
         self,
-        server: EmbeddedServer | ExternalServer,
+        server: Server,
         run: Run,
-        design: str,
-        fault_of: Mapping[str, str],
+        design: ImDesign,
+        planned: Sequence[Fault],
         duration: int,
         readers: Sequence[str],
     ) -> None:
-        self._run, self._design, self._duration = run, design, duration
-        self._fault_of = dict(fault_of)
+        super().__init__(server, run, planned, duration)
+        self._design = design
         self.reconnect_gate = Gate()  # while it is closed, gw-2 cannot reconnect to the server
-        options: dict[str, Any] = (
-            {"route_ttl_s": 3_600.0} if design == "correct" else {"presence": self._presence}
-        )
+        presence: dict[str, Any] = {"presence": self._presence} if design.is_naive else {}
         self.system = MpimSystem(
-            server=server, gateways=0, messages=self._make, gateway_config=_LIMITS, queue_config=_QUEUE_LIMITS,
-            observer=run.trace, outbox_min_age_s=0.2, **options,
-        )  # fmt: skip
-        self.server, self.readers = (
-            server,
-            {uid: SimulatedReader(self.system, uid) for uid in readers},
+            server=server,
+            gateways=0,
+            messages=partial(design.messages, self),
+            gateway_config=_LIMITS,
+            queue_config=_QUEUE_LIMITS,
+            observer=run.trace,
+            outbox_min_age_s=0.2,
+            route_ttl_s=3_600.0,
+            **presence,
         )
+        self.readers = {uid: SimulatedReader(self.system, uid) for uid in readers}
         self.faults = ImFaults(self)
         self.numbers: dict[str, int] = {}
-        self.sent: list[str] = []
         self._clients: dict[str, Client] = {}
         self._held: asyncio.Task[None] | None = None
         self._left: dict[str, int] = {}  # fault → how many more messages it lasts for
-        self._stack = contextlib.AsyncExitStack()
-
-    def _make(
-        self, queue: MessageQueue, groups: GroupService, offline: OfflineStore, **options: Any
-    ) -> MessageService:
-        if self._design == "correct":
-            return _FaultyMessages(self, queue, groups, offline, **options)
-        return _FaultyNaive(self, queue, groups, offline, **options)
 
     def _presence(self, queue: MessageQueue) -> NaivePresence:
-        return NaivePresence(queue, unbinds="late unbind" in self._fault_of.values())
+        return NaivePresence(queue, unbinds="late unbind" in self.fault_of.values())
 
-    async def __aenter__(self) -> Self:
-        check_available(self.server, *self._fault_of.values())
-        async with contextlib.AsyncExitStack() as stack:
-            await stack.enter_async_context(self.system)
-            await self.system.start("gw-1")
-            await self.system.start("gw-2", sleep=self.reconnect_gate.sleep)
-            await self.system.start("gw-3")
-            for device, gateways in (("phone", ["gw-1", "gw-3"]), ("tablet", ["gw-3", "gw-1"])):
-                client = self.system.client(
-                    "alice", at=gateways, device=device, backoff=QUICK, response_timeout_s=2.0
-                )
-                self._clients[device] = await stack.enter_async_context(client)
-            for reader in self.readers.values():
-                stack.push_async_callback(reader.disconnect)
-                await reader.connect("gw-2")
-            if len(self.readers) > 1:
-                await self._clients["phone"].create_group(GROUP, *self.readers)
-            self._stack = stack.pop_all()
-        return self
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        self.reconnect_gate.open()
-        await self._stack.aclose()
+    async def open(self) -> None:
+        """Start the gateways, and connect everybody."""
+        await self.parts.enter_async_context(self.system)
+        await self.system.start("gw-1")
+        await self.system.start("gw-2", sleep=self.reconnect_gate.sleep)
+        await self.system.start("gw-3")
+        for device, gateways in (("phone", ["gw-1", "gw-3"]), ("tablet", ["gw-3", "gw-1"])):
+            client = self.system.client(
+                "alice", at=gateways, device=device, backoff=QUICK, response_timeout_s=2.0
+            )
+            self._clients[device] = await self.parts.enter_async_context(client)
+        for reader in self.readers.values():
+            self.parts.push_async_callback(reader.disconnect)
+            await reader.connect("gw-2")
+        if len(self.readers) > 1:
+            await self._clients["phone"].create_group(GROUP, *self.readers)
+        self.parts.callback(self.reconnect_gate.open)
 
     # Sending
 
-    async def send(self, name: str) -> None:
+    async def send(self, payload: str) -> None:
         """Send the next message from alice's phone.
 
         From her tablet while the phone's last one is held up.
         """
+        name = payload
         self.sent.append(name)
-        fault = self._fault_of.get(name, "")
+        fault = self.fault_of.get(name, "")
         if fault and fault not in STEP_FAULTS:
             await self.inject_now(fault, FaultPoint(name, "", ""))
         if fault == "interleave":
@@ -143,21 +141,16 @@ class ImScenario:
 
         Inject the fault that is planned there.
         """
-        fault = self._fault_of.get(name, "")
+        fault = self.fault_of.get(name, "")
         if step in STEP_FAULTS.get(fault, ()):
             await self.inject_now(fault, FaultPoint(name, step, gateway))
 
-    async def inject(self, fault: str) -> None:
-        """Inject a fault at the next message. Raise FaultUnavailable."""
-        check_available(self.server, fault)
-        self._fault_of[f"m{len(self.sent) + 1}"] = fault
-
     async def inject_now(self, fault: str, where: FaultPoint) -> None:
         """Cause a fault, once."""
-        for name in [name for name, planned in self._fault_of.items() if planned == fault]:
-            del self._fault_of[name]
-        self._run.trace.record(EventKind.FAULT_BEGAN, "lab", fault)
-        self._left[fault] = self._duration + (1 if fault == "interleave" else 0)
+        for name in [name for name, planned in self.fault_of.items() if planned == fault]:
+            del self.fault_of[name]
+        self.record_began(fault)
+        self._left[fault] = self.duration + (1 if fault == "interleave" else 0)
         await self.faults.begin(fault, where)
 
     async def _end(self, fault: str) -> None:
@@ -166,7 +159,7 @@ class ImScenario:
             await self._held
             self._held = None
         del self._left[fault]
-        self._run.trace.record(EventKind.FAULT_ENDED, "lab", fault)
+        self.record_ended(fault)
         await self.wait_idle()
 
     # The end
@@ -184,15 +177,16 @@ class ImScenario:
             if not reader.is_connected:
                 await reader.connect("gw-3")
         await self.wait_idle()
-        if self._design == "correct":
+        if not self._design.is_naive:
             with contextlib.suppress(MpimError):
                 await wait_until(self._all_read, "everything read", timeout_s=8.0)
         await self.wait_idle()
+        self.verdict = await self._judge()
 
     def _all_read(self) -> bool:
         return all(set(self.sent) <= set(reader.read) for reader in self.readers.values())
 
-    async def verdict(self) -> Verdict:
+    async def _judge(self) -> Verdict:
         """Judge what each reader was handed.
 
         Each message once, in the order of the numbers that the system gave them.
@@ -208,7 +202,7 @@ class ImScenario:
                 called[name] for name in await self._waiting(uid) if name not in reader.read
             ]
         for name in waiting:
-            self._run.trace(
+            self.trace(
                 Event(
                     EventKind.STALLED,
                     now(),
@@ -274,3 +268,6 @@ class _FaultyMessages(MessageService):
         return FanOutResult(
             first.pushed + rest.pushed, first.absent + rest.absent, first.failed + rest.failed
         )
+
+
+DESIGNS = {"naive": ImDesign(_FaultyNaive, is_naive=True), "correct": ImDesign(_FaultyMessages)}

@@ -10,7 +10,10 @@ RENEW = 'if redis.call("GET", KEYS[1]) == ARGV[1] then redis.call("PEXPIRE", KEY
 
 
 class OwnedRoutes:
-    """The solution of `routes_without_ghosts`: the value says whose route it is, and the server compares."""
+    """The solution of `routes_without_ghosts`: the value says whose route it is.
+
+    The server compares it.
+    """
 
     def __init__(self, call: Callable[..., Awaitable[Any]], lifetime_s: float) -> None:
         self.call, self.ms = call, int(lifetime_s * 1000)
@@ -34,7 +37,7 @@ class OwnedRoutes:
 
 
 class GroupFanOut:
-    """The solution of `tell_the_whole_group`: the outcome of each member is kept until every member has the message."""
+    """The solution of `tell_the_whole_group`: the outcome of each member is kept."""
 
     def __init__(
         self,
@@ -77,7 +80,7 @@ class GroupFanOut:
 
 
 class OrderedClientReader:
-    """The solution of `read_in_order`: what is shown, how far the conversation is known to go, and what came early."""
+    """The solution of `read_in_order`: two numbers, and what came early."""
 
     def __init__(self, ask: Callable[[int], None]) -> None:
         self.ask, self.shown, self.known, self.is_asking = ask, 0, 0, False

@@ -1,1 +1,1 @@
-"""What the experiments of several chapters share: the pipeline, its faults, the workers, the effect log."""
+"""What several chapters share: scenario, experiment, tables, the pipeline and its workers."""

@@ -40,7 +40,10 @@ WorkerFactory = Callable[[DesignContext, MessageQueue, str, Work], Any]
 
 @dataclass(frozen=True)
 class Design:
-    """A sender and a worker: `sender(context)` has `send(conversation, payload, id=…)`, `make_worker(…)` `run` and `stop`."""
+    """A sender and a worker.
+
+    `sender(context)` has `send(conversation, payload, id=…)`; a worker has `run` and `stop`.
+    """
 
     sender: SenderFactory
     make_worker: WorkerFactory
@@ -68,7 +71,7 @@ def idempotent_sender(context: DesignContext) -> IdempotentProducer[str]:
 
 
 def partitioned_sender(attempts: int) -> SenderFactory:
-    """Return a factory of senders that append to the partitions and try a message `attempts` times."""
+    """Return a factory of senders that append to partitions, and try a message so often."""
 
     def make(context: DesignContext) -> IdempotentProducer[Any]:
         append = partitioned(context.alice).append
@@ -85,7 +88,7 @@ def partitioned_sender(attempts: int) -> SenderFactory:
 def group_worker(
     dedup: Callable[[MessageQueue, str], Any], worker: Callable[..., Any] | None = None
 ) -> WorkerFactory:
-    """Return a factory of workers in a consumer group that ask `dedup(queue, scope)` before they work."""
+    """Return a factory of group members that ask `dedup(queue, scope)` before they work."""
 
     def make_worker(context: DesignContext, queue: MessageQueue, name: str, work: Work) -> Any:
         deduplicator = (

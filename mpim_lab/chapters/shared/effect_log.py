@@ -1,4 +1,4 @@
-"""RecordingQueue: a worker's queue whose effects are seen on the server, not in what the worker says.
+"""RecordingQueue: a worker's queue whose effects are seen on the server.
 
 The effect of a message is a row in a list on the server, the effect log: "<worker> <payload>".
 After each command that carries a row the log is read, and what is new there is an effect, whoever
@@ -9,10 +9,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from mpim_lab.chapters.shared.intercepted_queue import Command, InterceptedQueue, Send
 from mpim_lab.events import EventKind, Reporter
-from mpim_lab.keys import Name
-from mpim_lab.mq.connection.context import StreamContext
-from mpim_lab.mq.connection.reconnecting import ReconnectingConnection
 from mpim_lab.mq.idempotency.effects import AtomicEffects
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
@@ -54,33 +52,14 @@ def _row_of(raw: bytes) -> tuple[str, bytes]:
     return worker.decode(), payload
 
 
-class _RecordingConnection:
-    """A connection that calls back when a command with rows has been answered.
-
-    Everything else is the link's own.
-    """
-
-    def __init__(
-        self, link: ReconnectingConnection, on_effects: Callable[[], Awaitable[None]]
-    ) -> None:
-        self._link, self._on_effects = link, on_effects
-
-    async def call(self, *command: bytes | str) -> Any:
-        reply = await self._link.call(*command)
-        if any(isinstance(word, bytes) and word.startswith(_PREFIX) for word in command):
-            await self._on_effects()
-        return reply
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._link, name)
-
-
-class RecordingQueue(MessageQueue):
-    """A MessageQueue that calls `on_effects` after each command that carries rows of the effect log."""
+class RecordingQueue(InterceptedQueue):
+    """A MessageQueue that calls `on_effects` after each command that carries effects."""
 
     on_effects: Callable[[], Awaitable[None]]
 
-    def context(self, name: Name) -> StreamContext:
-        """Return the queue's own access, over a recording connection."""
-        own = super().context(name)
-        return own._replace(connection=_RecordingConnection(own.connection, self.on_effects))  # type: ignore[arg-type]
+    async def intercept(self, command: Command, send: Send) -> Any:
+        """Send a command; report it if it carries rows of the effect log."""
+        reply = await send()
+        if any(isinstance(word, bytes) and word.startswith(_PREFIX) for word in command):
+            await self.on_effects()
+        return reply

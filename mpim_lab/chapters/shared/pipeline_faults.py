@@ -22,9 +22,8 @@ class PipelineFaults:
         self._of_senders: dict[str, str] = {}
         self.of_workers: dict[str, str] = {}
         self.ignored: set[str] = set()  # messages that no worker will begin
-        self._held: tuple[str, int] | None = (
-            None  # which fault holds something back, for how many more messages
-        )
+        # Which fault holds something back, and for how many more messages.
+        self._held: tuple[str, int] | None = None
         for message, kind in planned.items():
             self.plan(message, kind)
 

@@ -1,39 +1,36 @@
 """PipelineScenario: alice → her connection → the server → workers → the effect log.
 
-One message after the other.
-
 Faults hit a message that the seed has chosen: on alice's connection (a proxy cuts it, holds it), in
-a worker (it dies, sleeps), at the server. In turns, so that a seeded run is the same every time:
-alice sends one message, the worker finishes it, alice sends the next. When the worker is gone,
-messages wait; `duration` messages later another worker of the same design is started.
+a worker (it dies, sleeps), at the server.
 
 UnfinishedCounter: counts what a group has not finished, of a stream or of its partitions.
+PipelineExperiment: the experiment that plays it, in chapters 3 and 4.
 """
 
-import asyncio
-import contextlib
-from typing import Any, Self
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from mpim_lab.chapters.shared.designs import GROUP, STREAM, Design, DesignContext, partitioned
 from mpim_lab.chapters.shared.effect_log import EffectLog, RecordingQueue, record_effect
+from mpim_lab.chapters.shared.experiment import ScenarioExperiment
 from mpim_lab.chapters.shared.pipeline_faults import PipelineFaults
-from mpim_lab.chapters.shared.worker_fleet import DIED, SLEEPING_FAULTS, WorkerFleet
-from mpim_lab.errors import FaultUnavailable, MpimError
+from mpim_lab.chapters.shared.scenario import Server
+from mpim_lab.chapters.shared.worker_fleet import DIED, SLEEPING_FAULTS
+from mpim_lab.chapters.shared.worker_scenario import WorkerScenario
+from mpim_lab.errors import FaultUnavailable
 from mpim_lab.events import EventKind, message_id
 from mpim_lab.lab.exercise.experiment import Run
-from mpim_lab.lab.faults.injector import Fault, IdleDetector, check_available, wait_until
+from mpim_lab.lab.faults.injector import Fault, wait_until
 from mpim_lab.lab.faults.proxy import FaultProxy
-from mpim_lab.lab.server.embedded import EmbeddedServer
-from mpim_lab.lab.server.external import ExternalServer
-from mpim_lab.mq.connection.config import ConnectionConfig
-from mpim_lab.mq.connection.retry import Backoff
+from mpim_lab.lab.trace.checker import Verdict, check_effects
 from mpim_lab.mq.idempotency.effects import AtomicEffects
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from mpim_lab.mq.streams.group import ConsumerGroup
 
 
 class UnfinishedCounter:
-    """A counter of the unfinished entries of a group, read on the server over the lab's own connection."""
+    """A counter of a group's unfinished entries, read over the lab's own connection."""
 
     def __init__(self, queue: MessageQueue, is_partitioned: bool) -> None:
         self._queue, self._link = queue, queue.context(STREAM).connection
@@ -87,10 +84,6 @@ CONVERSATION = "alice"
 LEASE_MS, LONG_LEASE_MS = 90, 60_000
 SLOW = ("slow worker", "two at once")  # within its rights: its lease does not end
 IDLE_S = 0.3  # nothing happened for so long: nothing will
-MAX_FAILURES = 12
-LIMITS = ConnectionConfig(
-    timeout_s=1.0, connect_timeout_s=1.0, backoff=Backoff(initial_s=0.005, max_s=0.05)
-)
 
 
 class WorkerRunner:
@@ -109,82 +102,51 @@ class WorkerRunner:
         await self._worker.stop()
 
 
-class PipelineScenario:
+class PipelineScenario(WorkerScenario):
     """The scenario of chapters 3 and 4.
 
     Alice, the proxy on her connection, the stream, the live worker, the effect log.
     """
 
     def __init__(
-        self,
-        server: EmbeddedServer | ExternalServer,
-        run: Run,
-        design: Design,
-        planned: list[Fault],
-        duration: int,
+        self, server: Server, run: Run, design: Design, planned: Sequence[Fault], duration: int
     ) -> None:
-        self.server, self.run, self.design, self._duration = server, run, design, duration
-        self._fault_of = {f"m{fault.at}": fault.kind for fault in planned}
-        self._common: dict[str, Any] = {"prefix": server.prefix, "config": LIMITS}
-        self.lease_ms = LONG_LEASE_MS if set(self._fault_of.values()) & set(SLOW) else LEASE_MS
-        self.observer = MessageQueue(server.unix_url or server.url, name="lab", **self._common)
-        self.proxy = FaultProxy(server.url)
-        self._sent: list[str] = []
-        self._missed = 0
-        self._expected_effects: set[tuple[str, bytes]] = (
-            set()
-        )  # effects that are to be in the effect log in a moment
+        super().__init__(server, run, planned, duration)
+        self.design = design
+        is_slow = set(self.fault_of.values()) & set(SLOW)
+        self.lease_ms = LONG_LEASE_MS if is_slow else LEASE_MS
+        # Effects that are to be in the effect log in a moment.
+        self._expected_effects: set[tuple[str, bytes]] = set()
         self._unfinished = 0  # what stays unfinished for good
-        self._quiet = IdleDetector(run.trace)
-        self._open = contextlib.AsyncExitStack()
 
-    async def __aenter__(self) -> Self:
-        check_available(self.server, *self._fault_of.values())
-        try:
-            await self._build()
-        except BaseException:
-            await self._open.aclose()
-            raise
-        self.run.injector = self._inject
-        return self
-
-    async def _build(self) -> None:
-        enter_context = self._open.enter_async_context
-        await enter_context(self.observer)
-        await enter_context(self.proxy)
-        trace = self.run.trace
-        self.alice = await enter_context(
-            MessageQueue(self.proxy.url, name="alice", observer=trace, **self._common)
-        )
+    async def open(self) -> None:
+        """Open alice's way to the server, the observer's, and start a worker."""
+        enter = self.parts.enter_async_context
+        self.observer = await enter(self.queue("lab", observer=None))
+        proxy = await enter(FaultProxy(self.server.url))
+        self.alice = await enter(self.queue("alice", proxy.url))
         self.backlog = UnfinishedCounter(self.observer, self.design.is_partitioned)
         await self.backlog.create()
         self.effect_log = EffectLog(self.observer, self.alice.reporter, STREAM)
-        self._context = DesignContext(self.alice, self.proxy.url, self.lease_ms)
+        self._context = DesignContext(self.alice, proxy.url, self.lease_ms)
         self.sender = self.design.sender(self._context)
         if hasattr(self.sender, "close"):
-            self._open.push_async_callback(self.sender.close)
-        self.faults = PipelineFaults(self.proxy, trace, self._fault_of)
-        self.fleet = WorkerFleet(
-            self._make_worker, self.alice.reporter, STREAM, trace, self.faults.of_workers
-        )
-        self._open.push_async_callback(self.fleet.close)
-        self.fleet.start()
+            self.parts.push_async_callback(self.sender.close)
+        self.faults = PipelineFaults(proxy, self.trace, self.fault_of)
+        self.start_fleet(self.faults.of_workers)
 
-    async def __aexit__(self, *exc_info: object) -> None:
-        self.run.injector = None
-        await self._open.aclose()
-
-    async def _inject(self, fault: str) -> None:
-        check_available(self.server, fault)
+    async def inject(self, fault: str) -> None:
+        """Plan a fault for the next message. Raise FaultUnavailable."""
+        self.check_available(fault)
         if fault in SLOW and self.lease_ms != LONG_LEASE_MS:
             raise FaultUnavailable(
                 f"{fault!r}: choose it before the run, which then has longer leases"
             )
-        self.faults.plan(f"m{len(self._sent) + 1}", fault)
+        self.faults.plan(f"m{len(self.sent) + 1}", fault)
 
-    def _make_worker(self, name: str) -> WorkerRunner:
-        url = self.server.unix_url or self.server.url
-        queue = RecordingQueue(url, name=name, observer=self.run.trace, **self._common)
+    def make_worker(self, name: str) -> WorkerRunner:
+        """Return a worker whose effects are seen on the server."""
+        queue = self.queue(name, kind=RecordingQueue)
 
         async def on_effects() -> None:
             for worker, payload in await self.effect_log.read():
@@ -200,44 +162,40 @@ class PipelineScenario:
 
     # One message after the other
 
+    async def before_send(self) -> None:
+        """Release what was held back for long enough."""
+        if await self.faults.advance() and self.fleet.alive is not None:
+            await self.wait_idle()
+
     async def send(self, payload: bytes) -> None:
         """Send one message from alice.
 
-        It is finished when this returns, unless no worker is alive.
+        After "two at once" the other worker is there before the next message.
         """
-        if self.fleet.alive is None and self._missed >= self._duration:
-            await self._restart_worker()
-        if await self.faults.advance() and self.fleet.alive is not None:
-            await self._wait_idle()
-        name = message_id(payload)
-        self._sent.append(name)
-        is_worked_on = self.fleet.alive is not None
-        async with self.faults.during(name, self._duration) as times:
-            for _ in range(times):
-                await self._send_once(payload)
-        self._missed = 0 if is_worked_on else self._missed + 1
-        if is_worked_on:
-            await self._wait_idle()
-            if self.fleet.fault == "two at once" and self.fleet.alive is None:
-                await self._restart_worker()
+        await super().send(payload)
+        if self._missed == 0 and self.fleet.fault == "two at once" and self.fleet.alive is None:
+            await self.restart_worker()
 
-    async def _send_once(self, payload: bytes) -> None:
-        try:
-            await self.sender.send(CONVERSATION, payload, id=f"id-{message_id(payload)}")
-            reported = "added"
-        except MpimError as error:
-            reported = (
-                f"failed{'' if error.definite else ', perhaps added'}: {type(error).__name__}"
-            )
-        self.alice.reporter.message(EventKind.OUTCOME, payload, STREAM, outcome=reported)
+    async def send_now(self, payload: bytes) -> None:
+        """Have alice send a message, once or twice, while its fault lasts."""
+        async with self.faults.during(message_id(payload), self.duration) as times:
+            for _ in range(times):
+                await super().send_now(payload)
+
+    async def add(self, payload: bytes) -> None:
+        """Have the design's sender send a message. Raise MpimError."""
+        await self.sender.send(CONVERSATION, payload, id=f"id-{message_id(payload)}")
 
     async def finish(self) -> None:
-        """Release what is held, restart a worker if none is alive, report what is never processed all the same."""
+        """Release what is held, and restart a worker if none is alive.
+
+        Report what is never processed all the same.
+        """
         await self.faults.release()
-        for _ in range(1 + len(self._sent)):  # a fault may be planned for the restarted worker, too
+        for _ in range(1 + len(self.sent)):  # a fault may be planned for the restarted worker, too
             if self.fleet.alive is None:
-                await self._restart_worker()
-            await self._wait_idle()
+                await self.restart_worker()
+            await self.wait_idle()
             await self._wait_quiet()
             if self.fleet.alive is not None or self.fleet.fault == DIED:
                 break
@@ -246,68 +204,62 @@ class PipelineScenario:
             if message_id(payload) not in done:
                 self.alice.reporter.message(EventKind.STALLED, payload, STREAM)
 
-    async def _restart_worker(self) -> None:
-        """Start another worker, which takes over; what waits is finished when this returns."""
-        if self.fleet.fault == "server kill":
-            assert isinstance(self.server, EmbeddedServer)
-            self.server.kill()
-            await self.server.start()
-            await wait_until(
-                lambda: self.alice.is_connected and self.observer.is_connected,
-                "the return of the connections",
-            )
-            await self.backlog.create()
-        if self.fleet.fault not in SLOW:
-            await asyncio.sleep(self.lease_ms * 1.5e-3)  # what the one before had is free by now
-        self.run.trace.record(EventKind.FAULT_ENDED, "lab", self.fleet.fault)
+    async def restart_worker(self) -> None:
+        """Start another worker; what a zombie leaves is finished, too."""
         slept = self.fleet.fault in SLEEPING_FAULTS
-        self.fleet.start()
-        await self._wait_idle()
-        await self.fleet.resume_zombie()
+        await super().restart_worker()
         if slept:
             self._unfinished = 0
-            await self._wait_idle()
+            await self.wait_idle()
 
-    async def _wait_idle(self) -> None:
-        self._quiet.restart()
-        await wait_until(self._is_idle, "the end of the work", timeout_s=20.0)
-        if self.fleet.dies_after_ack:
-            await self.fleet.kill_after_ack()
-            # Once this is answered the server has seen that the dead one's connection is closed.
-            await self.backlog.count()
+    async def after_server_kill(self) -> None:
+        """Make the group again."""
+        await self.backlog.create()
 
-    async def _is_idle(self) -> bool:
-        """Say whether no worker is busy, and nothing is unfinished but what stays so."""
-        fleet = self.fleet
-        fleet.reap()
-        if fleet.alive is None or fleet.failures >= MAX_FAILURES:
+    async def wait_lease(self) -> None:
+        """Wait until what the worker before had is free, unless it is within its rights."""
+        if self.fleet.fault not in SLOW:
+            await super().wait_lease()
+
+    async def count_unfinished(self) -> int:
+        """Return how many entries are not finished."""
+        return await self.backlog.count()
+
+    async def is_finished(self) -> bool:
+        """Say whether nothing is unfinished but what stays so."""
+        unfinished = await self.count_unfinished()
+        not_started = self._not_started()
+        if unfinished <= self._unfinished and not self._expected_effects and not not_started:
             return True
-        if fleet.is_busy:
-            self._quiet.restart()
-            return False
-        unfinished = await self.backlog.count()
-        if (
-            unfinished <= self._unfinished
-            and not self._expected_effects
-            and not self._not_started()
-        ):
-            return True
-        if self._quiet.is_idle_for(IDLE_S):
+        if self.idle.is_idle_for(IDLE_S):
             self._unfinished = unfinished
             self._expected_effects.clear()
-            self.faults.ignored |= self._not_started()
+            self.faults.ignored |= not_started
             return True
         return False
 
     def _not_started(self) -> set[str]:
-        """Return the messages that were acknowledged to alice and for which no handler was called."""
-        added = {event.message_id for event in self.run.trace.by_kind(EventKind.ADDED)}
+        """Return the messages that were added and for which no handler was called."""
+        added = {event.message_id for event in self.trace.by_kind(EventKind.ADDED)}
         return added - self.fleet.started - self.faults.ignored
 
     async def _wait_quiet(self) -> None:
-        self._quiet.restart()
+        self.idle.restart()
         await wait_until(
-            lambda: self._quiet.is_idle_for(IDLE_S) and not self.fleet.is_busy,
+            lambda: self.idle.is_idle_for(IDLE_S) and not self.fleet.is_busy,
             "quiet",
             timeout_s=20.0,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineExperiment(ScenarioExperiment):
+    """An experiment with the pipeline; the verdict is about effects on the server."""
+
+    def scenario(self, server: Server, run: Run) -> PipelineScenario:
+        """Return alice's messages with the selected design."""
+        return PipelineScenario(server, run, self.selected_design, self.planned(), self.duration)
+
+    def judge(self, run: Run, scenario: PipelineScenario) -> Verdict:
+        """Judge the effects, whoever had them."""
+        return check_effects(run.trace, STREAM)

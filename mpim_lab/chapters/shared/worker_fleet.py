@@ -1,4 +1,4 @@
-"""WorkerFleet: the workers of chapters 2 to 4, one alive at a time, and the faults that the seed injects into them."""
+"""WorkerFleet: the workers of chapters 2 to 4, one alive at a time, and their faults."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -74,13 +74,8 @@ class WorkerFleet:
         trace: Trace,
         fault_of: dict[str, str],
     ) -> None:
-        self._make_worker, self._reporter, self._channel, self._trace = (
-            make_worker,
-            reporter,
-            channel,
-            trace,
-        )
-        self._fault_of = fault_of
+        self._make_worker, self._fault_of = make_worker, fault_of
+        self._reporter, self._channel, self._trace = reporter, channel, trace
         self.alive: RunningWorker | None = None
         self.fault = ""  # the last one that was injected
         self.started: set[str] = set()  # orders that somebody's handler was called for
@@ -99,10 +94,6 @@ class WorkerFleet:
         task = asyncio.create_task(worker.run())
         task.add_done_callback(_expected)
         self.alive = RunningWorker(name, worker, task)
-
-    def inject(self, order: str, fault: str) -> None:
-        """Inject a fault at an order that is still to come."""
-        self._fault_of.setdefault(order, fault)
 
     @property
     def is_busy(self) -> bool:
