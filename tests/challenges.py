@@ -43,11 +43,3 @@ def assert_hints_come_one_at_a_time(*challenges):
         hints = [challenge.hint() for _ in range(4)]
         assert hints[0].startswith("hint 1 of 3")
         assert hints[2] == hints[3]
-
-
-def first_of_each(wrong, count):
-    """Give wrong solutions and their guarantees as parameters: the first ones are tried always."""
-    return [
-        pytest.param(bad, number, marks=() if place < count else thorough, id=bad.__name__)
-        for place, (bad, number) in enumerate(wrong.items())
-    ]

@@ -1,47 +1,30 @@
-"""Chapter 8's first challenge: right solutions pass, every known-bad one is caught."""
+"""Chapter 8's first challenge: right routes pass, wrong ones break a guarantee."""
 
 import asyncio
-import contextvars
+import contextlib
+import json
+import time
+
+import pytest
 
 from mpim_lab.chapters.ch08_im.challenges import routes_without_ghosts
-from mpim_lab.chapters.ch08_im.solutions import OwnedRoutes
-from tests.legacy_challenges import (
-    assert_all_pass,
-    assert_each_fails,
+from mpim_lab.chapters.ch08_im.solutions import (
+    ALTERNATIVES,
+    SOLUTIONS,
+    HashRoutes,
+    OwnedRoutes,
+    WatchedRoutes,
+)
+from tests.challenges import (
+    assert_fails,
     assert_hints_come_one_at_a_time,
+    assert_passes,
+    first_always,
 )
-from tests.support import REPEATS
-
-LUA_HASH = (
-    'if redis.call("HGET", KEYS[1], "connection") == ARGV[1] then redis.call("DEL", KEYS[1]) end'
-)
-LUA_KEEP = (
-    'if redis.call("HGET", KEYS[1], "connection") == ARGV[1] '
-    'then redis.call("PEXPIRE", KEYS[1], ARGV[2]) end'
-)
-
-
-class WatchedRoutes(OwnedRoutes):
-    """As right as the reference: the transaction is void if somebody came in between."""
-
-    async def unbind(self, uid, gateway, connection):
-        await self.if_mine(uid, f"{gateway} {connection}", "DEL", f"route:{uid}")
-
-    async def renew(self, uid, gateway, connection):
-        await self.if_mine(uid, f"{gateway} {connection}", "PEXPIRE", f"route:{uid}", self.ms)
-
-    async def if_mine(self, uid, mine, *command):
-        await self.call("WATCH", f"route:{uid}")
-        if await self.call("GET", f"route:{uid}") != mine:
-            await self.call("UNWATCH")
-            return
-        await self.call("MULTI")
-        await self.call(*command)
-        await self.call("EXEC")
 
 
 class NaiveRoutes(OwnedRoutes):
-    """The naive twin: 3,600 s, an unbind that does not look, and no heartbeat."""
+    """3,600 s, an unbind that does not look, and no heartbeat."""
 
     async def bind(self, uid, gateway, connection):
         await self.call("SET", f"route:{uid}", gateway, "EX", 3600)
@@ -52,30 +35,32 @@ class NaiveRoutes(OwnedRoutes):
     async def renew(self, uid, gateway, connection):
         pass
 
+    async def where(self, uid):
+        return await self.call("GET", f"route:{uid}")
 
-class ComparesGatewaysOnly(NaiveRoutes):
+
+class ComparesGatewaysOnly(OwnedRoutes):
+    async def bind(self, uid, gateway, connection):
+        await super().bind(uid, gateway, "")
+
     async def unbind(self, uid, gateway, connection):
-        if await self.call("GET", f"route:{uid}") == gateway:
-            await self.call("DEL", f"route:{uid}")
+        await super().unbind(uid, gateway, "")
+
+    async def renew(self, uid, gateway, connection):
+        await super().renew(uid, gateway, "")
 
 
 class NeverUnbinds(OwnedRoutes):
-    """The lifetime will see to it."""
-
     async def unbind(self, uid, gateway, connection):
         pass
 
 
 class BindsAgainToRenew(OwnedRoutes):
-    """The old gateway's heartbeat takes the route back."""
-
     async def renew(self, uid, gateway, connection):
         await self.bind(uid, gateway, connection)
 
 
 class LivesForAnHour(OwnedRoutes):
-    """As the notes have it."""
-
     def __init__(self, call, lifetime_s):
         super().__init__(call, 3600)
 
@@ -86,42 +71,35 @@ class NeverRenews(OwnedRoutes):
 
 
 class RenewsWhateverIsThere(OwnedRoutes):
-    """So that the heartbeat of an old gateway keeps a dead one's route."""
-
     async def renew(self, uid, gateway, connection):
         await self.call("PEXPIRE", f"route:{uid}", self.ms)
 
 
 class ComparesThenDeletes(OwnedRoutes):
-    """In two commands."""
-
     async def unbind(self, uid, gateway, connection):
-        if await self.call("GET", f"route:{uid}") == f"{gateway} {connection}":
+        if await self.call("GET", f"route:{uid}") == json.dumps([gateway, connection]):
             await self.call("DEL", f"route:{uid}")
 
 
-class BindsInTwoCommands(OwnedRoutes):
+class BindsInTwoCommands(HashRoutes):
     """A hash, and then its lifetime: who dies in between leaves it for ever."""
 
     async def bind(self, uid, gateway, connection):
         await self.call("HSET", f"route:{uid}", "gateway", gateway, "connection", connection)
         await self.call("PEXPIRE", f"route:{uid}", self.ms)
 
-    async def unbind(self, uid, gateway, connection):
-        await self.call("EVAL", LUA_HASH, 1, f"route:{uid}", connection)
 
-    async def renew(self, uid, gateway, connection):
-        await self.call("EVAL", LUA_KEEP, 1, f"route:{uid}", connection, self.ms)
+class DeletesThenBinds(OwnedRoutes):
+    """While a user moves she is nowhere."""
 
-    async def where(self, uid):
-        return await self.call("HGET", f"route:{uid}", "gateway")
+    async def bind(self, uid, gateway, connection):
+        await self.call("DEL", f"route:{uid}")
+        await super().bind(uid, gateway, connection)
 
 
 class ComparesThenRenews(OwnedRoutes):
-    """In two commands."""
-
     async def renew(self, uid, gateway, connection):
-        if await self.call("GET", f"route:{uid}") == f"{gateway} {connection}":
+        if await self.call("GET", f"route:{uid}") == json.dumps([gateway, connection]):
             await self.bind(uid, gateway, connection)
 
 
@@ -129,21 +107,42 @@ class RenewsInTwoCommands(OwnedRoutes):
     """Takes the lifetime away, and gives a new one."""
 
     async def renew(self, uid, gateway, connection):
-        if await self.call("GET", f"route:{uid}") == f"{gateway} {connection}":
+        if await self.call("GET", f"route:{uid}") == json.dumps([gateway, connection]):
             await self.call("PERSIST", f"route:{uid}")
             await self.call("PEXPIRE", f"route:{uid}", self.ms)
 
 
+class RenewsWhatIsOver(OwnedRoutes):
+    """Sets it again if nobody else has."""
+
+    async def renew(self, uid, gateway, connection):
+        mine = json.dumps([gateway, connection])
+        await self.call("SET", f"route:{uid}", mine, "NX", "PX", self.ms)
+        await super().renew(uid, gateway, connection)
+
+
+class BindsIfNobodyHas(OwnedRoutes):
+    async def bind(self, uid, gateway, connection):
+        mine = json.dumps([gateway, connection])
+        await self.call("SET", f"route:{uid}", mine, "NX", "PX", self.ms)
+
+
 class CountsInWholeSeconds(OwnedRoutes):
     async def bind(self, uid, gateway, connection):
-        await self.call("SET", f"route:{uid}", f"{gateway} {connection}", "EX", self.ms // 1000)
+        mine = json.dumps([gateway, connection])
+        await self.call("SET", f"route:{uid}", mine, "EX", max(1, self.ms // 1000))
 
 
 class LivesTooShort(OwnedRoutes):
-    """A gateway that renews in time comes too late."""
-
     def __init__(self, call, lifetime_s):
         super().__init__(call, 0.7 * lifetime_s)
+
+
+class RenewsForASecond(OwnedRoutes):
+    async def renew(self, uid, gateway, connection):
+        ms, self.ms = self.ms, 1000
+        await super().renew(uid, gateway, connection)
+        self.ms = ms
 
 
 class KeepsRoutesInItsOwnMemory(OwnedRoutes):
@@ -155,76 +154,234 @@ class KeepsRoutesInItsOwnMemory(OwnedRoutes):
     async def bind(self, uid, gateway, connection):
         self.routes[uid] = gateway
 
+    async def unbind(self, uid, gateway, connection):
+        self.routes.pop(uid, None)
+
+    async def renew(self, uid, gateway, connection):
+        pass
+
     async def where(self, uid):
         return self.routes.get(uid)
 
 
-class LocksInPython(OwnedRoutes):
-    """One lock for all objects.
-
-    As if gateways were tasks of one process, and none of them ever died.
-    """
-
-    lock = contextvars.ContextVar("lock")  # one for each check, of which several run at once here
+class RemembersForASecond(OwnedRoutes):
+    """A cache of what was found."""
 
     def __init__(self, call, lifetime_s):
         super().__init__(call, lifetime_s)
-        if self.lock.get(None) is None:
-            self.lock.set(asyncio.Lock())
+        self.cache = {}
+
+    async def where(self, uid):
+        found, until = self.cache.get(uid, (None, 0))
+        if time.monotonic() > until:
+            found = await super().where(uid)
+            self.cache[uid] = (found, time.monotonic() + 1)
+        return found
+
+
+class LocksInPython(ComparesThenDeletes):
+    """One lock for all objects, as if gateways were tasks of one process."""
+
+    locks = {}
 
     async def bind(self, uid, gateway, connection):
-        async with self.lock.get():
+        async with self.locks.setdefault("", asyncio.Lock()):
             await super().bind(uid, gateway, connection)
 
     async def unbind(self, uid, gateway, connection):
-        async with self.lock.get():
-            if await self.call("GET", f"route:{uid}") == f"{gateway} {connection}":
-                await self.call("DEL", f"route:{uid}")
+        async with self.locks.setdefault("", asyncio.Lock()):
+            await super().unbind(uid, gateway, connection)
 
 
-async def test_right_solutions_pass_every_time(lab_server):
-    """What is judged is what comes of it, not how it is written."""
-    for _ in range(REPEATS):
-        await assert_all_pass(
-            *(routes_without_ghosts().check(each) for each in (OwnedRoutes, WatchedRoutes))
-        )
+class LocksWithoutEnd(ComparesThenDeletes):
+    """A lock on the server: who dies with it stops everybody."""
+
+    async def locked(self, work):
+        while not await self.call("SETNX", "lock", 1):
+            await asyncio.sleep(0.01)
+        try:
+            await work
+        finally:
+            await self.call("DEL", "lock")
+
+    async def bind(self, uid, gateway, connection):
+        await self.locked(super().bind(uid, gateway, connection))
+
+    async def unbind(self, uid, gateway, connection):
+        await self.locked(super().unbind(uid, gateway, connection))
 
 
-async def test_routes_that_leave_ghosts_or_lose_users_fail_every_time(lab_server):
-    """The outcome says who is where, and what the routes say."""
-    complaints = {
-        NaiveRoutes: "gw-1's late unbind was of c1, and deleted c2's route",
-        ComparesGatewaysOnly: "the late unbind was of c1, and deleted c2's route",
-        NeverUnbinds: "bob is a ghost: where() returned 'gw-1', and its connection was unbound",
-        BindsAgainToRenew: "gw-1's late renew of c1 took the route back",
-        LivesForAnHour: "its gateway was silent for more than a lifetime",
-        NeverRenews: "its gateway renewed it in time",
-        RenewsWhateverIsThere: "what gw-1 renewed was c1, not c2",
-        ComparesThenDeletes: "gw-1's unbind of c1 and gw-2's bind met",
-    }
-    await assert_each_fails(routes_without_ghosts, complaints)
+class SplitsAtTheSpace(OwnedRoutes):
+    """The old reference."""
+
+    async def bind(self, uid, gateway, connection):
+        await self.call("SET", f"route:{uid}", f"{gateway} {connection}", "PX", self.ms)
+
+    async def unbind(self, uid, gateway, connection):
+        if await self.call("GET", f"route:{uid}") == f"{gateway} {connection}":
+            await self.call("PEXPIRE", f"route:{uid}", 0)
+
+    async def where(self, uid):
+        found = await self.call("GET", f"route:{uid}")
+        return found.split()[0] if found else None
 
 
-async def test_routes_that_are_nearly_right_fail_every_time(lab_server):
-    """In two steps, in whole seconds, or for one process only."""
-    complaints = {
-        BindsInTwoCommands: "gw-1 died in the middle of its bind, more than a lifetime ago",
-        ComparesThenRenews: "gw-1's renew of c1 and gw-2's bind met",
-        RenewsInTwoCommands: "gw-1 died in the middle of its renew, more than a lifetime ago",
-        CountsInWholeSeconds: "your class raised CommandRejected",
-        LivesTooShort: "a quarter of its lifetime is left",
-        KeepsRoutesInItsOwnMemory: "where() returned None: it was bound just now",
-        LocksInPython: (
-            "bind at gw-2 did not return within 3 s, "
-            "while gw-1 is held up in the middle of its unbind"
-        ),
-    }
-    await assert_each_fails(routes_without_ghosts, complaints)
+class SplitsAtTheFirstColon(OwnedRoutes):
+    """A gateway named host:port is found as host."""
+
+    async def where(self, uid):
+        found = await super().where(uid)
+        return found and found.partition(":")[0]
 
 
-async def test_a_class_that_cannot_be_used_is_told_so(lab_server):
-    """Whatever it raises is the complaint."""
-    assert "your class raised TypeError" in repr(await routes_without_ghosts().check(int))
+class LooksAtItsOwnClock(OwnedRoutes):
+    """The end is in the value; whoever finds it over deletes it, in two commands."""
+
+    async def bind(self, uid, gateway, connection):
+        value = json.dumps([gateway, connection, time.time() + self.ms / 1e3])
+        await self.call("SET", f"route:{uid}", value)
+
+    async def found(self, uid):
+        found = await self.call("GET", f"route:{uid}")
+        if found and json.loads(found)[2] < time.time():
+            await self.call("DEL", f"route:{uid}")
+            return None
+        return found
+
+    async def unbind(self, uid, gateway, connection):
+        if (found := await self.found(uid)) and json.loads(found)[:2] == [gateway, connection]:
+            script = 'if redis.call("GET", KEYS[1]) == ARGV[1] then redis.call("DEL", KEYS[1]) end'
+            await self.call("EVAL", script, 1, f"route:{uid}", found)
+
+    async def renew(self, uid, gateway, connection):
+        if (found := await self.found(uid)) and json.loads(found)[:2] == [gateway, connection]:
+            value = json.dumps([gateway, connection, time.time() + self.ms / 1e3])
+            script = (
+                'if redis.call("GET", KEYS[1]) == ARGV[1]'
+                ' then redis.call("SET", KEYS[1], ARGV[2]) end'
+            )
+            await self.call("EVAL", script, 1, f"route:{uid}", found, value)
+
+    async def where(self, uid):
+        found = await self.found(uid)
+        return json.loads(found)[0] if found else None
+
+
+class WatchesWithoutALock(WatchedRoutes):
+    """Two callers on one connection are in each other's transaction."""
+
+    def __init__(self, call, lifetime_s):
+        super().__init__(call, lifetime_s)
+        self.lock = contextlib.nullcontext()
+
+
+class UnbindsByTheRenewal(OwnedRoutes):
+    """What has ended is not renewed, and so it is over soon."""
+
+    def __init__(self, call, lifetime_s):
+        super().__init__(call, lifetime_s)
+        self.ended = set()
+
+    async def unbind(self, uid, gateway, connection):
+        self.ended.add(connection)
+
+    async def renew(self, uid, gateway, connection):
+        if connection not in self.ended:
+            await super().renew(uid, gateway, connection)
+
+
+class LooksBeforeItBinds(OwnedRoutes):
+    """Only if it is not bound already: otherwise the route would be written for nothing."""
+
+    async def bind(self, uid, gateway, connection):
+        if await self.where(uid) != gateway:
+            await super().bind(uid, gateway, connection)
+
+
+class UnbindsWithoutAwait(OwnedRoutes):
+    """In the background; the connection's end should not wait for it."""
+
+    async def unbind(self, uid, gateway, connection):
+        async def later():
+            await asyncio.sleep(0.05)
+            await OwnedRoutes.unbind(self, uid, gateway, connection)
+
+        self.task = asyncio.create_task(later())
+
+
+class SwallowsErrors(OwnedRoutes):
+    async def unbind(self, uid, gateway, connection):
+        with contextlib.suppress(Exception):
+            await super().unbind(uid, gateway, connection)
+
+
+class OneRouteForAll(OwnedRoutes):
+    async def bind(self, uid, gateway, connection):
+        await super().bind(uid.partition(":")[0], gateway, connection)
+
+    async def where(self, uid):
+        return await super().where(uid.partition(":")[0])
+
+
+class GivesTheConnection(OwnedRoutes):
+    async def where(self, uid):
+        found = await self.call("GET", f"route:{uid}")
+        return json.loads(found)[1] if found else None
+
+
+class RaisesForNobody(OwnedRoutes):
+    async def where(self, uid):
+        return json.loads(await self.call("GET", f"route:{uid}"))[0]
+
+
+WRONG = {
+    KeepsRoutesInItsOwnMemory: 1,
+    NeverUnbinds: 2,
+    BindsAgainToRenew: 3,
+    LivesForAnHour: 4,
+    LocksWithoutEnd: (1, 3, 4, 5),
+    NaiveRoutes: (2, 3, 4),
+    ComparesGatewaysOnly: 3,
+    NeverRenews: 4,
+    RenewsWhateverIsThere: (3, 4),
+    ComparesThenDeletes: 3,
+    BindsInTwoCommands: (3, 4),
+    DeletesThenBinds: (1, 3, 4),
+    ComparesThenRenews: (2, 3, 4),
+    RenewsInTwoCommands: (2, 3, 4),
+    RenewsWhatIsOver: (2, 3),
+    BindsIfNobodyHas: (1, 3),
+    CountsInWholeSeconds: 4,
+    LivesTooShort: 4,
+    RenewsForASecond: 4,
+    RemembersForASecond: (1, 2, 3, 4),
+    LocksInPython: 3,
+    SplitsAtTheSpace: (1, 2, 3, 4),
+    SplitsAtTheFirstColon: 1,
+    LooksAtItsOwnClock: (1, 2, 3, 4),
+    WatchesWithoutALock: (0, 1, 2, 3, 4),
+    UnbindsByTheRenewal: 2,
+    LooksBeforeItBinds: (1, 2, 3),
+    UnbindsWithoutAwait: (2, 3, 4),
+    SwallowsErrors: (2, 3, 4),
+    OneRouteForAll: (1, 2, 3, 4),
+    GivesTheConnection: 1,
+    RaisesForNobody: 0,
+}
+
+
+@pytest.mark.parametrize(
+    "good", [SOLUTIONS["routes_without_ghosts"], *ALTERNATIVES["routes_without_ghosts"]]
+)
+async def test_right_routes_pass(good):
+    """By a script, by WATCH, MULTI and EXEC, as text or as a hash."""
+    await assert_passes(routes_without_ghosts, good)
+
+
+@pytest.mark.parametrize(("bad", "guarantee"), first_always(WRONG, 5))
+async def test_wrong_routes_fail(bad, guarantee):
+    """Every time, with the guarantee that they break."""
+    await assert_fails(routes_without_ghosts, bad, guarantee)
 
 
 def test_hints_come_one_at_a_time():

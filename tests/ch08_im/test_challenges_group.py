@@ -1,13 +1,21 @@
-"""Chapter 8's second challenge: the reference solution passes, every known-bad one is caught."""
+"""Chapter 8's second challenge: right fan-outs pass, wrong ones break a guarantee."""
+
+import asyncio
+import contextlib
+
+import pytest
 
 from mpim_lab.chapters.ch08_im.challenges import tell_the_whole_group
-from mpim_lab.chapters.ch08_im.solutions import GroupFanOut
-from tests.legacy_challenges import (
-    assert_all_pass,
-    assert_each_fails,
+from mpim_lab.chapters.ch08_im.solutions import ALTERNATIVES, SOLUTIONS, GroupFanOut
+from mpim_lab.errors import QueueFull, StoreFailed
+from tests.challenges import (
+    assert_fails,
     assert_hints_come_one_at_a_time,
+    assert_passes,
+    first_always,
 )
-from tests.support import REPEATS
+
+WORDS = ("pushed", "stored", "failed")
 
 
 class OneAfterTheOther:
@@ -26,8 +34,24 @@ class OneAfterTheOther:
         return told
 
 
+class Judging(GroupFanOut):
+    """The reference, with a place for what a reply means."""
+
+    def meaning(self, reply):
+        return "failed" if isinstance(reply, Exception) else "pushed" if reply else "away"
+
+    async def send(self, members, message):
+        everybody = list(dict.fromkeys(members))
+        became = self.became.setdefault(message, {})
+        rest = [uid for uid in everybody if became.get(uid, "failed") == "failed"]
+        replies = await self.pipeline([("PUBLISH", f"user:{uid}", message) for uid in rest])
+        became.update(zip(rest, map(self.meaning, replies), strict=True))
+        await self.keep(became, message)
+        return {word: [uid for uid in everybody if became[uid] == word] for word in WORDS}
+
+
 class SuccessEitherWay(GroupFanOut):
-    """Whoever was published to has received it: so says the naive version."""
+    """Whoever was published to has received it."""
 
     async def keep(self, became, message):
         became.update(dict.fromkeys([uid for uid in became if became[uid] == "away"], "pushed"))
@@ -39,32 +63,33 @@ class StoresForNobody(GroupFanOut):
 
 
 class StoresOneByOne(GroupFanOut):
-    """One pipeline, and a transaction for each."""
-
     async def keep(self, became, message):
         for uid in [uid for uid in became if became[uid] == "away"]:
-            await super().keep({uid: "away"}, message)
-            became[uid] = "stored"
+            one = {uid: "away"}
+            await super().keep(one, message)
+            became.update(one)
 
 
-class TakesAnErrorForAPush(GroupFanOut):
+class TakesAnErrorForAPush(Judging):
     """An exception is true."""
 
-    async def send(self, members, message):
-        replies = await self.pipeline([("PUBLISH", f"user:{uid}", message) for uid in members])
-        became = {
-            uid: "pushed" if reply else "away" for uid, reply in zip(members, replies, strict=True)
-        }
-        await self.keep(became, message)
-        return {
-            word: [uid for uid in members if became[uid] == word]
-            for word in ("pushed", "stored", "failed")
-        }
+    def meaning(self, reply):
+        return "pushed" if reply else "away"
+
+
+class KnowsOneAndNoneOnly(Judging):
+    """Who listens at two gateways has failed."""
+
+    def meaning(self, reply):
+        return {1: "pushed", 0: "away"}.get(reply, "failed")
+
+
+class KnowsOneErrorOnly(Judging):
+    def meaning(self, reply):
+        return "failed" if isinstance(reply, QueueFull) else "pushed" if reply else "away"
 
 
 class TellsEverybodyAgain(GroupFanOut):
-    """Keeps nothing."""
-
     async def send(self, members, message):
         self.became.clear()
         return await super().send(members, message)
@@ -77,11 +102,35 @@ class LetsTheStoresErrorOut(GroupFanOut):
             became.update(dict.fromkeys(away, "stored"))
 
 
-class KeepsMembersNotMessages(GroupFanOut):
+class SaysStoredAnyway(GroupFanOut):
+    async def keep(self, became, message):
+        away = [uid for uid in became if became[uid] == "away"]
+        await super().keep(became, message)
+        became.update(dict.fromkeys(away, "stored"))
+
+
+class KeepsMembersNotMessages(Judging):
     """Whoever received one message receives no other."""
 
+    def __init__(self, pipeline, store):
+        super().__init__(pipeline, store)
+        self.became = self
+
+    def setdefault(self, message, default):
+        self.members = getattr(self, "members", default)
+        return self.members
+
+
+class KnowsTheLastMessageOnly(GroupFanOut):
     async def send(self, members, message):
-        return await super().send(members, "m1 tea at eight?")
+        self.became = {message: self.became.get(message, {})}
+        return await super().send(members, message)
+
+
+class TakesTheFirstWordForTheMessage(Judging):
+    async def send(self, members, message):
+        self.became[message] = self.became.setdefault(message[:5], {})
+        return await super().send(members, message)
 
 
 class StoresWhatFailed(GroupFanOut):
@@ -90,10 +139,59 @@ class StoresWhatFailed(GroupFanOut):
         await super().keep(became, message)
 
 
-class NeverTriesAgain(GroupFanOut):
+class StoresWithoutTryingAgain(Judging):
+    """Who was away the last time is away."""
+
+    async def keep(self, became, message):
+        away = [uid for uid in became if became[uid] == "away"]
+        if not away:
+            return
+        try:
+            await self.store(away, message)
+            became.update(dict.fromkeys(away, "stored"))
+        except StoreFailed:
+            pass
+
     async def send(self, members, message):
-        if message in self.became:
-            members = [uid for uid in members if self.became[message][uid] != "failed"]
+        report = await super().send(members, message)
+        became = self.became.get(message, {})
+        report["failed"] += [uid for uid in dict.fromkeys(members) if became.get(uid) == "away"]
+        return report
+
+
+class NeverTriesAgain(Judging):
+    async def send(self, members, message):
+        if (became := self.became.get(message)) is not None:
+            everybody = [uid for uid in dict.fromkeys(members) if uid in became]
+            return {word: [uid for uid in everybody if became[uid] == word] for word in WORDS}
+        return await super().send(members, message)
+
+
+class KeepsTheFirstMembers(Judging):
+    """Who joins before the repeat gets nothing."""
+
+    async def send(self, members, message):
+        known = self.became.get(message)
+        report = await super().send(
+            [uid for uid in members if known is None or uid in known], message
+        )
+        report["failed"] += [
+            uid for uid in dict.fromkeys(members) if uid not in self.became[message]
+        ]
+        return report
+
+
+class TriesWhoHasLeft(Judging):
+    async def send(self, members, message):
+        failed = [uid for uid, word in self.became.get(message, {}).items() if word == "failed"]
+        return await super().send([*members, *failed], message)
+
+
+class TriesThreeTimesAtMost(Judging):
+    async def send(self, members, message):
+        self.times = getattr(self, "times", 0) + 1
+        if self.times > 3:
+            return {"pushed": [], "stored": [], "failed": list(members)}
         return await super().send(members, message)
 
 
@@ -121,41 +219,123 @@ class DropsTheFailedFromTheReplies(GroupFanOut):
         super().__init__(without_errors, store)
 
 
-async def test_the_reference_solution_passes_every_time(lab_server):
-    """It can be solved with what the chapter has shown."""
-    for _ in range(REPEATS):
-        await assert_all_pass(tell_the_whole_group().check(GroupFanOut))
+class TellsTwiceWhoIsListedTwice(Judging):
+    async def send(self, members, message):
+        replies = await self.pipeline([("PUBLISH", f"user:{uid}", message) for uid in members])
+        became = dict(zip(members, map(self.meaning, replies), strict=True))
+        await self.keep(became, message)
+        return {word: [uid for uid in became if became[uid] == word] for word in WORDS}
 
 
-async def test_a_group_told_one_by_one_or_not_truly_fails_every_time(lab_server):
-    """The outcome says which member has the message twice, or never, or is silently_lost."""
-    complaints = {
-        OneAfterTheOther: "500 round trips for 500 members, and 5 for 5",
-        SuccessEitherWay: "m1 is lost for carol: nobody listened, and it was not stored",
-        StoresForNobody: "nobody is away, and the store was called",
-        StoresOneByOne: "the store was called 96 times for one message",
-        TakesAnErrorForAPush: "m1 failed for dave, and send says pushed",
-        TellsEverybodyAgain: "erin received m1 2 times",
-    }
-    await assert_each_fails(tell_the_whole_group, complaints)
+class SharesWhatBecameOfThem(GroupFanOut):
+    common = {}
+
+    def __init__(self, pipeline, store):
+        super().__init__(pipeline, store)
+        self.became = self.common
 
 
-async def test_a_group_that_is_told_nearly_right_fails_every_time(lab_server):
-    """Errors that get out, memories that are too short or too long, answers of somebody else."""
-    complaints = {
-        LetsTheStoresErrorOut: "send raised StoreFailed, and nobody knows who received m1",
-        KeepsMembersNotMessages: "is online, and did not receive m2",
-        StoresWhatFailed: "dave's PUBLISH failed, and m1 was stored",
-        NeverTriesAgain: "is online, and did not receive m1",
-        AHundredAtATime: "5 round trips for 500 members, and 1 for 5",
-        DropsTheFailedFromTheReplies: "m1 failed for dave, and send says pushed",
-    }
-    await assert_each_fails(tell_the_whole_group, complaints)
+class KeepsTheMessageInTheObject(GroupFanOut):
+    """Another one is sent at the same time."""
+
+    async def send(self, members, message):
+        self.message = message
+        return await super().send(members, message)
+
+    async def keep(self, became, message):
+        await super().keep(became, self.message)
 
 
-async def test_a_class_that_cannot_be_used_is_told_so(lab_server):
-    """Whatever it raises is the complaint."""
-    assert "your class raised TypeError" in repr(await tell_the_whole_group().check(int))
+class ForgetsWhatIsStored(GroupFanOut):
+    async def send(self, members, message):
+        report = await super().send(members, message)
+        for uid in report["stored"]:
+            self.became.get(message, {}).pop(uid, None)
+        return report
+
+
+class CutsTheMessage(Judging):
+    def __init__(self, pipeline, store):
+        async def cut(commands):
+            return await pipeline([(name, to, text[:1_000]) for name, to, text in commands])
+
+        super().__init__(cut, store)
+
+
+class GivesUpAtTheFirstError(Judging):
+    async def send(self, members, message):
+        report = await super().send(members, message)
+        return report if not report["failed"] else {**report, "failed": list(members)}
+
+
+class SwallowsWhatItIsTold(StoresWithoutTryingAgain):
+    """Whatever `store` complains about."""
+
+    async def keep(self, became, message):
+        with contextlib.suppress(Exception):
+            await super().keep(became, message)
+
+
+class SendsInTheBackground(GroupFanOut):
+    """And says at once what it hopes."""
+
+    async def send(self, members, message):
+        self.task = asyncio.create_task(super().send(members, message))
+        return {"pushed": list(members), "stored": [], "failed": []}
+
+
+class ForgetsTheFailed(Judging):
+    async def send(self, members, message):
+        report = await super().send(members, message)
+        return {**report, "failed": []}
+
+
+WRONG = {
+    StoresWhatFailed: 1,
+    TellsEverybodyAgain: 2,
+    TakesAnErrorForAPush: (1, 3),
+    OneAfterTheOther: (3, 4),
+    AHundredAtATime: 4,
+    SuccessEitherWay: 1,
+    StoresForNobody: 4,
+    StoresOneByOne: 4,
+    KnowsOneAndNoneOnly: 3,
+    KnowsOneErrorOnly: (1, 3),
+    LetsTheStoresErrorOut: 3,
+    SaysStoredAnyway: 3,
+    KeepsMembersNotMessages: 1,
+    KnowsTheLastMessageOnly: (2, 3),
+    TakesTheFirstWordForTheMessage: (1, 2, 3),
+    StoresWithoutTryingAgain: 1,
+    NeverTriesAgain: (1, 3),
+    KeepsTheFirstMembers: 1,
+    TriesWhoHasLeft: (2, 3),
+    TriesThreeTimesAtMost: 1,
+    DropsTheFailedFromTheReplies: (1, 3),
+    TellsTwiceWhoIsListedTwice: 2,
+    SharesWhatBecameOfThem: (1, 3),
+    KeepsTheMessageInTheObject: (1, 2),
+    ForgetsWhatIsStored: 2,
+    CutsTheMessage: (0, 1, 2),
+    GivesUpAtTheFirstError: 3,
+    ForgetsTheFailed: 3,
+    SwallowsWhatItIsTold: 1,
+    SendsInTheBackground: 1,
+}
+
+
+@pytest.mark.parametrize(
+    "good", [SOLUTIONS["tell_the_whole_group"], *ALTERNATIVES["tell_the_whole_group"]]
+)
+async def test_right_fan_outs_pass(good):
+    """Whether a repeat reports everybody, or only those that it was for."""
+    await assert_passes(tell_the_whole_group, good)
+
+
+@pytest.mark.parametrize(("bad", "guarantee"), first_always(WRONG, 5))
+async def test_wrong_fan_outs_fail(bad, guarantee):
+    """Every time, with the guarantee that they break."""
+    await assert_fails(tell_the_whole_group, bad, guarantee)
 
 
 def test_hints_come_one_at_a_time():

@@ -1,1 +1,1 @@
-"""Experiments, challenges, the sandbox for the learner's code, progress and questions."""
+"""Experiments, challenges and the engine that examines solutions, progress and questions."""

@@ -21,6 +21,7 @@ TRIES = 3  # of a schedule whose steps did not occur
 REPLAYS = 3  # of a failure, one of which must show it again
 MAX_SMALLER = 3  # schedules that are tried in place of a failing one
 QUICK = 24  # schedules
+SERVER = {"databases": 64}  # a run may have one of its own
 
 Progress = Callable[[int, int], None]
 
@@ -69,7 +70,7 @@ class Explorer:
     ) -> Exploration:
         """Run clean, then explore. Raise what goes wrong in the lab itself."""
         budget = QUICK if quick else self.budget
-        async with EmbeddedServer() as server:
+        async with EmbeddedServer(config=SERVER) as server:
             exploring = _Exploring(self.run, solution, server.unix_url, progress, budget)
             clean = [Schedule(workload) for workload in self.run.workloads]
             if (failed := await exploring.first_failure(clean)) is None:
@@ -84,7 +85,7 @@ class Explorer:
 
     def explain(self) -> str:
         """Name the workloads and the actions."""
-        actions = ", ".join(each.name for each in self.run.actions)
+        actions = ", ".join(dict.fromkeys(each.name for each in self.run.actions))
         return (
             f"up to {self.budget} schedules on a server of their own. Workloads: "
             f"{', '.join(self.run.workloads)}. Before or after each step of each actor "
@@ -94,7 +95,7 @@ class Explorer:
 
     async def replay(self, solution: Solution, text: str) -> Exploration:
         """Play one schedule, once."""
-        async with EmbeddedServer() as server:
+        async with EmbeddedServer(config=SERVER) as server:
             played = await self.run(solution, server.unix_url, Schedule.parse(text)).run()
         found = Exploration(explored=1, played=played if played.violation is not None else None)
         if played.missed:
