@@ -388,7 +388,7 @@ WRONG_TRUTH = {
 }
 WRONG_DELIVERY = {
     TruthfulSender: 1,
-    AsksWhetherItIsThere: 2,
+    AsksWhetherItIsThere: (1, 2),
     WaitsTooLong: 3,
     NaiveSender: 1,
     TriesTwice: 1,

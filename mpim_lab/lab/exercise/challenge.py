@@ -18,7 +18,7 @@ from mpim_lab.lab.exercise.solution import Solution, Violation, pack_solution
 from mpim_lab.lab.trace.trace import Trace
 
 MAX_EQUAL_LINES = 3
-_MAX_EQUAL = 4  # things that one actor does again and again
+_MANY = 3  # times that something is done again: more are not counted
 SEED = 1
 _STARS = 3
 
@@ -295,13 +295,32 @@ def _history_by_actor(trace: Trace, message_id: str) -> tuple[str, ...]:
             detail = event.detail or event.outcome
             # The ids of entries are the server's clock.
             detail = f" ({detail})" if detail and event.kind is not EventKind.ADDED else ""
-            did = lines.setdefault(event.actor, [])
-            did.append(f"{event.kind}{count}{detail}")
-            # How often an endless loop went round is luck.
-            if did[-_MAX_EQUAL:] == [did[-1]] * _MAX_EQUAL or did[-2:-1] == ["…"]:
-                did[-1] = "…"
-                if did[-2] == "…":
-                    did.pop()
+            lines.setdefault(event.actor, []).append(f"{event.kind}{count}{detail}")
     # Faults first; who of two actors was first is luck.
     ordered = sorted(lines.items(), key=lambda item: (bool(item[1]), item[0] if item[1] else ""))
-    return tuple(f"{actor}: {', '.join(did)}" if did else actor for actor, did in ordered)
+    return tuple(
+        f"{actor}: {', '.join(_shortened(did))}" if did else actor for actor, did in ordered
+    )
+
+
+def _shortened(did: list[str]) -> list[str]:
+    """Say once what is done again and again: how often is luck.
+
+    >>> _shortened(["sent", "lost", "sent", "lost", "sent", "lost", "gave up"])
+    ['sent', 'lost', '…', 'gave up']
+    """
+    short: list[str] = []
+    place = 0
+    while place < len(did):
+        for width in (1, 2, 3):
+            block, times = did[place : place + width], 1
+            while did[place + times * width : place + (times + 1) * width] == block:
+                times += 1
+            if times >= _MANY:
+                short += [*block, "…"]
+                place += times * width
+                break
+        else:
+            short.append(did[place])
+            place += 1
+    return short
