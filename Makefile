@@ -10,7 +10,7 @@ TESTS  ?=
 WORKERS ?= 4
 LOCKED  = $(BIN)/python -m pip install -q --disable-pip-version-check -c requirements.lock
 
-.PHONY: help lab test test-redis check browser load coverage soak bench notebooks lock clean
+.PHONY: help lab test test-redis check browser load challenges mutants coverage soak bench notebooks lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/ -/'
@@ -58,7 +58,13 @@ browser: $(VENV)/.installed-all ## chapters 1 to 8 in a real JupyterLab in a rea
 REPEATS ?= 5
 load: $(VENV)/.installed-all ## the long runs: a hundred repeats with one seed
 	MPIM_TEST_SERVERS=valkey,redis $(BIN)/python -m pytest -q -n $(WORKERS) tests/load $(TESTS)
-	MPIM_TEST_REPEATS=$(REPEATS) $(BIN)/python -m pytest -q -n $(WORKERS) tests/ch0*/test_experiment.py tests/ch0*/test_challenges*.py
+	MPIM_TEST_REPEATS=$(REPEATS) $(BIN)/python -m pytest -q -n $(WORKERS) tests/ch0*/test_experiment.py
+
+challenges: $(VENV)/.installed ## every wrong and every right solution that is known, in full (a quarter of an hour)
+	MPIM_TEST_THOROUGH=1 $(BIN)/python -m pytest -q -n $(WORKERS) tests/ch0*/test_challenges*.py $(TESTS)
+
+mutants: $(VENV)/.installed ## one word changed in each reference: does its challenge notice? (hours; TESTS="ch03/do_it_once --from 40")
+	$(BIN)/python -m tests.mutants $(TESTS)
 
 # That tests pass is the business of `make test`: a tracer makes them slower, and some too slow.
 COVERED ?= tests/package tests/ch0* tests/lab
