@@ -212,13 +212,15 @@ class LeaseRun(ScheduleRun):
         await self._ended(callers)
 
     async def _all_at_once(self) -> None:
-        """As many callers as there are slots; each keeps its connection until all have one."""
+        """Have a caller for each slot; all have a connection, then they leave in order."""
         self._at_once = 0
         await self.until(lambda: not self._is_down)
 
         async def work(caller: Caller, connection: Any) -> None:
             self._at_once += 1
             await self.until(lambda: self._at_once >= len(callers) - self._left_early(callers))
+            before = callers[: callers.index(caller)]
+            await self.until(lambda: all(each.phase == "ended" for each in before))
             with contextlib.suppress(MpimError):
                 await self._echo(caller, connection)
 
