@@ -164,11 +164,20 @@ async def test_a_check_that_is_cancelled_ends_at_once_and_leaves_no_process():
     with pytest.raises(asyncio.CancelledError):
         await check
     assert asyncio.get_running_loop().time() - begun < 2
-    for _ in range(100):
-        if not any(os.path.exists(f"/proc/{each}") for each in children):
+    for _ in range(400):
+        if not any(map(_is_running, children)):
             return
         await asyncio.sleep(0.05)
     pytest.fail("something of the check is left running")
+
+
+def _is_running(process):
+    """Not gone, and not a zombie that nobody has waited for."""
+    try:
+        with open(f"/proc/{process}/stat", encoding="ascii", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def _children(of=None):
