@@ -52,12 +52,12 @@ check: $(VENV)/.installed-all ## ruff, strict mypy, and which way imports go
 	$(BIN)/mypy
 
 browser: $(VENV)/.installed-all ## chapters 1 to 8 in a real JupyterLab in a real browser (needs Chromium)
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/browser $(TESTS)
+	MPIM_CHECK=quick $(BIN)/python -m pytest -q -n 2 --dist loadfile tests/browser $(TESTS)
 
 # What must come out the same each time, and other seeds: so often. `make test` does it once.
 REPEATS ?= 5
 load: $(VENV)/.installed-all ## the long runs: a hundred repeats with one seed
-	MPIM_TEST_SERVERS=valkey,redis $(BIN)/python -m pytest -q -n $(WORKERS) tests/load $(TESTS)
+	MPIM_CHECK=quick MPIM_TEST_SERVERS=valkey,redis $(BIN)/python -m pytest -q -n $(WORKERS) tests/load $(TESTS)
 	MPIM_TEST_REPEATS=$(REPEATS) $(BIN)/python -m pytest -q -n $(WORKERS) tests/ch0*/test_experiment.py
 
 challenges: $(VENV)/.installed ## every wrong and every right solution that is known, in full (a quarter of an hour)

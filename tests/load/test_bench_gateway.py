@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import functools
 import json
 import os
 import signal
@@ -179,6 +180,8 @@ async def test_nothing_is_left_when_the_bench_is_interrupted_or_killed(how):
         *(sys.executable, "-c", LONG),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
+        # A shell's background job ignores Ctrl-C, and so do its children.
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
     try:
         async with asyncio.timeout(60):
