@@ -47,7 +47,8 @@ class Stream:
         max_payload_bytes: int = 1024 * 1024,
         max_entries: int | None = None,
     ) -> None:
-        check_whole(max_entries=1 if max_entries is None else max_entries)
+        if max_entries is not None:
+            check_whole(max_entries=max_entries)
         self.name, self.key = shown_name(access.name), access.key
         self._context, self._commands = access, access.connection
         self.reporter = self._reporter = access.reporter
