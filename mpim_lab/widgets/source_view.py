@@ -20,6 +20,7 @@ from mpim_lab.widgets.static_picture import Bundle, escape
 
 PACKAGE = Path(__file__).parents[1]
 _NUMBERS = "①②③④⑤⑥⑦⑧⑨⑩"
+_COMMENTS = ("#", "--", "//", '"""', 'r"""')  # and docstrings: a note is about code
 _LIGHT = (
     "--card:#fff;--edge:#d0d7de;--ink:#1f2328;--soft:#57606a;--mark:#fff4ce;--key:#a0111f;"
     "--name:#6639ba;--text:#0a3069;--number:#0550ae;--note:#59636e"
@@ -52,6 +53,7 @@ STYLE = (
     ".mpim-sources{display:grid;gap:4px;"
     "grid-template-columns:repeat(auto-fit,minmax(min(430px,100%),1fr))}"
     ".mpim-sources pre span.l{width:auto;white-space:pre-wrap;overflow-wrap:anywhere;"
+    "word-break:normal;"
     "padding-left:calc(32px + var(--i)*1ch);text-indent:calc(var(--i)*-1ch)}"
     ".mpim-sources pre b{text-indent:0}"
 )
@@ -77,7 +79,7 @@ class SourceView:
 
     Raises:
         InvalidParameter: Nothing is shown, it has no source, or a piece of text does not stand on
-            exactly one line.
+            exactly one line of code.
     """
 
     def __init__(
@@ -248,7 +250,11 @@ def _numbered(lines: Sequence[str], pieces: Sequence[str], title: str) -> dict[i
         raise InvalidParameter(f"{title}: at most {len(_NUMBERS)} notes")
     numbers: dict[int, int] = {}
     for number, piece in enumerate(pieces):
-        found = [at for at, line in enumerate(lines) if piece in line]
+        found = [
+            at
+            for at, line in enumerate(lines)
+            if piece in line and not line.lstrip().startswith(_COMMENTS)
+        ]
         if len(found) != 1 or found[0] in numbers:
             raise InvalidParameter(
                 f"{title}: {piece!r} stands on {len(found)} lines that have no note, not on one"

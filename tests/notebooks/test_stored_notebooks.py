@@ -36,6 +36,10 @@ def _last_of_async(source):
     return ast.parse(f"async def cell():\n{indented}").body[0].body[-1]  # type: ignore[attr-defined]
 
 
+# A sentence about a line of code, in a SourceView: prose, not code.
+NOTE = re.compile(r"""\s+(["']).+\1: ".+""")
+
+
 @every_notebook
 def test_every_cell_was_run_and_its_output_is_stored(name):
     """A notebook without outputs would pass nbval without comparing anything."""
@@ -65,7 +69,8 @@ def test_prose_stands_before_each_cell_and_cells_are_short(name):
     for cell in NOTEBOOKS[name].cells:
         if cell.cell_type == "code":
             assert before is not None and before.cell_type == "markdown", cell.id
-            assert len(cell.source.splitlines()) <= 12, cell.id
+            lines = [line for line in cell.source.splitlines() if not NOTE.match(line)]
+            assert len(lines) <= 12, cell.id
             assert max(map(len, cell.source.splitlines())) <= 96, cell.id
         before = cell
 

@@ -1,5 +1,6 @@
 """The card of a challenge's outcome: its words, and the failing message's way."""
 
+from mpim_lab.events import Event, EventKind
 from mpim_lab.lab.exercise.challenge import ChallengeResult, TrialFailure
 from mpim_lab.widgets import ResultCard
 from tests.traces import delivered, lost, trace_of
@@ -25,6 +26,21 @@ def test_the_same_outcome_gives_the_same_card():
     """It is stored in the notebooks, and compared."""
     failure = TrialFailure("m1 was lost", "t", "m1", (), trace_of(*lost("m1")))
     assert bundle(ChallengeResult("a", failure)) == bundle(ChallengeResult("a", failure))
+
+
+def test_workers_that_act_side_by_side_are_drawn_in_one_order():
+    """Which of two that begin together is first depends on the machine."""
+    cards = []
+    for first, second in (("worker-1", "worker-2"), ("worker-2", "worker-1")):
+        steps = [
+            Event(kind, 0.0, actor, "m1")
+            for kind in (EventKind.RECEIVED, EventKind.EFFECT, EventKind.ACKED)
+            for actor in (first, second)
+        ]
+        failure = TrialFailure("m1 was done twice", "t", "m1", (), trace_of(*steps))
+        cards.append(bundle(ChallengeResult("a", failure)))
+    assert cards[0] == cards[1]
+    assert ">worker-1<" in cards[0]["image/svg+xml"]
 
 
 def test_what_the_learners_class_says_is_text_not_html():
