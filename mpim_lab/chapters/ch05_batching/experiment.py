@@ -50,7 +50,7 @@ class BurstExperiment(ScenarioExperiment):
 
     def scenario(self, server: Server, run: Run) -> BatchingScenario:
         """Return alice with the selected design, and bob."""
-        design = self.own or designs(self._window_ms())[self.design]
+        design = designs(self._window_ms())[self.design]
         return BatchingScenario(server, run, design, self.planned(), closed=self.fault == "closed")
 
     def judge(self, run: Run, scenario: BatchingScenario) -> Verdict:

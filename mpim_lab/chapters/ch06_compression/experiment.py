@@ -42,7 +42,7 @@ class CompressionExperiment(ScenarioExperiment):
 
     def scenario(self, server: Server, run: Run) -> CompressionScenario:
         """Return the senders and bob, with the selected codec."""
-        codec = self.own or DESIGNS[self.design]()
+        codec = DESIGNS[self.design]()
         return CompressionScenario(server, run, codec, self.planned())
 
     def planned(self) -> list[Fault]:

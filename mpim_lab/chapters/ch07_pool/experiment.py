@@ -128,7 +128,6 @@ class PoolExperiment(Experiment):
     pace_ms: int = parameter(0, "pause between two callers", low=0, high=500, step=10)
     seed: int = parameter(7, "chooses which caller the fault hits", low=0, high=9_999)
 
-    own: PoolDesign | None = None  # the learner's own, instead of a named one
 
     async def execute(self, run: Run) -> PoolVerdict:
         """Let everybody come, fault included; the verdict says what became of each."""
@@ -136,7 +135,7 @@ class PoolExperiment(Experiment):
         planned = _planned_faults(self.seed, self.fault, waves, self.duration)
         wait_s = SHORT_WAIT_S if self.fault == "exhaustion" else WAIT_S
         limits: dict[str, Any] = {"connections": self.connections, "wait_s": wait_s}
-        design = self.own or DESIGNS[self.design]
+        design = DESIGNS[self.design]
         async with (
             open_server() as server,
             PoolScenario(server, run, design, planned, waves, **limits) as scenario,

@@ -36,7 +36,6 @@ class ScenarioExperiment(Experiment):
         7, "chooses which message the fault hits, and the texts", low=0, high=9_999
     )
 
-    own: Any = None  # the learner's own, instead of a named design
 
     @abstractmethod
     def scenario(self, server: Server, run: Run) -> Scenario:
@@ -48,8 +47,8 @@ class ScenarioExperiment(Experiment):
 
     @property
     def selected_design(self) -> Any:
-        """Return the learner's own design, or the named one."""
-        return self.own or self.designs[self.design]
+        """Return the named design."""
+        return self.designs[self.design]
 
     def planned(self) -> list[Fault]:
         """Return the faults of the run."""
