@@ -10,8 +10,9 @@ import nbformat
 import pytest
 from nbconvert import HTMLExporter
 
-from mpim_lab.lab.exercise.questions import load_questions
+from mpim_lab.lab.exercise.questions import questions_of
 from mpim_lab.notebook_store import METADATA
+from mpim_lab.widgets.quiz import folded
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 PATHS = sorted(FOLDER.glob("[0-9]*.ipynb"))
@@ -87,25 +88,27 @@ def test_a_reader_without_a_kernel_sees_the_pictures_and_the_questions(name):
     ]
     assert pictures
     assert html.count("data:image/svg+xml;base64") + html.count('role="img"') >= len(pictures)
-    for question in load_questions():
-        if question.cell.startswith(name):
-            assert question.question_zh in html
-            assert question.answer_zh[:20] in html
+    for question in questions_of(int(name[:2])):
+        assert question.question_zh in html
+        assert question.answer_zh[:20] in html
 
 
-def test_every_question_points_at_a_cell_that_exists_in_its_chapter():
+@every_notebook
+def test_every_question_points_at_a_cell_that_exists(name):
     """And what it points at is a code cell: something that was run."""
-    for question in load_questions():
-        name, _, cell_id = question.cell.partition("#")
-        assert name.startswith(f"{question.chapter:02}_"), question.id
-        assert cell_id in {cell.id for cell in code_cells(name)}, question.id
+    cells = {f"{each}#{cell.id}" for each in NOTEBOOKS for cell in code_cells(each)}
+    questions = questions_of(int(name[:2]))
+    assert questions
+    assert [question.id for question in questions if question.cell not in cells] == []
 
 
-def test_every_chapter_asks_questions():
-    """Each chapter ends in the interviewer's questions."""
-    assert {question.chapter for question in load_questions()} == {
-        int(name[:2]) for name in NOTEBOOKS
-    }
+@every_notebook
+def test_every_link_of_a_quiz_has_its_anchor_in_an_exported_page(name):
+    """The anchors are nbconvert's."""
+    html, _ = HTMLExporter().from_notebook_node(NOTEBOOKS[name])
+    anchors = set(re.findall(r'id="(cell-id=[^"]+)"', html))
+    targets = re.findall(r'href="#([^"]+)"', folded(questions_of(int(name[:2]))))
+    assert targets and set(targets) <= anchors
 
 
 @pytest.mark.parametrize("changed", [False, True], ids=["as it is", "one number changed"])

@@ -7,7 +7,7 @@ import pytest
 
 from mpim_lab.chapters.ch01_pubsub.experiment import PubSubDelivery
 from mpim_lab.errors import WrongLoop
-from mpim_lab.lab.exercise.questions import load_questions
+from mpim_lab.lab.exercise.questions import questions_of
 from mpim_lab.load.load import start_load
 from mpim_lab.widgets import FlowView, LiveCharts, Panel, Quiz, SweepPanel
 from mpim_lab.widgets.controls import Buttons
@@ -23,7 +23,7 @@ async def sweep():
 MADE: dict[str, Any] = {
     "Panel": lambda: Panel(PubSubDelivery),
     "FlowView": FlowView,
-    "Quiz": lambda: Quiz(load_questions()[:2]),
+    "Quiz": lambda: Quiz(questions_of(1)[:2]),
     "LiveCharts": LiveCharts,
     "SweepPanel": lambda: SweepPanel(sweep, steps=1, title="Speed", **AXES),
 }

@@ -128,7 +128,6 @@ class PoolExperiment(Experiment):
     pace_ms: int = parameter(0, "pause between two callers", low=0, high=500, step=10)
     seed: int = parameter(7, "chooses which caller the fault hits", low=0, high=9_999)
 
-
     async def execute(self, run: Run) -> PoolVerdict:
         """Let everybody come, fault included; the verdict says what became of each."""
         waves = _waves(self.callers, self.connections)

@@ -36,7 +36,6 @@ class ScenarioExperiment(Experiment):
         7, "chooses which message the fault hits, and the texts", low=0, high=9_999
     )
 
-
     @abstractmethod
     def scenario(self, server: Server, run: Run) -> Scenario:
         """Return the scenario of this run."""

@@ -9,69 +9,139 @@ from mpim_lab.errors import InvalidParameter
 from mpim_lab.lab.exercise.data_files import checked_fields, data_path, read_list
 
 DIFFICULTIES = ("junior", "middle", "senior")
+TOPICS = (
+    "basics",
+    "delivery",
+    "streams",
+    "idempotency",
+    "ordering",
+    "batching",
+    "compression",
+    "connections",
+    "messaging",
+    "storage",
+    "operations",
+    "design",
+)
+
+
+@dataclass(frozen=True)
+class FollowUp:
+    """What the interviewer asks next, with its answer, in two languages."""
+
+    question_en: str
+    answer_en: str
+    question_zh: str
+    answer_zh: str
 
 
 @dataclass(frozen=True)
 class Question:
-    """One question in two languages.
+    """One question in two languages, with all that a candidate needs to answer it.
 
-    `cell` is "<notebook>.ipynb#<cell id>": the cell that proves the answer.
+    `headline_*` is the answer in one sentence, `weak_*` what weak answers say. `cell` is
+    "<notebook>.ipynb#<cell id>": the cell that proves the answer.
     """
 
     id: str
     chapter: int
+    topic: str
     difficulty: str
     question_en: str
     question_zh: str
+    headline_en: str
+    headline_zh: str
     answer_en: str
     answer_zh: str
+    follow_ups: tuple[FollowUp, ...]
+    weak_en: str
+    weak_zh: str
     cell: str
 
 
-def load_questions(path: Path | None = None) -> list[Question]:
+def load_questions(folder: Path | None = None) -> list[Question]:
     """Read the question bank.
 
     Args:
-        path: a file in YAML; None: the bank of `data/`.
+        folder: where the files are, one a chapter; None: the bank of `data/`.
 
     Returns:
-        The questions, in the file's order.
+        The questions, chapter by chapter, each chapter in its file's order.
 
     Raises:
-        InvalidParameter: a field is missing, empty or of the wrong type, or an id is used twice;
-            it names the question.
+        InvalidParameter: there is no file, or a file or a question has a mistake, or an id is
+            used twice; it names the question.
     """
-    records = read_list(path or data_path("questions.yaml"), "question bank is a list of questions")
+    folder = folder or data_path("questions")
+    paths = sorted(folder.glob("ch[0-9][0-9].yaml"))
+    if not paths:
+        raise InvalidParameter(f"there are no questions in {folder}")
+    questions = [question for path in paths for question in _read(path)]
+    _check_ids(questions)
+    return questions
+
+
+def questions_of(chapter: int, folder: Path | None = None) -> list[Question]:
+    """Return the questions of one chapter, easiest first.
+
+    Raises:
+        InvalidParameter: as `load_questions`, for this chapter's file only.
+    """
+    questions = _read((folder or data_path("questions")) / f"ch{chapter:02}.yaml")
+    _check_ids(questions)
+    return sorted(questions, key=lambda question: DIFFICULTIES.index(question.difficulty))
+
+
+def _read(path: Path) -> list[Question]:
+    if not path.exists():
+        raise InvalidParameter(f"there is no question file {path.name!r}")
+    records = read_list(path, f"question bank {path.name} is a list of questions")
     questions = [_question(record) for record in records]
+    for question in questions:
+        if path.name != f"ch{question.chapter:02}.yaml":
+            wrong = f"chapter {question.chapter} does not belong in {path.name}"
+            raise InvalidParameter(f"question {question.id!r}: {wrong}")
+    return questions
+
+
+def _check_ids(questions: list[Question]) -> None:
     seen: set[str] = set()
     for question in questions:
         if question.id in seen:
             raise InvalidParameter(f"the question id {question.id!r} is used twice")
         seen.add(question.id)
-    return questions
 
 
 def _question(record: Any) -> Question:
     name = record.get("id", record) if isinstance(record, dict) else record
-    record = checked_fields(record, Question, f"question {name!r}")
-    wrong = [field.name for field in fields(Question) if type(record[field.name]) is not field.type]
-    if wrong:
-        rule = "must be text, the chapter a number; quote yes, no and numbers"
-        raise InvalidParameter(f"question {name!r}: {wrong} {rule}")
-    question = Question(**record)
-    if question.difficulty not in DIFFICULTIES:
-        raise InvalidParameter(f"question {name!r}: difficulty is one of {', '.join(DIFFICULTIES)}")
-    empty = [
-        field for field, value in record.items() if isinstance(value, str) and not value.strip()
-    ]
-    if empty or not re.fullmatch(r"\S+\.ipynb#\S+", question.cell):
-        raise InvalidParameter(
-            f"question {name!r}: {empty or 'cell'} must say something (cell: notebook.ipynb#id)"
-        )
+    what = f"question {name!r}"
+    record = checked_fields(record, Question, what)
+    _check_texts(record, Question, what)
+    if type(record["chapter"]) is not int:
+        raise InvalidParameter(f"{what}: chapter must be a number")
+    question = Question(**record | {"follow_ups": _follow_ups(record["follow_ups"], what)})
+    for field, choices in (("topic", TOPICS), ("difficulty", DIFFICULTIES)):
+        if record[field] not in choices:
+            raise InvalidParameter(f"{what}: {field} is one of {', '.join(choices)}")
+    if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", question.id):
+        raise InvalidParameter(f"{what}: id must be in kebab-case, like {'late-subscriber'!r}")
+    if not re.fullmatch(r"\S+\.ipynb#\S+", question.cell):
+        raise InvalidParameter(f"{what}: cell must be notebook.ipynb#id")
     return question
 
 
-def questions_of(chapter: int) -> list[Question]:
-    """Return the questions of one chapter, easiest first."""
-    chosen = [question for question in load_questions() if question.chapter == chapter]
-    return sorted(chosen, key=lambda question: DIFFICULTIES.index(question.difficulty))
+def _follow_ups(records: Any, what: str) -> tuple[FollowUp, ...]:
+    if not isinstance(records, list) or not 1 <= len(records) <= 3:
+        raise InvalidParameter(f"{what}: follow_ups must be a list of one to three")
+    for number, record in enumerate(records, 1):
+        checked_fields(record, FollowUp, f"{what}, follow-up {number}")
+        _check_texts(record, FollowUp, f"{what}, follow-up {number}")
+    return tuple(FollowUp(**record) for record in records)
+
+
+def _check_texts(record: dict[str, Any], kind: type[Any], what: str) -> None:
+    texts = [field.name for field in fields(kind) if field.type is str]
+    if wrong := [name for name in texts if not isinstance(record[name], str)]:
+        raise InvalidParameter(f"{what}: {wrong} must be text; quote yes, no and numbers")
+    if empty := [name for name in texts if not record[name].strip()]:
+        raise InvalidParameter(f"{what}: {empty} must say something")
