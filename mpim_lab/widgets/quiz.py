@@ -93,19 +93,17 @@ def _kind(question: Question) -> str:
     return f"{question.topic} · {question.difficulty}"
 
 
+def _target(question: Question, suffix: str) -> str:
+    notebook, _, cell = question.cell.partition("#")
+    return f"{notebook.removesuffix('.ipynb')}{suffix}#cell-id={cell}"
+
+
 def _link(question: Question) -> str:
     notebook, _, cell = question.cell.partition("#")
-    target = escape(f"{notebook}#cell-id={cell}")
+    target = escape(_target(question, ".ipynb"))
     return (
         f'<a href="{target}"><code>{escape(notebook)}</code>, cell <code>{escape(cell)}</code></a>'
     )
-
-
-def _exported(question: Question) -> str:
-    """Where the cell is in pages that nbconvert made: in the same one, or in one beside it."""
-    notebook, _, cell = question.cell.partition("#")
-    page = "" if notebook.startswith(f"{question.chapter:02}_") else notebook[:-6] + ".html"
-    return escape(f"{page}#cell-id={cell}")
 
 
 def _answer(question: Question, is_english: bool) -> str:
@@ -128,14 +126,14 @@ def _follow_up(follow_up: FollowUp, is_english: bool) -> str:
 def folded(questions: Sequence[Question]) -> str:
     """All questions with their answers folded away: works without a kernel and without a script.
 
-    The second link of each is for a page that nbconvert made: there the cells have anchors.
+    The second link of each is for pages that nbconvert made: there the cells have anchors.
     """
     return "".join(
         f"<details><summary><b>{number}. {escape(each.question_en)}</b>"
         f" <small>{escape(_kind(each))}</small><br>{escape(each.question_zh)}</summary>"
         f"{_answer(each, True)}{_answer(each, False)}"
         f"<p>Proved by {_link(each)} (in an exported page: "
-        f'<a href="{_exported(each)}">this cell</a>)</p></details>'
+        f'<a href="{escape(_target(each, ".html"))}">this cell</a>)</p></details>'
         for number, each in enumerate(questions, 1)
     )
 

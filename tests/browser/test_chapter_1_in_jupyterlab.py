@@ -97,14 +97,20 @@ def test_stop_ends_a_run_early(chapter, page):
 
 
 def test_the_quiz_hides_the_answer_until_it_is_asked_for(chapter, page):
-    """Think first."""
+    """Think first; the link leads to the cell that proves the answer."""
+    from playwright.sync_api import expect  # where it is missing, the fixtures have skipped
+
     quiz = chapter.cell("Quiz(questions_of(1))").locator(".jp-OutputArea-output").first
     assert "decoupling" not in quiz.inner_text().lower()
     quiz.get_by_role("button", name="Reveal").click()
-    quiz.get_by_text("Decoupling").wait_for()
+    quiz.get_by_text("decoupling").first.wait_for()
     quiz.get_by_role("button", name="中文").click()
-    quiz.get_by_text("解耦").wait_for()
+    quiz.get_by_text("解耦").first.wait_for()
     keep(quiz, "quiz")
+    cell = page.locator(".jp-CodeCell:visible", has_text="contextlib.AsyncExitStack").first
+    expect(cell).not_to_be_in_viewport()
+    quiz.get_by_role("link", name="cell fan-out").click()
+    expect(cell).to_be_in_viewport(timeout=30_000)
     keep(chapter.cell("speedometer = Panel").locator(".mpim-panel"), "live-charts")
     keep(chapter.cell("steps = await measure_throughput_steps").locator(".mpim-chart"), "ladder")
 

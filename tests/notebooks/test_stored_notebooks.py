@@ -104,11 +104,14 @@ def test_every_question_points_at_a_cell_that_exists(name):
 
 @every_notebook
 def test_every_link_of_a_quiz_has_its_anchor_in_an_exported_page(name):
-    """The anchors are nbconvert's."""
-    html, _ = HTMLExporter().from_notebook_node(NOTEBOOKS[name])
-    anchors = set(re.findall(r'id="(cell-id=[^"]+)"', html))
-    targets = re.findall(r'href="#([^"]+)"', folded(questions_of(int(name[:2]))))
-    assert targets and set(targets) <= anchors
+    """The anchors are nbconvert's, and so are the names of the pages."""
+    targets = re.findall(r'href="([^"]+\.html)#([^"]+)"', folded(questions_of(int(name[:2]))))
+    assert targets
+    for page in {page for page, _ in targets}:
+        notebook = NOTEBOOKS[page.removesuffix(".html") + ".ipynb"]
+        html, _ = HTMLExporter().from_notebook_node(notebook)
+        anchors = set(re.findall(r'id="(cell-id=[^"]+)"', html))
+        assert {anchor for where, anchor in targets if where == page} <= anchors
 
 
 @pytest.mark.parametrize("changed", [False, True], ids=["as it is", "one number changed"])

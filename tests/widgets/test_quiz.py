@@ -109,7 +109,7 @@ def test_without_a_kernel_the_answers_are_folded_away():
         assert f"<details><summary><b>{number}. " in html
     assert html.count("<details>") == html.count("</details>") == 2 * (1 + 2)
     assert html.count('<a href="01_pubsub.ipynb#cell-id=who">') == 2
-    assert html.count('<a href="#cell-id=who">') == 2
+    assert html.count('<a href="01_pubsub.html#cell-id=who">') == 2
 
 
 def test_the_plain_text_of_a_question_is_stable():
