@@ -35,7 +35,8 @@ $(VENV)/.installed-all: $(VENV)/.installed
 
 lab: $(VENV)/.installed ## open the lab in JupyterLab, on this machine only
 	@echo "JupyterLab: http://127.0.0.1:$(PORT)/lab (the line below has the link with its token; Ctrl-C twice ends it)"
-	$(BIN)/jupyter lab notebooks/00_start_here.ipynb --ip=127.0.0.1 --port=$(PORT) \
+	@$(BIN)/mpim-lab copy
+	$(BIN)/jupyter lab my_notebooks/00_start_here.ipynb --ip=127.0.0.1 --port=$(PORT) \
 	  --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate $$([ "$$(id -u)" = 0 ] && echo --allow-root) $(LAB_FLAGS)
 
 test: $(VENV)/.installed ## unit, integration and notebook tests

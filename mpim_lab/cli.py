@@ -1,4 +1,4 @@
-"""mpim-lab: doctor, demo, serve, progress, bench, notebooks."""
+"""mpim-lab: doctor, demo, serve, progress, reset, bench, notebooks."""
 
 import argparse
 import asyncio
@@ -17,6 +17,15 @@ _SERVE_OPTIONS = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; return the exit status."""
     replace_unencodable()
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and arguments.command != "bench":
+        parser.error(f"unknown arguments: {' '.join(rest)}")
+    with exit_quietly():
+        return _run(arguments, rest)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="mpim-lab", description="Learn message queues by running one."
     )
@@ -31,16 +40,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands.add_parser("demo", help="the whole system in half a minute, shown in the terminal")
     progress = commands.add_parser("progress", help="which challenges you have passed")
     progress.add_argument("--forget", action="store_true", help="remove all of it")
+    reset = commands.add_parser(
+        "reset", help="a chapter as it was; your notebook is kept beside it"
+    )
+    reset.add_argument("chapter", help="its number, such as 03")
+    reset.add_argument("--yes", action="store_true", help="do not ask")
+    commands.add_parser("copy", help="notebooks of your own in my_notebooks/, where there are none")
     serving = commands.add_parser(
         "serve", help="gateways with a web page, each in a process of its own, until Ctrl-C"
     )
     for option, default, meaning in _SERVE_OPTIONS:
         serving.add_argument(option, type=int, default=default, help=f"{meaning} ({default})")
-    arguments, rest = parser.parse_known_args(argv)
-    if rest and arguments.command != "bench":
-        parser.error(f"unknown arguments: {' '.join(rest)}")
-    with exit_quietly():
-        return _run(arguments, rest)
+    return parser
 
 
 def _run(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
@@ -68,6 +79,10 @@ def _run(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
             )
         if arguments.command == "progress":
             return _show_progress(forget=arguments.forget)
+        if arguments.command == "copy":
+            return _copy()
+        if arguments.command == "reset":
+            return _reset(arguments.chapter, asks=not arguments.yes)
         from mpim_lab.notebook_store import check_all, store_all
 
         return check_all(arguments.paths) if arguments.check else store_all(arguments.paths)
@@ -89,6 +104,27 @@ def _show_progress(*, forget: bool) -> int:
     if forget:
         forget_progress()
     print(progress_table().to_string())
+    return 0
+
+
+def _copy() -> int:
+    from mpim_lab.lab.exercise.working_copy import make_copy
+
+    print(f"your notebooks: {make_copy()}")
+    return 0
+
+
+def _reset(chapter: str, *, asks: bool) -> int:
+    from mpim_lab.lab.exercise.working_copy import reset
+
+    def ask(question: str) -> str:
+        try:
+            return input(question) if asks else "yes"
+        except EOFError:  # nobody is there to answer
+            return "no"
+
+    kept = reset(chapter, ask)
+    print("nothing was there to keep, or nothing was changed" if kept is None else f"kept: {kept}")
     return 0
 
 

@@ -81,7 +81,7 @@ class UnfinishedCounter:
 
 
 CONVERSATION = "alice"
-LEASE_MS, LONG_LEASE_MS = 90, 60_000
+LEASE_MS, LONG_LEASE_MS = 150, 60_000
 SLOW = ("slow worker", "two at once")  # within its rights: its lease does not end
 IDLE_S = 0.3  # nothing happened for so long: nothing will
 
